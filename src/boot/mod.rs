@@ -1,0 +1,1 @@
+//! Kernel images and their entry points, the initrd, the command line.

@@ -1,0 +1,1 @@
+//! Finds the device behind an MMIO or port address.

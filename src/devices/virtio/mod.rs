@@ -1,0 +1,1 @@
+//! virtio 1.3 over MMIO, and the virtio devices.
