@@ -1,1 +1,73 @@
-//! Kernel images and their entry points, the initrd, the command line.
+//! Kernel images and their entry points, the initrd, the command line: everything that
+//! firmware and a boot loader would do, done on the host before the first guest instruction.
+//!
+//! ```text
+//! vmlinux ───────────────────────────────┐
+//!                                        ├─ elf ─ segments ─> guest memory, Entry
+//! bzImage ─ bzimage ─┬─ cache (packed) ──┤
+//!                    └─ decompress ──────┘
+//! initrd ─────────────────────────────────> guest memory, InitrdRange
+//! Cmdline, memory map ─ pvh or linux64 ───> guest memory, what the kernel reads first
+//! ```
+//!
+//! Nothing here knows KVM, the command line or the configuration. Every function reads
+//! files that may be hostile: they are checked once, here, and no content of a file makes
+//! these functions panic or write outside guest memory.
+//!
+//! # Preconditions
+//!
+//! - Guest memory is fresh (all zero) where the kernel lands: BSS is not written, since
+//!   that would cost a page fault for each of its pages.
+//! - No vCPU runs yet. A vCPU that wrote to the kernel while it is being loaded would hurt
+//!   its own guest only.
+//! - Addresses below [`LOWEST_KERNEL_ADDRESS`] belong to the boot tables: a kernel that asks
+//!   for them is refused.
+//!
+//! # Other architectures
+//!
+//! What is here boots x86_64. The arm64 `Image` gets a file of its own beside `bzimage`
+//! (header, `image_size`, placement) and an arm of `kernel::FileFormat`; the initrd and the
+//! command line are the same for both.
+
+mod bzimage;
+mod cache;
+mod cmdline;
+mod decompress;
+mod elf;
+mod error;
+mod initrd;
+mod kernel;
+mod linux64;
+mod memory_map;
+mod notes;
+mod packed;
+mod pvh;
+mod segments;
+mod source;
+mod unpacked;
+
+pub use bzimage::BzImageError;
+pub use cache::default_folder as default_cache_folder;
+pub use cmdline::{COMMAND_LINE_SIZE, Cmdline, CmdlineError, write_cmdline};
+pub use decompress::{Compression, DecompressError};
+pub use error::{ElfError, KernelError};
+pub use initrd::{InitrdError, InitrdRange, load_initrd};
+pub use kernel::{
+    Entry, EntryPreference, FileFormat, KernelFile, KernelFormat, KernelOptions, LoadedKernel,
+    load_kernel,
+};
+pub use linux64::write_zero_page;
+pub use memory_map::{BootTableError, MemoryKind, MemoryMapEntry};
+pub use pvh::write_pvh;
+pub use segments::PlacementError;
+
+/// The lowest address, in bytes, at which a kernel segment may lie: 1 MiB. The boot tables,
+/// the command line and what remains of the PC's low memory are below.
+pub const LOWEST_KERNEL_ADDRESS: u64 = 1 << 20;
+
+/// The end, in bytes, of the highest address range a kernel may be loaded to: 3 GiB, where
+/// the gap for MMIO begins on x86. Both entry protocols start with 32-bit addresses.
+pub const HIGHEST_KERNEL_ADDRESS: u64 = 0xC000_0000;
+
+/// The largest kernel, in bytes, that is unpacked from a bzImage: 1 GiB.
+pub const MAX_UNPACKED_SIZE: u64 = 1 << 30;

@@ -1,0 +1,133 @@
+//! Places the initrd: as high as it may be, so that it is in nobody's way.
+
+use std::fs::OpenOptions;
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use thiserror::Error;
+use vm_memory::{GuestAddress, GuestMemoryMmap};
+
+use super::kernel::LoadedKernel;
+use super::segments::ram_end;
+use super::source::pread_to_guest;
+
+/// The initrd starts on a page, as Linux wants it.
+const PAGE_SIZE: u64 = 4096;
+
+/// Where the initrd is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InitrdRange {
+    /// Its first address, a multiple of 4096.
+    pub start: GuestAddress,
+    /// Its size in bytes.
+    pub size: u64,
+}
+
+/// Why an initrd can't be loaded. Each message is one whole line with the path in it.
+#[derive(Debug, Error)]
+#[allow(missing_docs)] // each variant's message is its documentation
+pub enum InitrdError {
+    #[error("cannot open the initrd {path}: {source}")]
+    Open { path: PathBuf, source: io::Error },
+    #[error("the initrd {path} is not a regular file: give an archive made by cpio")]
+    NotAFile { path: PathBuf },
+    #[error("the initrd {path} is empty: build it again, or leave --initrd out")]
+    Empty { path: PathBuf },
+    #[error(
+        "the initrd {path} ({size} bytes) doesn't fit between the kernel's end at {kernel_end:#x} \
+         and {highest:#x}: {}", remedy(*needed_mib)
+    )]
+    TooLarge {
+        path: PathBuf,
+        size: u64,
+        kernel_end: u64,
+        highest: u64,
+        /// The memory in MiB that would hold it; `None` where no size would.
+        needed_mib: Option<u64>,
+    },
+    #[error("cannot read the initrd {path}: {source}")]
+    Read { path: PathBuf, source: io::Error },
+}
+
+fn remedy(needed_mib: Option<u64>) -> String {
+    match needed_mib {
+        Some(mib) => format!("give the VM --memory {mib}M at least, or make it smaller"),
+        None => "make it smaller, or use a root filesystem on a drive".into(),
+    }
+}
+
+/// Loads an initrd to the highest page at which it ends at or below `highest`, in the RAM that
+/// holds the kernel, and above the kernel.
+pub fn load_initrd(
+    path: &Path,
+    memory: &GuestMemoryMmap<()>,
+    kernel: &LoadedKernel,
+    highest: u64,
+) -> Result<InitrdRange, InitrdError> {
+    let owned = || path.to_path_buf();
+    let (metadata, file) = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK) // opening a FIFO must not wait for a writer
+        .open(path)
+        .and_then(|file| Ok((file.metadata()?, file)))
+        .map_err(|source| InitrdError::Open {
+            path: owned(),
+            source,
+        })?;
+    if !metadata.is_file() {
+        return Err(InitrdError::NotAFile { path: owned() });
+    }
+    let size = metadata.len();
+    if size == 0 {
+        return Err(InitrdError::Empty { path: owned() });
+    }
+    let start = place(size, memory, kernel, highest).map_err(|error| InitrdError::TooLarge {
+        path: owned(),
+        size,
+        kernel_end: kernel.end.0,
+        highest: error.highest,
+        needed_mib: error.needed_mib,
+    })?;
+    pread_to_guest(&file, 0, size as usize, memory, start).map_err(|source| InitrdError::Read {
+        path: owned(),
+        source,
+    })?;
+    Ok(InitrdRange { start, size })
+}
+
+/// Why there is no place.
+struct NoPlace {
+    highest: u64,
+    needed_mib: Option<u64>,
+}
+
+fn place(
+    size: u64,
+    memory: &GuestMemoryMmap<()>,
+    kernel: &LoadedKernel,
+    highest: u64,
+) -> Result<GuestAddress, NoPlace> {
+    let ram_end = ram_end(memory, kernel.start.0).unwrap_or(0);
+    let limit = ram_end.min(highest);
+    let start = limit
+        .checked_sub(size)
+        .map(|start| start - start % PAGE_SIZE);
+    match start {
+        Some(start) if start >= kernel.end.0 => Ok(GuestAddress(start)),
+        _ => {
+            // More memory helps only up to where RAM may reach at all.
+            let needed = kernel
+                .end
+                .0
+                .checked_next_multiple_of(PAGE_SIZE)
+                .and_then(|end| end.checked_add(size))
+                .map(|needed| needed.div_ceil(1 << 20))
+                .filter(|mib| mib << 20 <= super::HIGHEST_KERNEL_ADDRESS);
+            Err(NoPlace {
+                highest: limit,
+                needed_mib: needed.filter(|_| highest > ram_end),
+            })
+        }
+    }
+}
