@@ -44,6 +44,8 @@ mod packed;
 mod pvh;
 mod segments;
 mod source;
+#[cfg(test)]
+mod tests;
 mod unpacked;
 
 pub use bzimage::BzImageError;
