@@ -5,7 +5,7 @@
 //! - [`buffers`]: descriptor chains as byte streams over guest memory
 //! - [`interrupt`]: from a device to its driver
 //! - [`worker`]: threads that serve a queue
-//! - one file or folder per device: [`rng`]
+//! - one file or folder per device: [`blk`], [`rng`]
 //! - [`testing`]: a driver in plain memory, to try a device with no VM
 //!
 //! A device is a [`VirtioDevice`]: its configuration space, and what to do once the driver has
@@ -24,6 +24,7 @@
 //!                  Status = 0, from anywhere: reset()      (waits for the driver; queues stopped)
 //! ```
 
+pub mod blk;
 pub mod buffers;
 pub mod interrupt;
 pub mod queue;
