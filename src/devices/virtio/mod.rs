@@ -1,1 +1,123 @@
 //! virtio 1.3 over MMIO, and the virtio devices.
+//!
+//! - [`transport`]: the registers that the guest's driver sees (§4.2), for any device
+//! - [`queue`]: what the driver says about a queue, checked, and its rings at work
+//! - [`buffers`]: descriptor chains as byte streams over guest memory
+//! - [`interrupt`]: from a device to its driver
+//! - [`worker`]: threads that serve a queue
+//! - one file or folder per device: [`blk`], [`rng`]
+//! - [`testing`]: a driver in plain memory, to try a device with no VM
+//!
+//! A device is a [`VirtioDevice`]: its configuration space, and what to do once the driver has
+//! set it up. It never sees a register. Its life, as the driver's writes to Status and the
+//! device's own mistakes drive it (§2.1, §3.1.1):
+//!
+//! ```text
+//!            ACKNOWLEDGE, DRIVER            FEATURES_OK                 DRIVER_OK
+//!   reset ----------------------> features -------------> queues -------------------> live
+//!     ^                            |    ^                    |        activate()        |
+//!     |                            +----+                    |                          |
+//!     |                     bits not offered:                | ring outside RAM,        | malformed
+//!     |                  FEATURES_OK stays 0                 | bad size                 | chain
+//!     |                                                      v                          v
+//!     +------------------------------------------------- NEEDS_RESET <------------------+
+//!                  Status = 0, from anywhere: reset()      (waits for the driver; queues stopped)
+//! ```
+
+pub mod blk;
+pub mod buffers;
+pub mod interrupt;
+pub mod queue;
+pub mod rng;
+#[doc(hidden)]
+pub mod testing;
+pub mod transport;
+pub mod worker;
+
+use std::sync::Arc;
+
+use virtio_queue::Queue;
+use vm_memory::GuestMemoryMmap;
+use vmm_sys_util::eventfd::EventFd;
+
+pub use interrupt::Interrupt;
+pub use transport::MmioTransport;
+
+/// A virtio device, apart from how the guest reaches it.
+pub trait VirtioDevice: Send {
+    /// Which device this is, for logs and thread names ("vda", "rng").
+    fn name(&self) -> &str;
+
+    /// The device type (virtio 1.3 §5).
+    fn device_type(&self) -> u32;
+
+    /// The device's own feature bits. The transport adds VIRTIO_F_VERSION_1,
+    /// VIRTIO_F_INDIRECT_DESC and VIRTIO_F_EVENT_IDX.
+    fn features(&self) -> u64;
+
+    /// The largest size of each queue, in descriptors; powers of two.
+    fn queue_sizes(&self) -> &[u16];
+
+    /// Reads from the configuration space. `data` comes filled with zeros; what lies beyond
+    /// the end of the space stays so. A device that changes its configuration does it under
+    /// the lock which this takes, and calls [`Interrupt::config_changed`] before it lets go
+    /// of that lock: then no driver can take half of a change for the whole (§2.5.1).
+    fn read_config(&self, offset: u64, data: &mut [u8]);
+
+    /// Writes to the configuration space. Most devices have nothing to write there.
+    fn write_config(&mut self, offset: u64, data: &[u8]) {
+        let _ = (offset, data);
+    }
+
+    /// The driver has finished set-up (DRIVER_OK): start serving the queues.
+    ///
+    /// Runs on a vCPU thread, so whatever takes long belongs to a thread started here.
+    fn activate(&mut self, activation: Activation) -> Result<(), ActivateError>;
+
+    /// Back to before [`activate`](Self::activate). On return no request is in flight and no
+    /// thread of the device touches guest memory. Also called after a failed activation.
+    fn reset(&mut self);
+}
+
+/// What a device gets when its driver is ready.
+pub struct Activation {
+    /// Guest memory. Cloning is cheap: the regions are shared.
+    pub memory: GuestMemoryMmap<()>,
+    /// The features that the driver accepted, a subset of those offered.
+    pub features: u64,
+    /// The queues that the driver has made ready, in order; not always all of them.
+    pub queues: Vec<ActiveQueue>,
+    /// The way to tell the driver.
+    pub interrupt: Arc<Interrupt>,
+}
+
+/// A queue that the driver has made ready.
+pub struct ActiveQueue {
+    /// Which of the device's queues this is.
+    pub index: u16,
+    /// Its rings, known to lie in guest memory.
+    pub queue: Queue,
+    /// Written when the driver has made buffers available. Reads block.
+    pub notify: Arc<EventFd>,
+}
+
+/// Why a device could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum ActivateError {
+    /// The host refused a thread.
+    #[error("starting thread {name}: {source}")]
+    Thread {
+        /// The thread's name.
+        name: String,
+        /// Why.
+        source: std::io::Error,
+    },
+}
+
+/// Answers a read of a configuration space that is held as bytes.
+pub fn read_config_bytes(config: &[u8], offset: u64, data: &mut [u8]) {
+    let rest = usize::try_from(offset).ok().and_then(|o| config.get(o..));
+    for (to, from) in data.iter_mut().zip(rest.unwrap_or_default()) {
+        *to = *from;
+    }
+}

@@ -1,0 +1,309 @@
+//! Reads, writes and the rest, between a file of the host and guest memory.
+//!
+//! Nothing is mapped: an image that shrinks gives an error, not a SIGBUS.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use crate::devices::virtio::buffers::GuestBytes;
+
+/// The unit of virtio-blk's sector numbers, whatever the disk's block size (§5.2.4).
+pub const SECTOR: u64 = 512;
+
+/// The most that is copied at once where O_DIRECT can't use guest memory.
+const BOUNCE: usize = 1 << 20;
+/// Zeros that are written at once where the host can't do it by itself.
+const ZEROES: usize = 64 * 1024;
+
+/// What O_DIRECT asks of a transfer.
+#[derive(Clone, Copy, Debug)]
+pub struct Alignment {
+    /// Of offsets and lengths.
+    pub length: u32,
+    /// Of addresses in memory.
+    pub address: u32,
+}
+
+/// An open image.
+pub struct Disk {
+    file: File,
+    path: PathBuf,
+    size: u64,
+    block_size: u32,
+    read_only: bool,
+    is_block: bool,
+    direct: Option<Alignment>,
+    /// Which kinds of errors the log has seen.
+    reported: AtomicU8,
+}
+
+impl Disk {
+    pub(super) fn new(
+        file: File,
+        path: PathBuf,
+        size: u64,
+        block_size: u32,
+        read_only: bool,
+        is_block: bool,
+        direct: Option<Alignment>,
+    ) -> Self {
+        Self {
+            file,
+            path,
+            size,
+            block_size,
+            read_only,
+            is_block,
+            direct,
+            reported: AtomicU8::new(0),
+        }
+    }
+
+    /// In bytes; a multiple of the block size.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// The smallest unit that the host can read and write, in bytes.
+    pub fn block_size(&self) -> u32 {
+        self.block_size
+    }
+
+    /// Whether the guest may only read.
+    pub fn read_only(&self) -> bool {
+        self.read_only
+    }
+
+    /// Fills `data` from `offset` on. `bounce` is kept by the caller from one call to the next.
+    pub fn read(&self, data: &mut GuestBytes, offset: u64, bounce: &mut Vec<u8>) -> io::Result<()> {
+        if self.needs_bounce(data, offset)? {
+            return self.read_bounced(data, offset, bounce);
+        }
+        transfer(data, offset, |iov, count, offset| {
+            // SAFETY: the kernel writes guest memory that `data` keeps mapped and says is
+            // `count` pieces.
+            unsafe { libc::preadv(self.file.as_raw_fd(), iov, count, offset) }
+        })
+    }
+
+    /// Writes `data` from `offset` on; `sync` for data that is durable on return.
+    pub fn write(
+        &self,
+        data: &mut GuestBytes,
+        offset: u64,
+        sync: bool,
+        bounce: &mut Vec<u8>,
+    ) -> io::Result<()> {
+        if self.needs_bounce(data, offset)? {
+            self.write_bounced(data, offset, bounce)?;
+            return if sync { self.flush() } else { Ok(()) };
+        }
+        transfer(data, offset, |iov, count, offset| {
+            let fd = self.file.as_raw_fd();
+            match sync {
+                // SAFETY: the kernel reads guest memory that `data` keeps mapped and says is
+                // `count` pieces.
+                false => unsafe { libc::pwritev(fd, iov, count, offset) },
+                // SAFETY: as above.
+                true => unsafe { libc::pwritev2(fd, iov, count, offset, libc::RWF_DSYNC) },
+            }
+        })
+    }
+
+    /// Makes durable what was written.
+    pub fn flush(&self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+
+    /// The guest doesn't need these bytes any more. It's a hint: a host that can't is fine.
+    pub fn discard(&self, offset: u64, len: u64) -> io::Result<()> {
+        let result = match self.is_block {
+            true => self.discard_blocks(offset, len),
+            false => self.fallocate(libc::FALLOC_FL_PUNCH_HOLE, offset, len),
+        };
+        result.or_else(|error| {
+            if unsupported(&error) {
+                Ok(())
+            } else {
+                Err(error)
+            }
+        })
+    }
+
+    /// Zeros, without allocated blocks if the guest doesn't mind (`unmap`) and the host can.
+    pub fn write_zeroes(&self, offset: u64, len: u64, unmap: bool) -> io::Result<()> {
+        let modes: &[i32] = match unmap {
+            true => &[libc::FALLOC_FL_PUNCH_HOLE, libc::FALLOC_FL_ZERO_RANGE],
+            false => &[libc::FALLOC_FL_ZERO_RANGE],
+        };
+        for mode in modes {
+            match self.fallocate(*mode, offset, len) {
+                Err(error) if unsupported(&error) => {}
+                result => return result,
+            }
+        }
+        let buffer = vec![0; ZEROES + 4096];
+        let start = buffer.as_ptr().align_offset(4096).min(4096);
+        let zeros = &buffer[start..start + ZEROES];
+        let mut done = 0;
+        while done < len {
+            let count = (len - done).min(ZEROES as u64);
+            self.file
+                .write_all_at(&zeros[..count as usize], offset + done)?;
+            done += count;
+        }
+        Ok(())
+    }
+
+    /// Says on the host's log that a request failed, once for each kind of error.
+    pub fn report(&self, what: &str, offset: u64, error: &io::Error) {
+        let path = self.path.display();
+        let (kind, remedy) = match error.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => (
+                1,
+                ": the host's disk is full; the guest gets I/O errors until there's room",
+            ),
+            io::ErrorKind::UnexpectedEof => (2, ": the image has shrunk while in use"),
+            _ => (4, ""),
+        };
+        let level = match self.reported.fetch_or(kind, Ordering::Relaxed) & kind {
+            0 => log::Level::Warn,
+            _ => log::Level::Debug,
+        };
+        log::log!(
+            level,
+            "drive {path}: {what} at byte {offset}: {error}{remedy}"
+        );
+    }
+
+    /// Whether O_DIRECT can't take these buffers. An offset that it can't take is an error: the
+    /// guest knows the block size.
+    fn needs_bounce(&self, data: &GuestBytes, offset: u64) -> io::Result<bool> {
+        let Some(direct) = self.direct else {
+            return Ok(false);
+        };
+        let block = u64::from(direct.length);
+        if !offset.is_multiple_of(block) || !(data.len() as u64).is_multiple_of(block) {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                format!("not a multiple of the block size, {block}"),
+            ));
+        }
+        Ok(!data.is_aligned(direct.address as usize, direct.length as usize))
+    }
+
+    fn read_bounced(
+        &self,
+        data: &mut GuestBytes,
+        mut offset: u64,
+        bounce: &mut Vec<u8>,
+    ) -> io::Result<()> {
+        while !data.is_empty() {
+            let buffer = aligned(bounce, data.len());
+            self.file.read_exact_at(buffer, offset)?;
+            offset += data.write(buffer) as u64;
+        }
+        Ok(())
+    }
+
+    fn write_bounced(
+        &self,
+        data: &mut GuestBytes,
+        mut offset: u64,
+        bounce: &mut Vec<u8>,
+    ) -> io::Result<()> {
+        while !data.is_empty() {
+            let buffer = aligned(bounce, data.len());
+            let count = data.read(buffer);
+            self.file.write_all_at(&buffer[..count], offset)?;
+            offset += count as u64;
+        }
+        Ok(())
+    }
+
+    fn fallocate(&self, mode: i32, offset: u64, len: u64) -> io::Result<()> {
+        let mode = mode | libc::FALLOC_FL_KEEP_SIZE;
+        let range = (offset as libc::off_t, len as libc::off_t);
+        retry(|| {
+            // SAFETY: takes no pointer.
+            unsafe { libc::fallocate(self.file.as_raw_fd(), mode, range.0, range.1) as isize }
+        })
+        .map(drop)
+    }
+
+    fn discard_blocks(&self, offset: u64, len: u64) -> io::Result<()> {
+        /// `_IO(0x12, 119)`, linux/fs.h; not in the libc crate.
+        const BLKDISCARD: u32 = 0x1277;
+        let range = [offset, len];
+        retry(|| {
+            // SAFETY: the kernel reads two u64.
+            let result = unsafe {
+                libc::ioctl(
+                    self.file.as_raw_fd(),
+                    BLKDISCARD as libc::Ioctl,
+                    range.as_ptr(),
+                )
+            };
+            result as isize
+        })
+        .map(drop)
+    }
+}
+
+/// Moves all of `data` by as many calls of preadv or pwritev as it takes.
+fn transfer(
+    data: &mut GuestBytes,
+    mut offset: u64,
+    mut call: impl FnMut(*const libc::iovec, libc::c_int, libc::off_t) -> isize,
+) -> io::Result<()> {
+    while !data.is_empty() {
+        let pieces = data.iovecs();
+        let (iov, len) = (pieces.as_ptr(), pieces.len() as libc::c_int);
+        match retry(|| call(iov, len, offset as libc::off_t))? {
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            count => {
+                data.advance(count);
+                offset += count as u64;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Again for as long as a signal interrupts it.
+fn retry(mut call: impl FnMut() -> isize) -> io::Result<usize> {
+    loop {
+        match usize::try_from(call()) {
+            Ok(count) => return Ok(count),
+            Err(_) => {
+                let error = io::Error::last_os_error();
+                if error.kind() != io::ErrorKind::Interrupted {
+                    return Err(error);
+                }
+            }
+        }
+    }
+}
+
+/// Some drivers say EINVAL or ENOTTY for what they don't have.
+fn unsupported(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EOPNOTSUPP | libc::ENOSYS | libc::ENOTTY | libc::EINVAL)
+    )
+}
+
+/// The start of `buffer`, at a page's boundary; `len` bytes if that's not too many.
+fn aligned(buffer: &mut Vec<u8>, len: usize) -> &mut [u8] {
+    const PAGE: usize = 4096;
+    let len = len.min(BOUNCE);
+    if buffer.len() < len + PAGE {
+        buffer.resize(len + PAGE, 0);
+    }
+    let start = buffer.as_ptr().align_offset(PAGE).min(PAGE);
+    &mut buffer[start..start + len]
+}

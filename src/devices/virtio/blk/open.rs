@@ -1,0 +1,302 @@
+//! From a path to a disk, or a message that says what's wrong and what to do.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use super::disk::{Alignment, Disk, SECTOR};
+
+/// A drive, as the user wants it.
+#[derive(Clone, Debug)]
+pub struct BlkConfig {
+    /// What to call it in logs and thread names: "vda".
+    pub name: String,
+    /// A raw image file, or a block device.
+    pub path: PathBuf,
+    /// Whether the guest may only read.
+    pub read_only: bool,
+    /// The serial number that the guest sees, at most 20 bytes.
+    pub id: Option<String>,
+    /// Whether the host's page cache is used.
+    pub cache: Cache,
+}
+
+/// What happens with data on its way to the disk.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Cache {
+    /// Through the host's page cache; durable after a flush.
+    #[default]
+    Writeback,
+    /// Past the host's page cache (O_DIRECT); durable after a flush.
+    None,
+}
+
+/// Why a drive can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum BlkError {
+    /// A system call failed.
+    #[error("drive {path}: {operation}: {source}")]
+    Io {
+        /// The image.
+        path: PathBuf,
+        /// What was tried.
+        operation: &'static str,
+        /// What the host said.
+        source: io::Error,
+    },
+    /// May be read, but not written.
+    #[error("drive {path} can't be written ({source}): make it writable, or add `ro`")]
+    NotWritable {
+        /// The image.
+        path: PathBuf,
+        /// What the host said.
+        source: io::Error,
+    },
+    /// A directory, a pipe, a terminal...
+    #[error("drive {path} is {what}: a drive is a raw image file or a block device")]
+    Type {
+        /// The path.
+        path: PathBuf,
+        /// What is there.
+        what: &'static str,
+    },
+    /// Nothing in it.
+    #[error("drive {path} is empty: give it a size, e.g. `truncate -s 1G {path}`")]
+    Empty {
+        /// The image.
+        path: PathBuf,
+    },
+    /// The size isn't a multiple of the sector size.
+    #[error(
+        "drive {path} has {size} bytes, not a multiple of {unit}: \
+         `truncate -s %{unit} {path}` rounds it up"
+    )]
+    Size {
+        /// The image.
+        path: PathBuf,
+        /// Its size.
+        size: u64,
+        /// What it must be a multiple of.
+        unit: u64,
+    },
+    /// Not a raw image.
+    #[error(
+        "drive {path} is a qcow2 image; only raw ones are supported: \
+         `qemu-img convert -O raw {path} {path}.raw`"
+    )]
+    Qcow2 {
+        /// The image.
+        path: PathBuf,
+    },
+    /// In use by another VM.
+    #[error("drive {path} is in use by another program: {remedy}")]
+    Locked {
+        /// The image.
+        path: PathBuf,
+        /// What to do.
+        remedy: &'static str,
+    },
+    /// The file system has no O_DIRECT.
+    #[error(
+        "drive {path} can't be used with cache=none, as its file system has no O_DIRECT \
+         ({source}): use cache=writeback"
+    )]
+    NoDirect {
+        /// The image.
+        path: PathBuf,
+        /// What the host said.
+        source: io::Error,
+    },
+    /// The serial number doesn't fit.
+    #[error("drive {path}: id {id:?} is longer than 20 bytes")]
+    Id {
+        /// The image.
+        path: PathBuf,
+        /// The id.
+        id: String,
+    },
+}
+
+/// Opens the image of `config`: five system calls for a file in the page cache.
+pub(super) fn open(config: &BlkConfig) -> Result<Disk, BlkError> {
+    let path = &config.path;
+    let io = |operation| {
+        move |source| BlkError::Io {
+            path: path.clone(),
+            operation,
+            source,
+        }
+    };
+    if let Some(id) = config.id.as_ref().filter(|id| id.len() > 20) {
+        let (path, id) = (path.clone(), id.clone());
+        return Err(BlkError::Id { path, id });
+    }
+    let file = open_file(path, config.read_only)?;
+    let metadata = file.metadata().map_err(io("stat"))?;
+    let is_block = metadata.file_type().is_block_device();
+    if !is_block && !metadata.is_file() {
+        let (path, what) = (path.clone(), kind(metadata.file_type()));
+        return Err(BlkError::Type { path, what });
+    }
+    let (size, sector) = match is_block {
+        true => block_geometry(&file).map_err(io("asking for its size"))?,
+        false => (metadata.len(), SECTOR as u32),
+    };
+    if size == 0 {
+        return Err(BlkError::Empty { path: path.clone() });
+    }
+    lock(&file, config)?;
+    let mut magic = [0; 4];
+    if size >= 4 {
+        file.read_exact_at(&mut magic, 0).map_err(io("reading"))?;
+    }
+    if &magic == b"QFI\xfb" {
+        return Err(BlkError::Qcow2 { path: path.clone() });
+    }
+
+    // Also takes back the O_NONBLOCK of `open_file`.
+    let direct = config.cache == Cache::None;
+    let flags = if direct { libc::O_DIRECT } else { 0 };
+    // SAFETY: takes no pointer.
+    if unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETFL, flags) } < 0 {
+        let (path, source) = (path.clone(), io::Error::last_os_error());
+        return Err(BlkError::NoDirect { path, source });
+    }
+    let alignment = match direct {
+        true => Some(direct_alignment(&file, sector)),
+        false => None,
+    };
+    let block_size = sector.max(alignment.map_or(0, |a| a.length));
+    let unit = block_size.into();
+    if size % unit != 0 {
+        let path = path.clone();
+        return Err(BlkError::Size { path, size, unit });
+    }
+    Ok(Disk::new(
+        file,
+        path.clone(),
+        size,
+        block_size,
+        config.read_only,
+        is_block,
+        alignment,
+    ))
+}
+
+fn open_file(path: &Path, read_only: bool) -> Result<File, BlkError> {
+    OpenOptions::new()
+        .read(true)
+        .write(!read_only)
+        // Opening a pipe must not wait for its other end.
+        .custom_flags(libc::O_NONBLOCK)
+        .open(path)
+        .map_err(|source| {
+            let path = path.to_path_buf();
+            match source.kind() {
+                io::ErrorKind::IsADirectory => BlkError::Type {
+                    path,
+                    what: "a directory",
+                },
+                io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem
+                    if !read_only =>
+                {
+                    BlkError::NotWritable { path, source }
+                }
+                _ => BlkError::Io {
+                    path,
+                    operation: "opening",
+                    source,
+                },
+            }
+        })
+}
+
+fn kind(file_type: std::fs::FileType) -> &'static str {
+    match file_type {
+        t if t.is_dir() => "a directory",
+        t if t.is_fifo() => "a named pipe",
+        t if t.is_char_device() => "a character device",
+        _ => "not a file",
+    }
+}
+
+/// Two writers would destroy an image, and a reader beside a writer sees it change under its
+/// file system.
+fn lock(file: &File, config: &BlkConfig) -> Result<(), BlkError> {
+    let (operation, remedy) = match config.read_only {
+        true => (libc::LOCK_SH, "end the VM that writes it"),
+        false => (
+            libc::LOCK_EX,
+            "only one VM may write an image; end the other, give each its own copy, \
+             or add `ro` to all",
+        ),
+    };
+    // SAFETY: takes no pointer.
+    if unsafe { libc::flock(file.as_raw_fd(), operation | libc::LOCK_NB) } == 0 {
+        return Ok(());
+    }
+    let path = config.path.clone();
+    let source = io::Error::last_os_error();
+    if source.kind() == io::ErrorKind::WouldBlock {
+        return Err(BlkError::Locked { path, remedy });
+    }
+    // Some network file systems have no locks; that's no reason not to use them.
+    log::info!("drive {}: can't be locked: {source}", path.display());
+    Ok(())
+}
+
+/// Size and logical block size of a block device.
+fn block_geometry(file: &File) -> io::Result<(u64, u32)> {
+    /// `_IOR(0x12, 114, size_t)`, linux/fs.h; not in the libc crate.
+    const BLKGETSIZE64: u32 = 0x8008_1272;
+    let mut size: u64 = 0;
+    let mut sector: libc::c_int = 0;
+    // SAFETY: the kernel writes 8 bytes to `size`.
+    if unsafe { libc::ioctl(file.as_raw_fd(), BLKGETSIZE64 as libc::Ioctl, &mut size) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel writes an int to `sector`.
+    if unsafe { libc::ioctl(file.as_raw_fd(), libc::BLKSSZGET, &mut sector) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let sector = u32::try_from(sector).unwrap_or(0).max(SECTOR as u32);
+    Ok((size, sector))
+}
+
+/// What O_DIRECT asks of offsets, lengths and addresses.
+fn direct_alignment(file: &File, sector: u32) -> Alignment {
+    // SAFETY: all zeros is a valid `statx`.
+    let mut stat: libc::statx = unsafe { std::mem::zeroed() };
+    // SAFETY: an empty path, with a terminator, names the file itself; the kernel writes at
+    // most a `statx` to `stat`.
+    let result = unsafe {
+        libc::statx(
+            file.as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_EMPTY_PATH,
+            libc::STATX_DIOALIGN,
+            &mut stat,
+        )
+    };
+    let known = result == 0 && stat.stx_mask & libc::STATX_DIOALIGN != 0;
+    if known && stat.stx_dio_offset_align.is_power_of_two() && stat.stx_dio_mem_align > 0 {
+        return Alignment {
+            length: stat.stx_dio_offset_align.max(sector),
+            address: stat.stx_dio_mem_align,
+        };
+    }
+    // Hosts before Linux 6.1: the logical block size for devices. For files it's that of the
+    // device below, which a read of one sector tells.
+    let mut buffer = vec![0; 8192];
+    let start = buffer.as_ptr().align_offset(4096).min(4096);
+    let length = match file.read_at(&mut buffer[start..start + SECTOR as usize], 0) {
+        Ok(_) => sector,
+        Err(_) => sector.max(4096),
+    };
+    Alignment {
+        length,
+        address: length,
+    }
+}

@@ -1,0 +1,99 @@
+//! virtio-rng (virtio 1.3 §5.4): the host's random numbers.
+
+use std::io;
+
+use virtio_bindings::virtio_ids::VIRTIO_ID_RNG;
+
+use super::buffers::{Buffers, ChainError};
+use super::worker::{RequestHandler, WorkerPool};
+use super::{ActivateError, Activation, VirtioDevice};
+
+/// The most that one request gets, whatever its size: an upper limit to the time that it takes.
+const MAX_BYTES: usize = 64 * 1024;
+
+/// A virtio entropy device.
+#[derive(Default)]
+pub struct RngDevice {
+    workers: Vec<WorkerPool<Entropy>>,
+}
+
+impl RngDevice {
+    /// A new device. No thread is started before the driver is ready.
+    pub fn new() -> Self {
+        Self::default()
+    }
+}
+
+impl VirtioDevice for RngDevice {
+    fn name(&self) -> &str {
+        "rng"
+    }
+
+    fn device_type(&self) -> u32 {
+        VIRTIO_ID_RNG
+    }
+
+    fn features(&self) -> u64 {
+        0
+    }
+
+    fn queue_sizes(&self) -> &[u16] {
+        &[64]
+    }
+
+    fn read_config(&self, _: u64, _: &mut [u8]) {}
+
+    fn activate(&mut self, activation: Activation) -> Result<(), ActivateError> {
+        for queue in activation.queues {
+            self.workers.push(WorkerPool::start(
+                "mote-rng",
+                1,
+                Entropy,
+                queue,
+                activation.memory.clone(),
+                activation.interrupt.clone(),
+            )?);
+        }
+        Ok(())
+    }
+
+    fn reset(&mut self) {
+        self.workers.clear();
+    }
+}
+
+struct Entropy;
+
+impl RequestHandler for Entropy {
+    type Scratch = ();
+
+    fn handle(&self, buffers: &mut Buffers, (): &mut ()) -> Result<u32, ChainError> {
+        let bytes = &mut buffers.writable;
+        let mut done = 0;
+        while done < MAX_BYTES
+            && let Some(piece) = bytes.iovecs().first()
+        {
+            let count = piece.iov_len.min(MAX_BYTES - done);
+            // SAFETY: the kernel writes at most `count` bytes, to a piece of guest memory that
+            // has as many and that `bytes` keeps mapped.
+            let result = unsafe { libc::getrandom(piece.iov_base, count, 0) };
+            match usize::try_from(result) {
+                Ok(count) => {
+                    bytes.advance(count);
+                    done += count;
+                }
+                Err(_) => {
+                    let error = io::Error::last_os_error();
+                    if error.kind() != io::ErrorKind::Interrupted {
+                        log::debug!("rng: getrandom: {error}");
+                        break;
+                    }
+                }
+            }
+        }
+        Ok(done as u32)
+    }
+}
+
+#[cfg(test)]
+mod tests;

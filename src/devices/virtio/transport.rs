@@ -1,0 +1,355 @@
+//! The registers of a virtio device over MMIO, version 2 (virtio 1.3 §4.2.2).
+//!
+//! Registers are 32 bits wide and nothing else reaches them; the configuration space takes any
+//! width. What a driver does out of order (§3.1.1) has no effect and is logged; set-up that
+//! can't work, such as a ring outside of guest memory, fails the device.
+
+use std::fmt::Display;
+use std::io;
+use std::sync::Arc;
+
+use virtio_bindings::virtio_config::*;
+use virtio_bindings::virtio_mmio::*;
+use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
+use vm_memory::GuestMemoryMmap;
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EventFd};
+
+use super::queue::QueueRegisters;
+use super::{Activation, ActiveQueue, Interrupt, VirtioDevice};
+use crate::bus::BusDevice;
+
+/// "virt", little-endian.
+const MAGIC: u32 = 0x7472_6976;
+/// The only version that isn't legacy.
+const VERSION: u32 = 2;
+/// "mote", little-endian.
+const VENDOR: u32 = 0x6574_6f6d;
+const CONFIG: u64 = VIRTIO_MMIO_CONFIG as u64;
+
+const RING_FEATURES: u64 =
+    (1 << VIRTIO_F_VERSION_1) | (1 << VIRTIO_RING_F_INDIRECT_DESC) | (1 << VIRTIO_RING_F_EVENT_IDX);
+
+/// The Status bits that are the driver's to set (§2.1).
+const DRIVER_STATUS: u32 = VIRTIO_CONFIG_S_ACKNOWLEDGE
+    | VIRTIO_CONFIG_S_DRIVER
+    | VIRTIO_CONFIG_S_FEATURES_OK
+    | VIRTIO_CONFIG_S_DRIVER_OK
+    | VIRTIO_CONFIG_S_FAILED;
+
+/// A virtio device on the MMIO bus.
+pub struct MmioTransport {
+    device: Box<dyn VirtioDevice>,
+    memory: GuestMemoryMmap<()>,
+    interrupt: Arc<Interrupt>,
+    notifiers: Vec<Arc<EventFd>>,
+    queues: Vec<QueueRegisters>,
+    /// Without DEVICE_NEEDS_RESET, which the interrupt has.
+    status: u32,
+    device_features_sel: u32,
+    driver_features_sel: u32,
+    driver_features: u64,
+    /// The driver has accepted features past the 64 that there are.
+    foreign_features: bool,
+    queue_sel: u32,
+    /// `activate` has been called since the last reset.
+    activated: bool,
+    driver_ok: bool,
+    erred: bool,
+}
+
+impl MmioTransport {
+    /// Puts `device` behind registers; `irq` raises its interrupt.
+    pub fn new(
+        device: Box<dyn VirtioDevice>,
+        memory: GuestMemoryMmap<()>,
+        irq: EventFd,
+    ) -> io::Result<Self> {
+        let sizes = device.queue_sizes();
+        let queues: Vec<_> = sizes.iter().copied().map(QueueRegisters::new).collect();
+        let notifiers = queues
+            .iter()
+            .map(|_| EventFd::new(EFD_CLOEXEC).map(Arc::new))
+            .collect::<io::Result<_>>()?;
+        Ok(Self {
+            interrupt: Arc::new(Interrupt::new(device.name(), irq)),
+            device,
+            memory,
+            notifiers,
+            queues,
+            status: 0,
+            device_features_sel: 0,
+            driver_features_sel: 0,
+            driver_features: 0,
+            foreign_features: false,
+            queue_sel: 0,
+            activated: false,
+            driver_ok: false,
+            erred: false,
+        })
+    }
+
+    /// One eventfd per queue, to be registered as ioeventfds for 32-bit writes of the queue's
+    /// index to QueueNotify (offset 0x50). A write that comes here instead has the same effect.
+    pub fn notifiers(&self) -> &[Arc<EventFd>] {
+        &self.notifiers
+    }
+
+    /// Whether the guest's driver has ever finished set-up: if not, the guest has no driver for
+    /// the device, or didn't find it.
+    pub fn driver_ok(&self) -> bool {
+        self.driver_ok
+    }
+
+    /// The device behind the registers.
+    pub fn device(&self) -> &dyn VirtioDevice {
+        &*self.device
+    }
+
+    fn features(&self) -> u64 {
+        self.device.features() | RING_FEATURES
+    }
+
+    fn queue(&self) -> Option<&QueueRegisters> {
+        self.queues.get(self.queue_sel as usize)
+    }
+
+    fn read_register(&self, offset: u32) -> u32 {
+        match offset {
+            VIRTIO_MMIO_MAGIC_VALUE => MAGIC,
+            VIRTIO_MMIO_VERSION => VERSION,
+            VIRTIO_MMIO_DEVICE_ID => self.device.device_type(),
+            VIRTIO_MMIO_VENDOR_ID => VENDOR,
+            VIRTIO_MMIO_DEVICE_FEATURES => match self.device_features_sel {
+                0 => self.features() as u32,
+                1 => (self.features() >> 32) as u32,
+                _ => 0,
+            },
+            VIRTIO_MMIO_QUEUE_NUM_MAX => self.queue().map_or(0, |q| q.max_size.into()),
+            VIRTIO_MMIO_QUEUE_READY => self.queue().map_or(0, |q| q.ready.into()),
+            VIRTIO_MMIO_INTERRUPT_STATUS => self.interrupt.status(),
+            VIRTIO_MMIO_STATUS => match self.interrupt.needs_reset() {
+                true => self.status | VIRTIO_CONFIG_S_NEEDS_RESET,
+                false => self.status,
+            },
+            // No shared memory regions: all of length and base are ones.
+            VIRTIO_MMIO_SHM_LEN_LOW
+            | VIRTIO_MMIO_SHM_LEN_HIGH
+            | VIRTIO_MMIO_SHM_BASE_LOW
+            | VIRTIO_MMIO_SHM_BASE_HIGH => !0,
+            VIRTIO_MMIO_CONFIG_GENERATION => self.interrupt.generation(),
+            _ => 0,
+        }
+    }
+
+    fn write_register(&mut self, offset: u32, value: u32) {
+        match offset {
+            VIRTIO_MMIO_DEVICE_FEATURES_SEL => self.device_features_sel = value,
+            VIRTIO_MMIO_DRIVER_FEATURES_SEL => self.driver_features_sel = value,
+            VIRTIO_MMIO_DRIVER_FEATURES => self.write_features(value),
+            VIRTIO_MMIO_QUEUE_SEL => self.queue_sel = value,
+            VIRTIO_MMIO_QUEUE_NUM
+            | VIRTIO_MMIO_QUEUE_READY
+            | VIRTIO_MMIO_QUEUE_DESC_LOW
+            | VIRTIO_MMIO_QUEUE_DESC_HIGH
+            | VIRTIO_MMIO_QUEUE_AVAIL_LOW
+            | VIRTIO_MMIO_QUEUE_AVAIL_HIGH
+            | VIRTIO_MMIO_QUEUE_USED_LOW
+            | VIRTIO_MMIO_QUEUE_USED_HIGH => self.write_queue(offset, value),
+            VIRTIO_MMIO_QUEUE_NOTIFY => {
+                if let Some(notifier) = self.notifiers.get(value as usize)
+                    && let Err(error) = notifier.write(1)
+                {
+                    log::debug!("{}: notifying queue {value}: {error}", self.device.name());
+                }
+            }
+            VIRTIO_MMIO_INTERRUPT_ACK => self.interrupt.acknowledge(value),
+            VIRTIO_MMIO_STATUS => self.write_status(value),
+            _ => {}
+        }
+    }
+
+    fn write_features(&mut self, value: u32) {
+        let is_time = self.has(VIRTIO_CONFIG_S_DRIVER) && !self.has(VIRTIO_CONFIG_S_FEATURES_OK);
+        if !is_time {
+            return self.driver_error(&"writes features out of order");
+        }
+        let value = u64::from(value);
+        match self.driver_features_sel {
+            0 => self.driver_features = self.driver_features & !0xffff_ffff | value,
+            1 => self.driver_features = self.driver_features & 0xffff_ffff | value << 32,
+            _ => self.foreign_features |= value != 0,
+        }
+    }
+
+    fn write_queue(&mut self, offset: u32, value: u32) {
+        // §3.1.1: step 7 comes after FEATURES_OK and before DRIVER_OK.
+        if !self.has(VIRTIO_CONFIG_S_FEATURES_OK) || self.has(VIRTIO_CONFIG_S_DRIVER_OK) {
+            return self.driver_error(&"sets up a queue out of order");
+        }
+        let event_idx = self.driver_features & (1 << VIRTIO_RING_F_EVENT_IDX) != 0;
+        let Some(queue) = self.queues.get_mut(self.queue_sel as usize) else {
+            return;
+        };
+        if offset == VIRTIO_MMIO_QUEUE_READY {
+            queue.ready = value & 1 != 0;
+            if queue.ready
+                && let Err(error) = queue.build(&self.memory, event_idx)
+            {
+                queue.ready = false;
+                let index = self.queue_sel;
+                self.interrupt.fail(&format_args!("queue {index}: {error}"));
+            }
+            return;
+        }
+        if queue.ready {
+            return self.driver_error(&"changes a queue that is ready");
+        }
+        let low = |register: &mut u64| *register = *register & !0xffff_ffff | u64::from(value);
+        let high =
+            |register: &mut u64| *register = *register & 0xffff_ffff | u64::from(value) << 32;
+        match offset {
+            VIRTIO_MMIO_QUEUE_NUM => queue.size = value,
+            VIRTIO_MMIO_QUEUE_DESC_LOW => low(&mut queue.descriptors),
+            VIRTIO_MMIO_QUEUE_DESC_HIGH => high(&mut queue.descriptors),
+            VIRTIO_MMIO_QUEUE_AVAIL_LOW => low(&mut queue.available),
+            VIRTIO_MMIO_QUEUE_AVAIL_HIGH => high(&mut queue.available),
+            VIRTIO_MMIO_QUEUE_USED_LOW => low(&mut queue.used),
+            VIRTIO_MMIO_QUEUE_USED_HIGH => high(&mut queue.used),
+            _ => {}
+        }
+    }
+
+    fn write_status(&mut self, value: u32) {
+        if value == 0 {
+            return self.reset();
+        }
+        let value = value & DRIVER_STATUS;
+        if value & self.status != self.status {
+            return self.driver_error(&"clears a bit of Status");
+        }
+        if self.has(VIRTIO_CONFIG_S_FAILED) {
+            return;
+        }
+        let before = self.status;
+        let new = value & !before;
+        self.status |= new & (VIRTIO_CONFIG_S_ACKNOWLEDGE | VIRTIO_CONFIG_S_DRIVER);
+        if new & VIRTIO_CONFIG_S_FAILED != 0 {
+            self.status |= VIRTIO_CONFIG_S_FAILED;
+            return self.driver_error(&"has given up on the device");
+        }
+        if new & VIRTIO_CONFIG_S_FEATURES_OK != 0 {
+            if !self.has(VIRTIO_CONFIG_S_ACKNOWLEDGE) || !self.has(VIRTIO_CONFIG_S_DRIVER) {
+                return self.driver_error(&"sets FEATURES_OK before DRIVER");
+            }
+            let features = self.driver_features;
+            let refused = features & !self.features();
+            if refused != 0 || self.foreign_features {
+                return self.driver_error(&"accepts features that are not offered");
+            }
+            if features & (1 << VIRTIO_F_VERSION_1) == 0 {
+                return self.driver_error(&"is a legacy one: it does not know VIRTIO_F_VERSION_1");
+            }
+            self.status |= VIRTIO_CONFIG_S_FEATURES_OK;
+        }
+        if new & VIRTIO_CONFIG_S_DRIVER_OK != 0 {
+            // The driver must have seen FEATURES_OK accepted before.
+            if before & VIRTIO_CONFIG_S_FEATURES_OK == 0 {
+                return self.driver_error(&"sets DRIVER_OK before FEATURES_OK");
+            }
+            self.status |= VIRTIO_CONFIG_S_DRIVER_OK;
+            self.activate();
+        }
+    }
+
+    fn activate(&mut self) {
+        self.interrupt.set_live();
+        if self.interrupt.needs_reset() {
+            return;
+        }
+        let event_idx = self.driver_features & (1 << VIRTIO_RING_F_EVENT_IDX) != 0;
+        let mut queues = Vec::with_capacity(self.queues.len());
+        for (index, registers) in self.queues.iter().enumerate().filter(|(_, q)| q.ready) {
+            match registers.build(&self.memory, event_idx) {
+                Ok(queue) => queues.push(ActiveQueue {
+                    index: index as u16,
+                    queue,
+                    notify: self.notifiers[index].clone(),
+                }),
+                Err(error) => return self.interrupt.fail(&format_args!("queue {index}: {error}")),
+            }
+        }
+        self.activated = true;
+        let result = self.device.activate(Activation {
+            memory: self.memory.clone(),
+            features: self.driver_features,
+            queues,
+            interrupt: self.interrupt.clone(),
+        });
+        match result {
+            Ok(()) => self.driver_ok = true,
+            Err(error) => self.interrupt.fail(&error),
+        }
+    }
+
+    fn reset(&mut self) {
+        if std::mem::take(&mut self.activated) {
+            self.device.reset();
+        }
+        self.interrupt.reset();
+        for queue in &mut self.queues {
+            *queue = QueueRegisters::new(queue.max_size);
+        }
+        self.status = 0;
+        self.device_features_sel = 0;
+        self.driver_features_sel = 0;
+        self.driver_features = 0;
+        self.foreign_features = false;
+        self.queue_sel = 0;
+    }
+
+    fn has(&self, bit: u32) -> bool {
+        self.status & bit != 0
+    }
+
+    /// Logged once where people see it, and then for those who ask.
+    fn driver_error(&mut self, what: &dyn Display) {
+        let level = match std::mem::replace(&mut self.erred, true) {
+            false => log::Level::Warn,
+            true => log::Level::Debug,
+        };
+        log::log!(level, "{}: the guest's driver {what}", self.device.name());
+    }
+}
+
+impl BusDevice for MmioTransport {
+    fn read(&mut self, offset: u64, data: &mut [u8]) {
+        data.fill(0);
+        if let Some(offset) = offset.checked_sub(CONFIG) {
+            self.device.read_config(offset, data);
+        } else if data.len() == 4 && offset.is_multiple_of(4) {
+            data.copy_from_slice(&self.read_register(offset as u32).to_le_bytes());
+        }
+    }
+
+    fn write(&mut self, offset: u64, data: &[u8]) {
+        if let Some(offset) = offset.checked_sub(CONFIG) {
+            if self.has(VIRTIO_CONFIG_S_DRIVER) && !self.has(VIRTIO_CONFIG_S_FAILED) {
+                self.device.write_config(offset, data);
+            }
+        } else if offset.is_multiple_of(4)
+            && let Ok(value) = data.try_into()
+        {
+            self.write_register(offset as u32, u32::from_le_bytes(value));
+        }
+    }
+}
+
+impl Drop for MmioTransport {
+    /// Whatever holds the device's memory may go once this is done.
+    fn drop(&mut self) {
+        self.reset();
+    }
+}
+
+#[cfg(test)]
+mod tests;
