@@ -1,9 +1,20 @@
 //! mote: a microVM monitor for KVM.
 //!
+//! ```no_run
+//! use motevm::{Host, VmConfig, build};
+//!
+//! let host = Host::open()?; // once per process, for all its VMs
+//! let mut config = VmConfig::default();
+//! config.boot.kernel = Some("vmlinux".into());
+//! let mut vm = build(&host, &config, Default::default())?;
+//! println!("{:?}", vm.run()?); // returns when the guest has ended
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
 //! Each layer knows only the ones above it in this list:
 //!
 //! - [`config`]: what a VM is, as plain serde structs with validation
-//! - [`memory`]: guest RAM: layout, backing and placement
+//! - [`memory`]: guest RAM: backing and placement
 //! - [`kvm`]: the only place that calls KVM ioctls
 //! - [`boot`]: kernel images and their entry, initrd, command line
 //! - [`arch`]: what differs between processors: layout, registers, tables
@@ -12,6 +23,16 @@
 //! - [`vcpu`]: the vCPU threads and their exit loop
 //! - [`machine`]: builds a VM out of the above and runs it
 
+pub mod arch;
 pub mod boot;
 pub mod bus;
+pub mod config;
 pub mod devices;
+pub mod kvm;
+pub mod machine;
+pub mod memory;
+pub mod vcpu;
+
+pub use config::VmConfig;
+pub use kvm::Host;
+pub use machine::{BuildError, BuildOptions, Exit, Stopper, Vm, build};

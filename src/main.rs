@@ -1,3 +1,10 @@
-//! The `mote` command.
+//! The `mote` command: parses its arguments, calls the subcommand, exits with its status.
 
-fn main() {}
+mod cli;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let exec = cli::exec_time::of_this_process();
+    cli::main(exec)
+}

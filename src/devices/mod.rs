@@ -1,3 +1,36 @@
 //! The devices of the machine. They know guest memory, their queues and an interrupt; never KVM.
 
+pub mod acpi_sleep;
+pub mod boot_timer;
+pub mod console;
+pub mod i8042;
+pub mod serial;
 pub mod virtio;
+
+/// How a guest ends its VM by way of a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// It reset the machine.
+    Reset,
+    /// It switched the machine off.
+    PowerOff,
+}
+
+/// Called by a device, on the vCPU's thread, when the guest ends the VM. Must not block.
+pub type OnEnding = Box<dyn Fn(Ending) + Send>;
+
+#[cfg(test)]
+mod testing {
+    use super::{Ending, OnEnding};
+    use std::sync::{Arc, Mutex};
+
+    /// Remembers the endings that a device asked for.
+    pub fn recorder() -> (Arc<Mutex<Vec<Ending>>>, OnEnding) {
+        let endings = Arc::new(Mutex::new(Vec::new()));
+        let recorded = endings.clone();
+        (
+            endings,
+            Box::new(move |ending| recorded.lock().unwrap().push(ending)),
+        )
+    }
+}

@@ -291,7 +291,8 @@ impl MmioTransport {
         }
     }
 
-    fn reset(&mut self) {
+    /// Back to the state before the driver came: on return, nothing of the device is running.
+    pub fn reset(&mut self) {
         if std::mem::take(&mut self.activated) {
             self.device.reset();
         }

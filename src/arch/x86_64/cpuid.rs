@@ -1,0 +1,262 @@
+//! What the guest's CPUID says: the host's, with the VM's own topology, timers and mask.
+
+use kvm_bindings::{CpuId, kvm_cpuid_entry2};
+
+use super::features::Feature;
+
+/// KVM's leaves; their number of leaves is in EAX of the first (Linux
+/// Documentation/virt/kvm/x86/cpuid.rst).
+const KVM_SIGNATURE: u32 = 0x4000_0000;
+/// TSC frequency in kHz in EAX, that of the local APIC's timer in EBX.
+const KVM_TIMING: u32 = 0x4000_0010;
+/// KVM's local APIC timer counts nanoseconds.
+const APIC_BUS_KHZ: u32 = 1_000_000;
+
+/// What a VM's CPUID is made from.
+#[derive(Clone, Copy, Debug)]
+pub struct CpuidOptions<'a> {
+    /// Number of vCPUs, all in one package, one thread per core.
+    pub cpus: u8,
+    /// TSC frequency in kHz, where KVM knows it.
+    pub tsc_khz: Option<u32>,
+    /// Whether KVM has the TSC deadline timer, which KVM_GET_SUPPORTED_CPUID doesn't tell.
+    pub tsc_deadline: bool,
+    /// Features to hide.
+    pub mask: &'a [Feature],
+}
+
+/// The CPUID that all vCPUs of a VM have in common, out of the host's `supported` one.
+pub fn template(supported: &CpuId, options: &CpuidOptions) -> CpuId {
+    let mut cpuid = supported.clone();
+    let cpus = u32::from(options.cpus);
+    for entry in cpuid.as_mut_slice() {
+        match (entry.function, entry.index) {
+            (1, _) => {
+                entry.ecx |= 1 << 31; // running under a hypervisor
+                if options.tsc_deadline {
+                    entry.ecx |= 1 << 24;
+                }
+                entry.ebx = (entry.ebx & 0xff00) | (cpus.next_power_of_two() << 16);
+                set_bit(&mut entry.edx, 28, cpus > 1); // HTT: EBX[23:16] is valid
+            }
+            // Deterministic cache parameters: L1 and L2 belong to one core, L3 to all.
+            (4, _) if entry.eax & 0x1f != 0 => cache_sharing(entry, cpus),
+            (0x8000_001d, _) if entry.eax & 0x1f != 0 => cache_sharing(entry, cpus),
+            // Performance counters aren't given to the guest: reading them is not tested here.
+            (0xa, _) => (entry.eax, entry.ebx, entry.ecx, entry.edx) = (0, 0, 0, 0),
+            (0x8000_0001, _) => set_bit(&mut entry.ecx, 1, cpus > 1), // AMD: CmpLegacy
+            (0x8000_0008, _) => {
+                let shift = core_shift(cpus);
+                entry.ecx = (entry.ecx & !0xf0ff) | (shift << 12) | (cpus - 1);
+            }
+            (KVM_SIGNATURE, _) => entry.eax = entry.eax.max(KVM_TIMING),
+            _ => {}
+        }
+    }
+    replace_topology(&mut cpuid, cpus);
+    if let Some(khz) = options.tsc_khz {
+        tell_tsc_frequency(&mut cpuid, khz);
+    }
+    for feature in options.mask {
+        feature.hide(&mut cpuid);
+    }
+    cpuid
+}
+
+/// Puts vCPU `id`'s own numbers into a copy of the template.
+pub fn set_apic_id(cpuid: &mut CpuId, id: u8) {
+    let id = u32::from(id);
+    for entry in cpuid.as_mut_slice() {
+        match entry.function {
+            1 => entry.ebx = (entry.ebx & 0x00ff_ffff) | (id << 24),
+            0xb | 0x1f => entry.edx = id,
+            0x8000_001e => {
+                entry.eax = id;
+                entry.ebx = (entry.ebx & !0xffff) | id; // one thread per core: core id = APIC id
+                entry.ecx = 0; // one node
+            }
+            _ => {}
+        }
+    }
+}
+
+/// How many bits of the APIC id number the core.
+fn core_shift(cpus: u32) -> u32 {
+    cpus.next_power_of_two().trailing_zeros()
+}
+
+fn cache_sharing(entry: &mut kvm_cpuid_entry2, cpus: u32) {
+    let level = (entry.eax >> 5) & 7;
+    let sharing = if level >= 3 {
+        cpus.next_power_of_two() - 1
+    } else {
+        0
+    };
+    entry.eax = (entry.eax & 0x3fff) | (sharing << 14);
+    if entry.function == 4 {
+        entry.eax |= (cpus.next_power_of_two() - 1).min(63) << 26;
+    }
+}
+
+/// Extended topology (SDM vol. 2A, CPUID leaf 0BH): one thread per core, all cores in a package.
+fn replace_topology(cpuid: &mut CpuId, cpus: u32) {
+    let max_leaf = leaf(cpuid, 0, 0).map_or(0, |entry| entry.eax);
+    cpuid.retain(|entry| !matches!(entry.function, 0xb | 0x1f));
+    for function in [0xb, 0x1f]
+        .into_iter()
+        .filter(|&function| function <= max_leaf)
+    {
+        let levels = [(0, 0, 1, 1), (1, core_shift(cpus), cpus, 2), (2, 0, 0, 0)];
+        for (index, shift, count, kind) in levels {
+            push(
+                cpuid,
+                kvm_cpuid_entry2 {
+                    function,
+                    index,
+                    flags: kvm_bindings::KVM_CPUID_FLAG_SIGNIFCANT_INDEX,
+                    eax: shift,
+                    ebx: count,
+                    ecx: index | (kind << 8),
+                    ..Default::default()
+                },
+            );
+        }
+    }
+}
+
+/// So that the guest needs no other clock to measure this one by.
+fn tell_tsc_frequency(cpuid: &mut CpuId, khz: u32) {
+    cpuid.retain(|entry| !matches!(entry.function, 0x15 | 0x16 | KVM_TIMING));
+    push(
+        cpuid,
+        kvm_cpuid_entry2 {
+            function: KVM_TIMING,
+            eax: khz,
+            ebx: APIC_BUS_KHZ,
+            ..Default::default()
+        },
+    );
+    // Intel (SDM vol. 2A, leaf 15H): TSC = crystal * EBX / EAX. The crystal is said to run at
+    // the speed of KVM's local APIC timer, since Linux takes the one for the other.
+    let intel = leaf(cpuid, 0, 0).filter(|entry| entry.ebx == u32::from_le_bytes(*b"Genu"));
+    if intel.is_some_and(|entry| entry.eax >= 0x16) {
+        push(
+            cpuid,
+            kvm_cpuid_entry2 {
+                function: 0x15,
+                eax: APIC_BUS_KHZ,
+                ebx: khz,
+                ecx: APIC_BUS_KHZ * 1000,
+                ..Default::default()
+            },
+        );
+        let mhz = khz / 1000;
+        push(
+            cpuid,
+            kvm_cpuid_entry2 {
+                function: 0x16,
+                eax: mhz,
+                ebx: mhz,
+                ecx: 100,
+                ..Default::default()
+            },
+        );
+    }
+}
+
+fn set_bit(value: &mut u32, bit: u32, on: bool) {
+    *value = (*value & !(1 << bit)) | (u32::from(on) << bit);
+}
+
+fn leaf(cpuid: &CpuId, function: u32, index: u32) -> Option<kvm_cpuid_entry2> {
+    let entries = cpuid.as_slice().iter();
+    entries
+        .copied()
+        .find(|entry| entry.function == function && entry.index == index)
+}
+
+/// Adds an entry. Room for a few more than KVM gave is always there; where it isn't, the guest
+/// just lacks a leaf that it can do without.
+fn push(cpuid: &mut CpuId, entry: kvm_cpuid_entry2) {
+    if cpuid.push(entry).is_err() {
+        log::debug!("no room for CPUID leaf {:#x}", entry.function);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(function: u32, index: u32, regs: [u32; 4]) -> kvm_cpuid_entry2 {
+        let [eax, ebx, ecx, edx] = regs;
+        kvm_cpuid_entry2 {
+            function,
+            index,
+            eax,
+            ebx,
+            ecx,
+            edx,
+            ..Default::default()
+        }
+    }
+
+    fn intel() -> CpuId {
+        CpuId::from_entries(&[
+            entry(0, 0, [0x1f, u32::from_le_bytes(*b"Genu"), 0, 0]),
+            entry(1, 0, [0, 0x0504_0800, 1 << 13, 1 << 28]),
+            entry(4, 1, [0x0400_4122, 0, 0, 0]), // L1, shared by two
+            entry(4, 3, [0x0400_4163, 0, 0, 0]), // L3
+            entry(0xb, 0, [1, 2, 0x100, 5]),
+            entry(0x4000_0000, 0, [0x4000_0001, 0, 0, 0]),
+        ])
+        .unwrap()
+    }
+
+    fn options(cpus: u8, mask: &[Feature]) -> CpuidOptions<'_> {
+        CpuidOptions {
+            cpus,
+            tsc_khz: Some(2_100_000),
+            tsc_deadline: true,
+            mask,
+        }
+    }
+
+    #[test]
+    fn topology_is_one_package_of_single_thread_cores() {
+        let mut cpuid = template(&intel(), &options(6, &[]));
+        set_apic_id(&mut cpuid, 5);
+        let one = leaf(&cpuid, 1, 0).unwrap();
+        assert_eq!(one.ebx >> 24, 5);
+        assert_eq!((one.ebx >> 16) & 0xff, 8); // rounded up to a power of two
+        assert_eq!(one.ecx & (1 << 24 | 1 << 31), 1 << 24 | 1 << 31);
+        let smt = leaf(&cpuid, 0xb, 0).unwrap();
+        assert_eq!((smt.eax, smt.ebx, smt.ecx, smt.edx), (0, 1, 0x100, 5));
+        let core = leaf(&cpuid, 0xb, 1).unwrap();
+        assert_eq!((core.eax, core.ebx, core.ecx, core.edx), (3, 6, 0x201, 5));
+        assert_eq!(leaf(&cpuid, 4, 1).unwrap().eax >> 14, 7 << 12);
+        assert_eq!((leaf(&cpuid, 4, 3).unwrap().eax >> 14) & 0xfff, 7);
+    }
+
+    #[test]
+    fn one_cpu_has_no_multithreading() {
+        let cpuid = template(&intel(), &options(1, &[]));
+        assert_eq!(leaf(&cpuid, 1, 0).unwrap().edx & (1 << 28), 0);
+    }
+
+    #[test]
+    fn the_tsc_needs_no_calibration() {
+        let cpuid = template(&intel(), &options(1, &[]));
+        assert_eq!(leaf(&cpuid, KVM_TIMING, 0).unwrap().eax, 2_100_000);
+        assert_eq!(leaf(&cpuid, KVM_SIGNATURE, 0).unwrap().eax, KVM_TIMING);
+        let crystal = leaf(&cpuid, 0x15, 0).unwrap();
+        let hz = u64::from(crystal.ecx) * u64::from(crystal.ebx) / u64::from(crystal.eax);
+        assert_eq!(hz, 2_100_000_000);
+    }
+
+    #[test]
+    fn masked_features_are_gone_also_those_that_mote_adds() {
+        let mask = ["cx16", "tsc_deadline_timer"].map(|name| Feature::named(name).unwrap());
+        let cpuid = template(&intel(), &options(2, &mask));
+        assert_eq!(leaf(&cpuid, 1, 0).unwrap().ecx & (1 << 13 | 1 << 24), 0);
+    }
+}

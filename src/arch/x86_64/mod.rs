@@ -1,0 +1,10 @@
+//! x86_64: guest layout, CPUID and registers, irqchip, MP table and ACPI tables.
+
+pub mod acpi;
+pub mod cmdline;
+pub mod cpu;
+pub mod cpuid;
+pub mod crash;
+pub mod features;
+pub mod layout;
+pub mod mptable;

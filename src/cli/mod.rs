@@ -1,0 +1,76 @@
+//! The command line: one file per subcommand, arguments in, exit status out.
+
+mod default_guest;
+pub mod exec_time;
+mod keyval;
+mod run;
+mod signals;
+mod status;
+mod terminal;
+
+use std::process::ExitCode;
+use std::time::Instant;
+
+use clap::{Parser, Subcommand};
+
+pub use status::Status;
+
+/// Starts Linux virtual machines on KVM, fast.
+#[derive(Debug, Parser)]
+#[command(name = "mote", version, max_term_width = 100, after_help = status::HELP)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a VM until its guest ends it
+    Run(Box<run::RunArgs>),
+}
+
+/// Parses the arguments, runs the subcommand, and prints its error, if any.
+pub fn main(exec: Instant) -> ExitCode {
+    let cli = Cli::parse(); // a wrong argument exits with 2, as Status::Usage
+    let result = match cli.command {
+        Command::Run(args) => run::run(*args, exec),
+    };
+    match result {
+        Ok(status) => status.into(),
+        Err(error) => {
+            eprintln!("mote: {error}");
+            error.status.into()
+        }
+    }
+}
+
+/// An error for the user, with the exit status that it means.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct CliError {
+    status: Status,
+    message: String,
+}
+
+impl CliError {
+    fn new(status: Status, message: impl std::fmt::Display) -> Self {
+        CliError {
+            status,
+            message: message.to_string(),
+        }
+    }
+
+    fn usage(message: impl std::fmt::Display) -> Self {
+        Self::new(Status::Usage, message)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_arguments_are_consistent() {
+        super::Cli::command().debug_assert();
+    }
+}

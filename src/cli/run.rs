@@ -1,0 +1,357 @@
+//! `mote run`: a VM from arguments or a file, run until its guest ends it.
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use clap::{Args, ValueHint};
+use log::LevelFilter;
+use motevm::config::{Acpi, Cache, Console, Cpus, Disk, Memory, Protocol, Rootfs, Size};
+use motevm::machine::{Phase, Report, Timeline};
+use motevm::{BuildOptions, Exit, Host, VmConfig, build};
+
+use super::keyval;
+use super::terminal::RawTerminal;
+use super::{CliError, Status, default_guest, signals};
+
+/// Arguments of `mote run`. Those that are given override the configuration file.
+#[derive(Args, Debug)]
+pub struct RunArgs {
+    /// Read the VM's configuration from a TOML or JSON file; other options override it
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    config: Option<PathBuf>,
+    /// Print the resulting configuration as TOML, and run nothing
+    #[arg(long)]
+    dump_config: bool,
+    /// The kernel: a vmlinux (ELF) or a bzImage [default: the guest made by `make guest`]
+    #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath)]
+    kernel: Option<PathBuf>,
+    /// An initial RAM disk
+    #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath)]
+    initrd: Option<PathBuf>,
+    /// Add to the kernel's command line; a flag given here replaces mote's default of that name
+    #[arg(long, value_name = "STRING", allow_hyphen_values = true)]
+    cmdline: Option<String>,
+    /// Leave out mote's default flags: only --cmdline and the devices' own entries
+    #[arg(long)]
+    cmdline_only: bool,
+    /// How the kernel is entered
+    #[arg(long, value_enum)]
+    protocol: Option<Protocol>,
+    /// Number of vCPUs, 1 to 64 [default: 1]
+    #[arg(long, value_name = "N")]
+    cpus: Option<u8>,
+    /// Guest memory, for example 512M or 2G [default: 128M]
+    #[arg(long, value_name = "SIZE")]
+    memory: Option<Size>,
+    /// Hide CPU features, by their names in /proc/cpuinfo, for example cx16,xsave
+    #[arg(long, value_name = "FLAGS", value_delimiter = ',')]
+    cpu_mask: Option<Vec<String>>,
+    /// Whether the guest finds ACPI tables [default: auto, on for a bzImage]
+    #[arg(long, value_enum)]
+    acpi: Option<Acpi>,
+    /// The root file system, as first drive, with the root= for it
+    #[arg(long, value_name = "PATH[,ro]", value_parser = parse_rootfs)]
+    rootfs: Option<Rootfs>,
+    /// A further drive (repeatable)
+    #[arg(
+        long,
+        value_name = "path=PATH[,ro][,id=ID][,cache=writeback|none]",
+        value_parser = parse_disk
+    )]
+    disk: Vec<Disk>,
+    /// Where the guest's serial port leads: stdio, none, file=PATH or pty [default: stdio]
+    #[arg(long, value_name = "WHERE", value_parser = parse_console)]
+    console: Option<Console>,
+    /// Tell at the end where the boot time went, on standard error, or as JSON in a file
+    #[arg(
+        long,
+        value_name = "json=PATH",
+        num_args = 0..=1,
+        default_missing_value = "",
+        value_parser = parse_timings
+    )]
+    timings: Option<Timings>,
+    /// What mote says of itself on standard error: off, error, warn, info, debug or trace
+    #[arg(long, value_name = "LEVEL", default_value = "warn")]
+    log: LevelFilter,
+}
+
+/// Where the report goes.
+#[derive(Clone, Debug)]
+enum Timings {
+    Text,
+    Json(PathBuf),
+}
+
+/// Runs a VM; `exec` is when this process started.
+pub fn run(args: RunArgs, exec: Instant) -> Result<Status, CliError> {
+    env_logger::Builder::new()
+        .filter_level(args.log)
+        .format_timestamp(None)
+        .init();
+    let mut config = match &args.config {
+        Some(path) => read_config(path)?,
+        None => VmConfig::default(),
+    };
+    args.apply(&mut config);
+    default_guest::fill_in(&mut config)?;
+    if args.dump_config {
+        config.validate().map_err(CliError::usage)?;
+        let text = toml::to_string_pretty(&config);
+        print!("{}", text.map_err(|e| CliError::new(Status::Internal, e))?);
+        return Ok(Status::Success);
+    }
+
+    let mut timeline = Timeline::starting_at(exec);
+    let host = Host::open().map_err(|e| CliError::new(Status::Host, e))?;
+    timeline.mark(Phase::KvmOpen);
+    let mut vm = build(
+        &host,
+        &config,
+        BuildOptions {
+            timeline,
+            ..BuildOptions::default()
+        },
+    )?;
+
+    let stopper = vm.stopper();
+    signals::stop_on_signals(&stopper).map_err(|e| CliError::new(Status::Internal, e))?;
+    if let Some(pty) = vm.pty() {
+        eprintln!("mote: the guest's console is {}", pty.display());
+    }
+    let terminal = match config.console {
+        Console::Stdio => RawTerminal::enter().map_err(|e| CliError::new(Status::Internal, e))?,
+        _ => None,
+    };
+    let exit = vm.run().map_err(|e| CliError::new(Status::Host, e));
+    drop(terminal);
+    let exit = exit?;
+
+    tell(&exit);
+    if let Some(hint) = vm.hint().or_else(|| host_hint(&exit)) {
+        eprintln!("mote: hint: {hint}");
+    }
+    if let Some(timings) = &args.timings {
+        write_report(timings, &vm.report())?;
+    }
+    Ok(Status::of(&exit, signals::received()))
+}
+
+/// Says how the VM ended where that isn't what one hopes for.
+fn tell(exit: &Exit) {
+    match exit {
+        Exit::PowerOff | Exit::Reset | Exit::Quit | Exit::Stopped => {}
+        Exit::Panic => eprintln!("mote: the guest's kernel panicked"),
+        Exit::Crash(report) => eprintln!("mote: the guest crashed: {report}"),
+    }
+}
+
+/// Advice where a crash is the host's doing.
+fn host_hint(exit: &Exit) -> Option<String> {
+    let crashed = matches!(exit, Exit::Crash(_));
+    let info = std::fs::read_to_string("/proc/cpuinfo")
+        .ok()
+        .filter(|_| crashed)?;
+    let flags = info.lines().find(|line| line.starts_with("flags"))?;
+    let virtualization = flags
+        .split_whitespace()
+        .any(|flag| matches!(flag, "vmx" | "svm"));
+    (!virtualization).then(|| {
+        "this host's CPU shows neither vmx nor svm: its /dev/kvm is emulated and can't run Linux. \
+         resources/on-kvm.sh in mote's source tree runs a command in an emulated machine that can \
+         (`mote check` tells more)."
+            .to_owned()
+    })
+}
+
+fn write_report(timings: &Timings, report: &Report) -> Result<(), CliError> {
+    match timings {
+        Timings::Text => eprint!("mote: boot time\n{report}"),
+        Timings::Json(path) => {
+            let text = serde_json::to_string_pretty(report);
+            let text = text.map_err(|e| CliError::new(Status::Internal, e))? + "\n";
+            std::fs::write(path, text)
+                .map_err(|e| CliError::usage(format!("--timings json={}: {e}", path.display())))?;
+        }
+    }
+    Ok(())
+}
+
+fn read_config(path: &Path) -> Result<VmConfig, CliError> {
+    let named =
+        |e: &dyn std::fmt::Display| CliError::usage(format!("--config {}: {e}", path.display()));
+    let text = std::fs::read_to_string(path).map_err(|e| named(&e))?;
+    if path
+        .extension()
+        .is_some_and(|extension| extension == "json")
+    {
+        serde_json::from_str(&text).map_err(|e| named(&e))
+    } else {
+        toml::from_str(&text).map_err(|e| named(&e))
+    }
+}
+
+impl RunArgs {
+    /// Puts what was given over what the file said.
+    fn apply(&self, config: &mut VmConfig) {
+        fn set<T: Clone>(target: &mut T, given: Option<&T>) {
+            if let Some(given) = given {
+                *target = given.clone();
+            }
+        }
+        let boot = &mut config.boot;
+        boot.kernel = self.kernel.clone().or(boot.kernel.take());
+        boot.initrd = self.initrd.clone().or(boot.initrd.take());
+        boot.cmdline = self.cmdline.clone().or(boot.cmdline.take());
+        boot.cmdline_only |= self.cmdline_only;
+        set(&mut boot.protocol, self.protocol.as_ref());
+        set(&mut config.cpus, self.cpus.map(Cpus).as_ref());
+        set(&mut config.memory, self.memory.map(Memory).as_ref());
+        set(&mut config.cpu_mask, self.cpu_mask.as_ref());
+        set(&mut config.acpi, self.acpi.as_ref());
+        set(&mut config.console, self.console.as_ref());
+        config.rootfs = self.rootfs.clone().or(config.rootfs.take());
+        if !self.disk.is_empty() {
+            config.disks.clone_from(&self.disk);
+        }
+    }
+}
+
+fn parse_rootfs(text: &str) -> Result<Rootfs, String> {
+    let disk = parse_drive(text, &["ro"])?;
+    Ok(Rootfs {
+        path: disk.path,
+        read_only: disk.read_only,
+    })
+}
+
+fn parse_disk(text: &str) -> Result<Disk, String> {
+    parse_drive(text, &["ro", "id=ID", "cache=writeback|none"])
+}
+
+/// `PATH` or `path=PATH`, then what `keys` names.
+fn parse_drive(text: &str, keys: &[&str]) -> Result<Disk, String> {
+    let mut disk = Disk::default();
+    for (index, (key, value)) in keyval::split(text).into_iter().enumerate() {
+        let known = keys.iter().any(|k| k.split('=').next() == Some(&key));
+        match (key.as_str(), value) {
+            ("path", Some(path)) => disk.path = path.into(),
+            (path, None) if index == 0 && !path.is_empty() => disk.path = path.into(),
+            ("ro", None) => disk.read_only = true,
+            ("id", Some(id)) if known => disk.id = Some(id),
+            ("cache", Some(cache)) if known => {
+                disk.cache = match cache.as_str() {
+                    "writeback" => Cache::Writeback,
+                    "none" => Cache::None,
+                    _ => return Err(format!("cache={cache}: must be writeback or none")),
+                }
+            }
+            (other, _) => {
+                let keys = keys.join(", ");
+                return Err(format!(
+                    "`{other}` is not understood here; known are path=PATH, {keys}"
+                ));
+            }
+        }
+    }
+    if disk.path.as_os_str().is_empty() {
+        return Err("no path: write path=FILE".to_owned());
+    }
+    Ok(disk)
+}
+
+fn parse_console(text: &str) -> Result<Console, String> {
+    match text.split_once('=') {
+        None if text == "stdio" => Ok(Console::Stdio),
+        None if text == "none" => Ok(Console::None),
+        None if text == "pty" => Ok(Console::Pty),
+        Some(("file", path)) if !path.is_empty() => Ok(Console::File(path.into())),
+        _ => Err("must be stdio, none, pty or file=PATH".to_owned()),
+    }
+}
+
+fn parse_timings(text: &str) -> Result<Timings, String> {
+    match text.split_once('=') {
+        None if text.is_empty() => Ok(Timings::Text),
+        Some(("json", path)) if !path.is_empty() => Ok(Timings::Json(path.into())),
+        _ => Err("must be json=PATH, or nothing".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Only {
+        #[command(flatten)]
+        args: RunArgs,
+    }
+
+    fn parse(words: &[&str]) -> Result<RunArgs, clap::Error> {
+        let words = ["run"].iter().chain(words);
+        Only::try_parse_from(words).map(|only| only.args)
+    }
+
+    #[test]
+    fn arguments_override_the_file() {
+        let mut config: VmConfig = toml::from_str(
+            "cpus = 2\nmemory = \"1G\"\n[boot]\nkernel = \"a\"\n[[disks]]\npath = \"x\"",
+        )
+        .unwrap();
+        let args = parse(&["--cpus", "4", "--disk", "path=y,ro,id=data,cache=none"]).unwrap();
+        args.apply(&mut config);
+        assert_eq!(config.cpus.0, 4);
+        assert_eq!(config.memory.0, Size::gib(1));
+        assert_eq!(config.boot.kernel, Some("a".into()));
+        let expected = Disk {
+            path: "y".into(),
+            read_only: true,
+            id: Some("data".to_owned()),
+            cache: Cache::None,
+        };
+        assert_eq!(config.disks, [expected]);
+    }
+
+    #[test]
+    fn every_wrong_option_is_refused() {
+        for words in [
+            ["--disk", "ro"].as_slice(),
+            &["--disk", "path=a,color=red"],
+            &["--disk", "path=a,cache=maybe"],
+            &["--disk", "path="],
+            &["--rootfs", "a,id=x"],
+            &["--console", "file="],
+            &["--console", "tty"],
+            &["--memory", "lots"],
+            &["--timings", "xml=a"],
+            &["--acpi", "maybe"],
+        ] {
+            // "ro" alone is a path, as a first word always is.
+            let refused = parse(words).is_err();
+            assert_eq!(refused, words != ["--disk", "ro"], "{words:?}");
+        }
+    }
+
+    #[test]
+    fn rootfs_and_console_have_short_forms() {
+        let args = parse(&[
+            "--rootfs",
+            "r.ext4,ro",
+            "--console",
+            "file=a.log",
+            "--timings",
+        ]);
+        let args = args.unwrap();
+        assert_eq!(
+            args.rootfs,
+            Some(Rootfs {
+                path: "r.ext4".into(),
+                read_only: true
+            })
+        );
+        assert_eq!(args.console, Some(Console::File("a.log".into())));
+        assert!(matches!(args.timings, Some(Timings::Text)));
+    }
+}

@@ -1,0 +1,54 @@
+//! Signals that ask the process to end: they stop the VM, and with it everything in order.
+
+use std::io;
+use std::sync::atomic::{AtomicI32, Ordering};
+
+use motevm::Stopper;
+
+/// The descriptor that a handler writes to; -1 before there is a VM.
+static STOP_EVENT: AtomicI32 = AtomicI32::new(-1);
+/// The last of these signals that came.
+static RECEIVED: AtomicI32 = AtomicI32::new(0);
+
+/// What a user, a terminal that goes away, or a supervisor sends.
+const ENDING: [i32; 4] = [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM];
+
+/// From now on these signals stop the VM instead of the process. `stopper` must live as long as
+/// the process does (its descriptor is written to by the handler).
+pub fn stop_on_signals(stopper: &Stopper) -> io::Result<()> {
+    STOP_EVENT.store(stopper.event(), Ordering::Release);
+    ENDING
+        .iter()
+        .try_for_each(|&signal| on(signal, stop as *const () as usize, 0))
+}
+
+/// The last of these signals that came, if any.
+pub fn received() -> Option<i32> {
+    Some(RECEIVED.load(Ordering::Acquire)).filter(|&signal| signal != 0)
+}
+
+/// Installs a handler (a function of the signal's number, or SIG_DFL).
+pub fn on(signal: i32, handler: usize, flags: i32) -> io::Result<()> {
+    // SAFETY: an all-zero sigaction is a valid value: an empty mask.
+    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+    action.sa_sigaction = handler;
+    action.sa_flags = flags;
+    // SAFETY: the handlers passed here only use async-signal-safe calls and atomics.
+    match unsafe { libc::sigaction(signal, &raw const action, std::ptr::null_mut()) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+extern "C" fn stop(signal: i32) {
+    RECEIVED.store(signal, Ordering::Release);
+    let one = 1u64.to_ne_bytes();
+    // SAFETY: write(2) is async-signal-safe; the descriptor stays open (see above).
+    unsafe {
+        libc::write(
+            STOP_EVENT.load(Ordering::Acquire),
+            one.as_ptr().cast(),
+            one.len(),
+        )
+    };
+}

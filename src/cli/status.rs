@@ -1,0 +1,75 @@
+//! Exit statuses: what a script can tell from them.
+
+use std::process::ExitCode;
+
+use motevm::machine::Fault;
+use motevm::{BuildError, Exit};
+
+/// The end of `mote --help`.
+pub const HELP: &str = "\
+Exit status of `mote run`:
+  0    the guest shut down or rebooted
+  1    mote itself failed
+  2    a wrong option, configuration or file
+  3    the host lacks something that mote needs (KVM, memory, a limit)
+  4    the guest's kernel panicked
+  5    the guest crashed (triple fault, or an instruction that KVM can't run)
+  129, 130, 131, 143
+       ended by SIGHUP, by SIGINT or Ctrl-A x, by SIGQUIT, by SIGTERM";
+
+/// How the command ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Status {
+    /// The guest shut down or rebooted.
+    Success,
+    /// mote itself failed.
+    Internal,
+    /// A wrong option, configuration or file.
+    Usage,
+    /// The host lacks something.
+    Host,
+    /// The guest's kernel panicked.
+    GuestPanic,
+    /// The guest crashed.
+    GuestCrash,
+    /// A signal ended it, or the user did as if by one.
+    Signal(i32),
+}
+
+impl From<Status> for ExitCode {
+    fn from(status: Status) -> Self {
+        ExitCode::from(match status {
+            Status::Success => 0,
+            Status::Internal => 1,
+            Status::Usage => 2,
+            Status::Host => 3,
+            Status::GuestPanic => 4,
+            Status::GuestCrash => 5,
+            Status::Signal(number) => 128u8.saturating_add(u8::try_from(number).unwrap_or(127)),
+        })
+    }
+}
+
+impl Status {
+    /// The status of a VM that ended; `signal` is the last one that the process received.
+    pub fn of(exit: &Exit, signal: Option<i32>) -> Self {
+        match exit {
+            Exit::PowerOff | Exit::Reset => Status::Success,
+            Exit::Panic => Status::GuestPanic,
+            Exit::Crash(_) => Status::GuestCrash,
+            Exit::Stopped => Status::Signal(signal.unwrap_or(libc::SIGTERM)),
+            Exit::Quit => Status::Signal(libc::SIGINT),
+        }
+    }
+}
+
+impl From<BuildError> for super::CliError {
+    fn from(error: BuildError) -> Self {
+        let status = match error.fault() {
+            Fault::Configuration => Status::Usage,
+            Fault::Host => Status::Host,
+            Fault::Mote => Status::Internal,
+        };
+        Self::new(status, error)
+    }
+}

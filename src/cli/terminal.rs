@@ -1,0 +1,116 @@
+//! The user's terminal in raw mode, so that every key reaches the guest, and its way back to
+//! what it was, whatever happens.
+
+use std::io::{self, IsTerminal};
+use std::sync::OnceLock;
+
+use super::signals;
+
+/// What the terminal was, and what it is while the guest has it. Handlers need it, so it is
+/// for the whole process, as the terminal is.
+static MODES: OnceLock<Modes> = OnceLock::new();
+
+struct Modes {
+    original: libc::termios,
+    raw: libc::termios,
+}
+
+const STDIN: i32 = libc::STDIN_FILENO;
+
+/// Raw mode, as long as this value lives.
+pub struct RawTerminal(());
+
+impl RawTerminal {
+    /// Puts the terminal on standard input into raw mode; `None` where there is none, or where
+    /// it belongs to another job now.
+    pub fn enter() -> io::Result<Option<Self>> {
+        // SAFETY: plain system calls.
+        let foreground = unsafe { libc::tcgetpgrp(STDIN) == libc::getpgrp() };
+        if !io::stdin().is_terminal() || !foreground {
+            return Ok(None);
+        }
+        // SAFETY: an all-zero termios is a valid value, filled in by the call.
+        let mut original: libc::termios = unsafe { std::mem::zeroed() };
+        // SAFETY: a valid termios.
+        if unsafe { libc::tcgetattr(STDIN, &raw mut original) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        let modes = MODES.get_or_init(|| Modes {
+            original,
+            raw: raw(original),
+        });
+        let hook = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            restore();
+            hook(info);
+        }));
+        for signal in [
+            libc::SIGSEGV,
+            libc::SIGBUS,
+            libc::SIGILL,
+            libc::SIGFPE,
+            libc::SIGABRT,
+        ] {
+            signals::on(
+                signal,
+                die as *const () as usize,
+                libc::SA_RESETHAND | libc::SA_ONSTACK,
+            )?;
+        }
+        signals::on(libc::SIGTSTP, pause as *const () as usize, libc::SA_RESTART)?;
+        signals::on(
+            libc::SIGCONT,
+            resume as *const () as usize,
+            libc::SA_RESTART,
+        )?;
+        set(&modes.raw);
+        Ok(Some(RawTerminal(())))
+    }
+}
+
+impl Drop for RawTerminal {
+    fn drop(&mut self) {
+        restore();
+    }
+}
+
+/// No echo, no lines, no signals from keys; output still gets its carriage returns, so that
+/// mote's own messages come out straight.
+fn raw(original: libc::termios) -> libc::termios {
+    let mut raw = original;
+    // SAFETY: a valid termios.
+    unsafe { libc::cfmakeraw(&raw mut raw) };
+    raw.c_oflag = original.c_oflag;
+    raw
+}
+
+fn set(mode: &libc::termios) {
+    // SAFETY: a valid termios; tcsetattr is async-signal-safe.
+    unsafe { libc::tcsetattr(STDIN, libc::TCSANOW, mode) };
+}
+
+fn restore() {
+    if let Some(modes) = MODES.get() {
+        set(&modes.original);
+    }
+}
+
+/// A crash: the terminal first, then what would have happened without this handler.
+extern "C" fn die(signal: i32) {
+    restore();
+    // SAFETY: async-signal-safe; SA_RESETHAND has restored the default action.
+    unsafe { libc::raise(signal) };
+}
+
+/// Stopped from outside: the shell gets its terminal back first.
+extern "C" fn pause(_: i32) {
+    restore();
+    // SAFETY: async-signal-safe.
+    unsafe { libc::raise(libc::SIGSTOP) };
+}
+
+extern "C" fn resume(_: i32) {
+    if let Some(modes) = MODES.get() {
+        set(&modes.raw);
+    }
+}

@@ -1,0 +1,313 @@
+//! What a VM is: plain data, read from a file or from arguments, and checked. No I/O, no KVM.
+//!
+//! One struct per part. They are the same for the command line, for a TOML or JSON file and for
+//! a program that embeds the library, so a new option is one field here and one argument in
+//! `cli/`.
+
+mod size;
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+pub use size::Size;
+
+/// The most vCPUs that a VM can have (MP table, APIC ids of 8 bits, and what is tested).
+pub const MAX_CPUS: u8 = 64;
+
+/// The least memory in which a Linux kernel can be placed at its usual address of 16 MiB.
+pub const MIN_MEMORY: Size = Size::mib(24);
+
+/// Everything that can be said of one VM.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct VmConfig {
+    /// Number of vCPUs, 1 to [`MAX_CPUS`].
+    pub cpus: Cpus,
+    /// Size of the guest's RAM.
+    pub memory: Memory,
+    /// CPU features to hide, by the names that Linux shows in /proc/cpuinfo.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub cpu_mask: Vec<String>,
+    /// Whether the guest finds ACPI tables.
+    pub acpi: Acpi,
+    /// Where the guest's serial port leads.
+    pub console: Console,
+    /// The kernel and what it is given.
+    pub boot: Boot,
+    /// The drive that holds the root file system, and so the first drive.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rootfs: Option<Rootfs>,
+    /// Further drives, in the guest's order.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub disks: Vec<Disk>,
+}
+
+/// A number of vCPUs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Cpus(pub u8);
+
+impl Default for Cpus {
+    fn default() -> Self {
+        Cpus(1)
+    }
+}
+
+/// The size of guest memory, 128 MiB by default.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Memory(pub Size);
+
+impl Default for Memory {
+    fn default() -> Self {
+        Memory(Size::mib(128))
+    }
+}
+
+/// The kernel, and what it is given.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Boot {
+    /// A vmlinux (ELF) or a bzImage.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kernel: Option<PathBuf>,
+    /// An initial RAM disk, as the kernel takes it (cpio, possibly compressed).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub initrd: Option<PathBuf>,
+    /// Added to mote's own command line; a key given here replaces mote's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cmdline: Option<String>,
+    /// Leave out mote's defaults: the command line is `cmdline` and the devices' own entries.
+    pub cmdline_only: bool,
+    /// How the first vCPU enters the kernel.
+    pub protocol: Protocol,
+}
+
+/// How the first vCPU enters the kernel.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Protocol {
+    /// PVH where the kernel has that note, else the 64-bit boot protocol.
+    #[default]
+    Auto,
+    /// The 64-bit boot protocol (Linux Documentation/arch/x86/boot.rst).
+    #[value(name = "linux64")]
+    Linux64,
+}
+
+/// Whether the guest finds ACPI tables.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Acpi {
+    /// On for a bzImage (what distributions ship), off for a vmlinux.
+    #[default]
+    Auto,
+    /// ACPI tables, with the virtio devices in the DSDT.
+    On,
+    /// An MP table, with the virtio devices on the kernel's command line.
+    Off,
+}
+
+/// Where the guest's serial port leads.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Console {
+    /// The standard input and output of the process.
+    #[default]
+    Stdio,
+    /// No serial port at all.
+    None,
+    /// A pseudo-terminal made for this VM; its name is printed.
+    Pty,
+    /// Output is written to a file, made anew; there is no input.
+    File(PathBuf),
+}
+
+/// The drive that holds the root file system.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rootfs {
+    /// A raw image or a block device.
+    pub path: PathBuf,
+    /// The guest may not write to it.
+    #[serde(default, rename = "ro")]
+    pub read_only: bool,
+}
+
+/// A drive (virtio-blk).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Disk {
+    /// A raw image or a block device.
+    pub path: PathBuf,
+    /// The guest may not write to it.
+    #[serde(default, rename = "ro")]
+    pub read_only: bool,
+    /// The drive's serial number as the guest sees it, at most 20 bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    /// Whether the host's page cache stands in between.
+    #[serde(default)]
+    pub cache: Cache,
+}
+
+/// Whether the host's page cache stands between guest and file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Cache {
+    /// Through the page cache; a guest flush is an fdatasync.
+    #[default]
+    Writeback,
+    /// O_DIRECT; a guest flush is still an fdatasync.
+    None,
+}
+
+/// What is wrong with a configuration.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum ConfigError {
+    /// Number of vCPUs out of range.
+    #[error("--cpus {0}: a VM has 1 to {MAX_CPUS} vCPUs")]
+    Cpus(u8),
+    /// Too little memory to place a kernel.
+    #[error("--memory {0}: too small for a Linux kernel; give at least {MIN_MEMORY}")]
+    MemoryTooSmall(Size),
+    /// Not a whole number of pages.
+    #[error("--memory {0}: must be a multiple of 2M, the size of a huge page")]
+    MemoryUnaligned(Size),
+    /// More memory than the address space of the guest holds.
+    #[error("--memory {0}: at most {max} fit into the guest's physical addresses", max = Size::gib(1024))]
+    MemoryTooLarge(Size),
+    /// No kernel was named.
+    #[error("no kernel: give --kernel PATH (a vmlinux or a bzImage)")]
+    NoKernel,
+    /// A device id that does not fit into virtio-blk's 20 bytes.
+    #[error(
+        "--disk id={0}: a drive's id has 1 to 20 bytes of printable ASCII (virtio 1.3 §5.2.6.1)"
+    )]
+    DiskId(String),
+    /// More devices than interrupt lines.
+    #[error("{0} virtio devices: at most {1} fit; give fewer --disk options")]
+    TooManyDevices(usize, usize),
+}
+
+impl VmConfig {
+    /// Checks what can be checked without looking at the host.
+    ///
+    /// # Errors
+    ///
+    /// The first value that is out of its range.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        let (cpus, memory) = (self.cpus.0, self.memory.0);
+        if cpus == 0 || cpus > MAX_CPUS {
+            return Err(ConfigError::Cpus(cpus));
+        }
+        if memory < MIN_MEMORY {
+            return Err(ConfigError::MemoryTooSmall(memory));
+        }
+        if memory > Size::gib(1024) {
+            return Err(ConfigError::MemoryTooLarge(memory));
+        }
+        if !memory.bytes().is_multiple_of(2 << 20) {
+            return Err(ConfigError::MemoryUnaligned(memory));
+        }
+        if self.boot.kernel.is_none() {
+            return Err(ConfigError::NoKernel);
+        }
+        for id in self.disks.iter().filter_map(|disk| disk.id.as_ref()) {
+            let printable = id.bytes().all(|b| b.is_ascii_graphic() || b == b' ');
+            if id.is_empty() || id.len() > 20 || !printable {
+                return Err(ConfigError::DiskId(id.clone()));
+            }
+        }
+        Ok(())
+    }
+
+    /// All drives in the order in which the guest sees them: the root file system first.
+    pub fn drives(&self) -> impl Iterator<Item = Disk> + '_ {
+        let root = self.rootfs.iter().map(|root| Disk {
+            path: root.path.clone(),
+            read_only: root.read_only,
+            ..Disk::default()
+        });
+        root.chain(self.disks.iter().cloned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn valid() -> VmConfig {
+        let mut config = VmConfig::default();
+        config.boot.kernel = Some("vmlinux".into());
+        config
+    }
+
+    #[test]
+    fn defaults_need_only_a_kernel() {
+        assert_eq!(VmConfig::default().validate(), Err(ConfigError::NoKernel));
+        assert_eq!(valid().validate(), Ok(()));
+    }
+
+    #[test]
+    fn values_out_of_range_are_refused_by_name() {
+        let mut config = valid();
+        for cpus in [0, MAX_CPUS + 1] {
+            config.cpus = Cpus(cpus);
+            assert_eq!(config.validate(), Err(ConfigError::Cpus(cpus)));
+        }
+        config = valid();
+        config.memory = Memory(Size::mib(2));
+        assert!(
+            config
+                .validate()
+                .unwrap_err()
+                .to_string()
+                .contains("--memory 2M")
+        );
+        config.memory = Memory(Size::new((128 << 20) + 4096));
+        assert!(matches!(
+            config.validate(),
+            Err(ConfigError::MemoryUnaligned(_))
+        ));
+        config = valid();
+        config.disks.push(Disk {
+            id: Some("x".repeat(21)),
+            ..Disk::default()
+        });
+        assert!(matches!(config.validate(), Err(ConfigError::DiskId(_))));
+    }
+
+    #[test]
+    fn a_file_says_the_same_as_it_prints() {
+        let text = r#"
+            cpus = 4
+            memory = "2G"
+            acpi = "on"
+            console = { file = "out.log" }
+            [boot]
+            kernel = "vmlinux"
+            cmdline = "quiet"
+            [rootfs]
+            path = "root.ext4"
+            ro = true
+            [[disks]]
+            path = "data.img"
+            cache = "none"
+        "#;
+        let config: VmConfig = toml::from_str(text).unwrap();
+        assert_eq!(config.memory.0, Size::gib(2));
+        assert_eq!(config.console, Console::File("out.log".into()));
+        assert_eq!(config.drives().count(), 2);
+        let printed = toml::to_string(&config).unwrap();
+        assert_eq!(toml::from_str::<VmConfig>(&printed).unwrap(), config);
+        let json = serde_json::to_string(&config).unwrap();
+        assert_eq!(serde_json::from_str::<VmConfig>(&json).unwrap(), config);
+    }
+
+    #[test]
+    fn an_unknown_key_is_an_error() {
+        assert!(toml::from_str::<VmConfig>("cpu = 4").is_err());
+    }
+}

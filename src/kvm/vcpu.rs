@@ -1,0 +1,145 @@
+//! A virtual processor: its state, and running it.
+
+use std::sync::atomic::AtomicU8;
+
+use kvm_ioctls::{VcpuExit, VcpuFd};
+
+use super::{KvmError, named};
+
+/// A KVM virtual processor.
+#[derive(Debug)]
+pub struct Vcpu {
+    id: u8,
+    fd: VcpuFd,
+}
+
+impl Vcpu {
+    pub(super) fn new(id: u8, fd: VcpuFd) -> Self {
+        Vcpu { id, fd }
+    }
+
+    /// Its number, from 0.
+    pub fn id(&self) -> u8 {
+        self.id
+    }
+
+    /// Runs the guest until it needs the monitor, or a signal comes.
+    ///
+    /// # Errors
+    ///
+    /// EINTR and EAGAIN are ordinary: a signal came. Others end the VM.
+    #[inline]
+    pub fn run(&mut self) -> Result<VcpuExit<'_>, vmm_sys_util::errno::Error> {
+        self.fd.run()
+    }
+
+    /// The byte that makes KVM_RUN return EINTR at once when it isn't zero. It lies in memory
+    /// shared with KVM and is valid as long as this vCPU lives.
+    pub fn immediate_exit(&mut self) -> *const AtomicU8 {
+        (&raw const self.fd.get_kvm_run().immediate_exit).cast()
+    }
+
+    /// The raw `exit_reason` and, for an internal error, its suberror and data.
+    pub fn exit_details(&mut self) -> (u32, u32, Vec<u64>) {
+        let run = self.fd.get_kvm_run();
+        // SAFETY: every variant of the union is plain integers, and KVM filled this one for the
+        // exit reason KVM_EXIT_INTERNAL_ERROR; for others the numbers are merely of no use.
+        let internal = unsafe { run.__bindgen_anon_1.internal };
+        let count = (internal.ndata as usize).min(internal.data.len());
+        (
+            run.exit_reason,
+            internal.suberror,
+            internal.data[..count].to_vec(),
+        )
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+impl Vcpu {
+    /// What the guest's CPUID instruction returns.
+    ///
+    /// # Errors
+    ///
+    /// The ioctl failed.
+    pub fn set_cpuid(&self, cpuid: &kvm_bindings::CpuId) -> Result<(), KvmError> {
+        named("KVM_SET_CPUID2", self.fd.set_cpuid2(cpuid))
+    }
+
+    /// The frequency of the guest's time-stamp counter, in kHz.
+    ///
+    /// # Errors
+    ///
+    /// The ioctl failed, or KVM doesn't know.
+    pub fn tsc_khz(&self) -> Result<u32, KvmError> {
+        named("KVM_GET_TSC_KHZ", self.fd.get_tsc_khz())
+    }
+
+    /// The general registers.
+    ///
+    /// # Errors
+    ///
+    /// The ioctl failed.
+    pub fn regs(&self) -> Result<kvm_bindings::kvm_regs, KvmError> {
+        named("KVM_GET_REGS", self.fd.get_regs())
+    }
+
+    /// Sets the general registers.
+    ///
+    /// # Errors
+    ///
+    /// The ioctl failed.
+    pub fn set_regs(&self, regs: &kvm_bindings::kvm_regs) -> Result<(), KvmError> {
+        named("KVM_SET_REGS", self.fd.set_regs(regs))
+    }
+
+    /// The segment, control and descriptor-table registers.
+    ///
+    /// # Errors
+    ///
+    /// The ioctl failed.
+    pub fn sregs(&self) -> Result<kvm_bindings::kvm_sregs, KvmError> {
+        named("KVM_GET_SREGS", self.fd.get_sregs())
+    }
+
+    /// Sets the segment, control and descriptor-table registers.
+    ///
+    /// # Errors
+    ///
+    /// The ioctl failed.
+    pub fn set_sregs(&self, sregs: &kvm_bindings::kvm_sregs) -> Result<(), KvmError> {
+        named("KVM_SET_SREGS", self.fd.set_sregs(sregs))
+    }
+
+    /// Sets model-specific registers; `entries` are (index, value).
+    ///
+    /// # Errors
+    ///
+    /// The ioctl failed, or KVM refused one of them.
+    pub fn set_msrs(&self, entries: &[(u32, u64)]) -> Result<(), KvmError> {
+        let entries: Vec<_> = entries
+            .iter()
+            .map(|&(index, data)| kvm_bindings::kvm_msr_entry {
+                index,
+                data,
+                ..Default::default()
+            })
+            .collect();
+        let einval = || vmm_sys_util::errno::Error::new(libc::EINVAL);
+        let list = kvm_bindings::Msrs::from_entries(&entries);
+        let list = named("KVM_SET_MSRS", list.map_err(|_| einval()))?;
+        let done = named("KVM_SET_MSRS", self.fd.set_msrs(&list))?;
+        match entries.get(done) {
+            Some(refused) => named(
+                &format!("KVM_SET_MSRS of {:#x}", refused.index),
+                Err(einval()),
+            ),
+            None => Ok(()),
+        }
+    }
+
+    /// Translates a guest virtual address by the vCPU's page tables.
+    pub fn translate(&self, address: u64) -> Option<u64> {
+        let translation = self.fd.translate_gva(address).ok()?;
+        (translation.valid != 0).then_some(translation.physical_address)
+    }
+}

@@ -1,0 +1,128 @@
+//! A virtual machine: its memory slots, interrupt controllers and event file descriptors.
+
+use std::os::fd::AsRawFd;
+
+use kvm_ioctls::{IoEventAddress, VmFd};
+use vm_memory::{Address, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
+use vmm_sys_util::eventfd::EventFd;
+
+use super::{KvmError, Vcpu, named};
+
+/// A KVM virtual machine.
+#[derive(Debug)]
+pub struct Vm {
+    fd: VmFd,
+}
+
+impl Vm {
+    pub(super) fn new(fd: VmFd) -> Self {
+        Vm { fd }
+    }
+
+    /// Gives all of `memory` to the guest, one slot per region, at the addresses it has there.
+    /// To be called before [`Vm::create_irqchip`]: the irqchip's I/O bus makes each later slot
+    /// wait for a grace period of the host's kernel (milliseconds).
+    ///
+    /// # Safety
+    ///
+    /// The mappings behind `memory` must live until this `Vm` and all its vCPUs are dropped.
+    ///
+    /// # Errors
+    ///
+    /// The ioctl failed.
+    pub unsafe fn set_memory(&self, memory: &GuestMemoryMmap<()>) -> Result<(), KvmError> {
+        for (slot, region) in memory.iter().enumerate() {
+            let slot = kvm_bindings::kvm_userspace_memory_region {
+                slot: slot as u32,
+                flags: 0,
+                guest_phys_addr: region.start_addr().raw_value(),
+                memory_size: region.len(),
+                userspace_addr: region.as_ptr() as u64,
+            };
+            // SAFETY: the range is mapped, and stays so (the caller's promise).
+            let result = unsafe { self.fd.set_user_memory_region(slot) };
+            named("KVM_SET_USER_MEMORY_REGION", result)?;
+        }
+        Ok(())
+    }
+
+    /// Makes the in-kernel interrupt controllers: two PICs, an IOAPIC of 24 lines, and a local
+    /// APIC in each vCPU created from now on.
+    ///
+    /// # Errors
+    ///
+    /// The ioctl failed.
+    #[cfg(target_arch = "x86_64")]
+    pub fn create_irqchip(&self) -> Result<(), KvmError> {
+        named("KVM_CREATE_IRQCHIP", self.fd.create_irq_chip())
+    }
+
+    /// Makes the in-kernel timer (8254), with a speaker port that does nothing.
+    ///
+    /// # Errors
+    ///
+    /// The ioctl failed.
+    #[cfg(target_arch = "x86_64")]
+    pub fn create_pit(&self) -> Result<(), KvmError> {
+        let config = kvm_bindings::kvm_pit_config {
+            flags: kvm_bindings::KVM_PIT_SPEAKER_DUMMY,
+            ..Default::default()
+        };
+        named("KVM_CREATE_PIT2", self.fd.create_pit2(config))
+    }
+
+    /// Where KVM may put the pages that it needs for real mode on Intel (3 pages).
+    ///
+    /// # Errors
+    ///
+    /// The ioctl failed.
+    #[cfg(target_arch = "x86_64")]
+    pub fn set_tss_address(&self, address: u64) -> Result<(), KvmError> {
+        named(
+            "KVM_SET_TSS_ADDR",
+            self.fd.set_tss_address(address as usize),
+        )
+    }
+
+    /// Each write to `event` raises the interrupt line `gsi` (as an edge).
+    ///
+    /// # Errors
+    ///
+    /// The ioctl failed.
+    pub fn register_irqfd(&self, event: &EventFd, gsi: u32) -> Result<(), KvmError> {
+        named("KVM_IRQFD", self.fd.register_irqfd(event, gsi))
+    }
+
+    /// A 4-byte guest write of `value` to `address` signals `event` and does not exit.
+    ///
+    /// # Errors
+    ///
+    /// The ioctl failed.
+    pub fn register_ioeventfd(
+        &self,
+        event: &EventFd,
+        address: u64,
+        value: u32,
+    ) -> Result<(), KvmError> {
+        let address = IoEventAddress::Mmio(address);
+        named(
+            "KVM_IOEVENTFD",
+            self.fd.register_ioevent(event, &address, value),
+        )
+    }
+
+    /// Makes a vCPU; on x86_64 `id` is its APIC id.
+    ///
+    /// # Errors
+    ///
+    /// The ioctl failed.
+    pub fn create_vcpu(&self, id: u8) -> Result<Vcpu, KvmError> {
+        named("KVM_CREATE_VCPU", self.fd.create_vcpu(id.into())).map(|fd| Vcpu::new(id, fd))
+    }
+}
+
+impl AsRawFd for Vm {
+    fn as_raw_fd(&self) -> i32 {
+        self.fd.as_raw_fd()
+    }
+}

@@ -1,0 +1,410 @@
+//! The recipe: from a configuration to a VM that is ready to run, read from top to bottom.
+
+use std::ffi::CString;
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use kvm_ioctls::Cap;
+use vmm_sys_util::eventfd::EventFd;
+
+use super::ending::Endings;
+use super::error::BuildError;
+use super::timings::{BootClock, Phase, Timeline};
+use super::vm::{ConsoleEnd, Vm};
+use crate::arch::acpi::{self, MmioDevice};
+use crate::arch::cpuid::{self, CpuidOptions};
+use crate::arch::features::Feature;
+use crate::arch::{cmdline, cpu, layout, mptable};
+use crate::boot::{
+    self, Cmdline, Entry, EntryPreference, FileFormat, KernelFile, KernelOptions, LoadedKernel,
+};
+use crate::bus::Bus;
+use crate::config::{Acpi, Cache, ConfigError, Disk, Protocol, VmConfig};
+use crate::devices::acpi_sleep::AcpiSleep;
+use crate::devices::boot_timer::BootTimer;
+use crate::devices::console::{Console, EscapeFilter, Output};
+use crate::devices::i8042::I8042;
+use crate::devices::serial::SerialPort;
+use crate::devices::virtio::blk::{self, BlkConfig, BlkDevice};
+use crate::devices::virtio::rng::RngDevice;
+use crate::devices::virtio::{MmioTransport, VirtioDevice};
+use crate::kvm::{self, Host};
+use crate::memory::GuestRam;
+use crate::vcpu::{ExitCounters, Surroundings};
+
+/// What the embedding program decides, apart from the VM itself.
+#[derive(Clone, Debug)]
+pub struct BuildOptions {
+    /// Where the timeline starts; for a command, the moment of exec.
+    pub timeline: Timeline,
+    /// The folder that keeps kernels unpacked from a bzImage; `None` unpacks each time.
+    pub kernel_cache: Option<PathBuf>,
+}
+
+impl Default for BuildOptions {
+    /// A timeline from now, and the user's cache folder.
+    fn default() -> Self {
+        BuildOptions {
+            timeline: Timeline::starting_at(Instant::now()),
+            kernel_cache: boot::default_cache_folder(),
+        }
+    }
+}
+
+/// Builds a VM. Nothing runs yet: that is [`Vm::run`].
+///
+/// # Errors
+///
+/// See [`BuildError`]; [`BuildError::fault`] tells whose part it is to mend it.
+pub fn build(host: &Host, config: &VmConfig, options: BuildOptions) -> Result<Vm, BuildError> {
+    let BuildOptions {
+        mut timeline,
+        kernel_cache,
+    } = options;
+    config.validate()?;
+    let mask = config.cpu_mask.iter().map(|name| Feature::named(name));
+    let mask = mask.collect::<Result<Vec<_>, _>>()?;
+    let kernel_path = config.boot.kernel.as_deref().ok_or(ConfigError::NoKernel)?;
+
+    let fd = host.create_vm()?;
+    timeline.mark(Phase::CreateVm);
+
+    let ram = GuestRam::new(&layout::ram_ranges(config.memory.0.bytes()))?;
+    let memory = ram.memory().clone();
+    // Before the irqchip: see kvm::Vm::set_memory.
+    // SAFETY: `ram` moves into the Vm, which drops it after the KVM file descriptors.
+    unsafe { fd.set_memory(&memory)? };
+    fd.set_tss_address(layout::KVM_TSS)?;
+    timeline.mark(Phase::Memory);
+
+    let kernel_file = KernelFile::open(kernel_path)?;
+    let with_acpi = match config.acpi {
+        Acpi::On => true,
+        Acpi::Off => false,
+        Acpi::Auto => kernel_file.format() == FileFormat::BzImage,
+    };
+    let prefer = match config.boot.protocol {
+        Protocol::Auto => EntryPreference::Auto,
+        Protocol::Linux64 => EntryPreference::Linux64,
+    };
+    let kernel = kernel_file.load(
+        &memory,
+        &KernelOptions {
+            cache: kernel_cache,
+            prefer,
+        },
+    )?;
+    let initrd = match &config.boot.initrd {
+        Some(path) => Some(boot::load_initrd(
+            path,
+            &memory,
+            &kernel,
+            layout::LOW_RAM_END,
+        )?),
+        None => None,
+    };
+    timeline.mark(Phase::KernelLoad);
+
+    fd.create_irqchip()?;
+    fd.create_pit()?;
+    timeline.mark(Phase::Irqchip);
+
+    let endings = Arc::new(Endings::new().map_err(|source| BuildError::Io {
+        what: EVENT,
+        source,
+    })?);
+    let init_event = Arc::new(event()?);
+    let cpus = config.cpus.0;
+    let clock = Arc::new(BootClock::new(
+        (0..cpus)
+            .map(|_| Arc::new(ExitCounters::default()))
+            .collect(),
+    ));
+    let (mut mmio, mut ports) = (Bus::new(), Bus::new());
+
+    let console = match Console::open(&config.console)? {
+        Some(console) => Some(attach_serial(console, &fd, &mut ports)?),
+        None => None,
+    };
+    attach_endings(&mut ports, &endings)?;
+    attach_boot_timer(&mut mmio, &clock, &init_event)?;
+
+    let drives: Vec<Disk> = config.drives().collect();
+    let mut placer = VirtioPlacer {
+        fd: &fd,
+        mmio: &mut mmio,
+        memory: &memory,
+        placed: Vec::new(),
+    };
+    let mut transports = Vec::with_capacity(drives.len() + 1);
+    for (index, drive) in drives.iter().enumerate() {
+        transports.push(placer.place(Box::new(BlkDevice::open(&blk_config(index, drive))?))?);
+    }
+    transports.push(placer.place(Box::new(RngDevice::new()))?);
+    let placed = placer.placed;
+
+    let has_serial = console.is_some();
+    let text = command_line(config, &placed, has_serial, with_acpi)?;
+    boot::write_cmdline(&memory, &text, layout::CMDLINE)?;
+    let rsdp = if with_acpi {
+        Some(acpi::write_acpi(&memory, cpus, &placed, has_serial)?)
+    } else {
+        mptable::write_mptable(&memory, cpus)?;
+        None
+    };
+    let map = layout::memory_map(config.memory.0.bytes());
+    let write_params = match kernel.entry {
+        Entry::Pvh(_) => boot::write_pvh,
+        Entry::Linux64(_) => boot::write_zero_page,
+    };
+    write_params(
+        &memory,
+        &map,
+        layout::CMDLINE,
+        initrd,
+        rsdp,
+        layout::BOOT_PARAMS,
+    )?;
+    Endings::arm(&memory)?;
+    timeline.mark(Phase::Devices);
+
+    let vcpus = create_vcpus(host, &fd, &memory, &kernel, cpus, &mask)?;
+    timeline.mark(Phase::Vcpus);
+
+    let (mmio, ports) = (Arc::new(mmio), Arc::new(ports));
+    clock.watch(&mmio, &ports);
+    let (start_clock, stop_endings) = (clock.clone(), endings.clone());
+    let surroundings = Surroundings {
+        mmio,
+        ports,
+        memory,
+        on_start: Arc::new(move || {
+            let _ = start_clock.first_run.set(Instant::now()); // the first vCPU's is kept
+        }),
+        on_stop: Arc::new(move |stop| stop_endings.vcpu(stop)),
+    };
+    let bytes_loaded = kernel.bytes_loaded + initrd.map_or(0, |initrd| initrd.size);
+    Ok(Vm {
+        vcpus,
+        surroundings,
+        transports,
+        console,
+        _fd: fd,
+        endings,
+        clock,
+        init_event,
+        usage_at_init: None,
+        timeline,
+        bytes_loaded,
+        supported_cpuid_calls: host.supported_cpuid_calls(),
+        acpi: with_acpi,
+        drives: drives.len(),
+        ended: None,
+        ram,
+    })
+}
+
+const EVENT: &str = "making an event file descriptor";
+
+fn event() -> Result<EventFd, BuildError> {
+    EventFd::new(libc::EFD_CLOEXEC).map_err(|source| BuildError::Io {
+        what: EVENT,
+        source,
+    })
+}
+
+fn clone_of(event: &EventFd) -> Result<EventFd, BuildError> {
+    event
+        .try_clone()
+        .map_err(|source: io::Error| BuildError::Io {
+            what: EVENT,
+            source,
+        })
+}
+
+/// The serial port, between the guest and the console.
+fn attach_serial(
+    console: Console,
+    fd: &kvm::Vm,
+    ports: &mut Bus,
+) -> Result<ConsoleEnd, BuildError> {
+    let (interrupt, input_space) = (event()?, event()?);
+    fd.register_irqfd(&interrupt, layout::SERIAL_GSI)?;
+    let (output, drain) = Output::new(console.output);
+    let serial = SerialPort::new(interrupt, clone_of(&input_space)?, output);
+    let serial = Arc::new(Mutex::new(serial));
+    ports.insert("serial", layout::SERIAL_PORT, 8, serial.clone())?;
+    let escapes = console.escapes.then(EscapeFilter::default);
+    Ok(ConsoleEnd {
+        input: console.input,
+        serial,
+        input_space,
+        drain,
+        escapes,
+        pty: console.pty,
+    })
+}
+
+/// The devices by which the guest ends the VM: keyboard controller and ACPI sleep register.
+fn attach_endings(ports: &mut Bus, endings: &Arc<Endings>) -> Result<(), BuildError> {
+    let on_ending = || -> crate::devices::OnEnding {
+        let endings = endings.clone();
+        Box::new(move |ending| endings.device(ending))
+    };
+    let i8042 = Arc::new(Mutex::new(I8042::new(on_ending())));
+    ports.insert("i8042", layout::I8042_PORT, 5, i8042)?;
+    let sleep = Arc::new(Mutex::new(AcpiSleep::new(acpi::SLEEP_TYPE_S5, on_ending())));
+    ports.insert("acpi-sleep", layout::ACPI_SLEEP_PORT, 2, sleep)?;
+    Ok(())
+}
+
+/// The boot timer: notes time and counts on the vCPU's thread, and wakes the event loop.
+fn attach_boot_timer(
+    mmio: &mut Bus,
+    clock: &Arc<BootClock>,
+    init_event: &Arc<EventFd>,
+) -> Result<(), BuildError> {
+    let (clock, init_event) = (clock.clone(), init_event.clone());
+    let timer = BootTimer::new(move |at| {
+        let _ = clock.init.set((at, clock.counts()));
+        let _ = init_event.write(1); // a full counter wakes just as well
+    });
+    let timer = Arc::new(Mutex::new(timer));
+    Ok(mmio.insert("boot-timer", layout::BOOT_TIMER, layout::MMIO_PAGE, timer)?)
+}
+
+/// Gives each virtio device its page of registers, its interrupt line and its notifications.
+struct VirtioPlacer<'a> {
+    fd: &'a kvm::Vm,
+    mmio: &'a mut Bus,
+    memory: &'a vm_memory::GuestMemoryMmap<()>,
+    placed: Vec<MmioDevice>,
+}
+
+/// QueueNotify (virtio 1.3 §4.2.2).
+const QUEUE_NOTIFY: u64 = 0x50;
+
+impl VirtioPlacer<'_> {
+    fn place(
+        &mut self,
+        device: Box<dyn VirtioDevice>,
+    ) -> Result<Arc<Mutex<MmioTransport>>, BuildError> {
+        let index = self.placed.len();
+        let most = (layout::GSI_COUNT - layout::VIRTIO_GSI_START) as usize;
+        if index >= most {
+            return Err(ConfigError::TooManyDevices(index + 1, most).into());
+        }
+        let address = layout::VIRTIO_START + index as u64 * layout::MMIO_PAGE;
+        let gsi = layout::VIRTIO_GSI_START + index as u32;
+        let interrupt = event()?;
+        self.fd.register_irqfd(&interrupt, gsi)?;
+        let name = format!("virtio-{}", device.name());
+        let transport =
+            MmioTransport::new(device, self.memory.clone(), interrupt).map_err(|source| {
+                BuildError::Io {
+                    what: EVENT,
+                    source,
+                }
+            })?;
+        for (queue, notifier) in (0u32..).zip(transport.notifiers()) {
+            self.fd
+                .register_ioeventfd(notifier, address + QUEUE_NOTIFY, queue)?;
+        }
+        let transport = Arc::new(Mutex::new(transport));
+        self.mmio
+            .insert(&name, address, layout::MMIO_PAGE, transport.clone())?;
+        self.placed.push(MmioDevice { address, gsi });
+        Ok(transport)
+    }
+}
+
+fn blk_config(index: usize, disk: &Disk) -> BlkConfig {
+    // Named as Linux will: vda, vdb, ... There are fewer drives than letters (layout::GSI_COUNT).
+    let letter = char::from(b'a'.saturating_add(index as u8));
+    BlkConfig {
+        name: format!("vd{letter}"),
+        path: disk.path.clone(),
+        read_only: disk.read_only,
+        id: disk.id.clone(),
+        cache: match disk.cache {
+            Cache::Writeback => blk::Cache::Writeback,
+            Cache::None => blk::Cache::None,
+        },
+    }
+}
+
+/// mote's fast defaults, the devices, and what the user says, which wins.
+fn command_line(
+    config: &VmConfig,
+    devices: &[MmioDevice],
+    serial: bool,
+    acpi: bool,
+) -> Result<CString, BuildError> {
+    let mut defaults = Vec::new();
+    if !config.boot.cmdline_only {
+        defaults.extend_from_slice(cmdline::DEFAULTS);
+        defaults.push(if serial {
+            cmdline::WITH_SERIAL
+        } else {
+            cmdline::WITHOUT_SERIAL
+        });
+        if !acpi {
+            defaults.push(cmdline::WITHOUT_ACPI);
+        }
+        if let Some(root) = &config.rootfs {
+            defaults.push("root=/dev/vda");
+            defaults.push(if root.read_only { "ro" } else { "rw" });
+        }
+    }
+    let mut line = Cmdline::with_defaults(&defaults);
+    if !acpi {
+        for device in devices {
+            line.add_device(cmdline::virtio_mmio(device.address, device.gsi));
+        }
+    }
+    if let Some(text) = &config.boot.cmdline {
+        line.add(text);
+    }
+    Ok(line.finish()?)
+}
+
+/// All vCPUs, the first ready to enter the kernel; the guest starts the others by itself.
+fn create_vcpus(
+    host: &Host,
+    fd: &kvm::Vm,
+    memory: &vm_memory::GuestMemoryMmap<()>,
+    kernel: &LoadedKernel,
+    cpus: u8,
+    mask: &[Feature],
+) -> Result<Vec<kvm::Vcpu>, BuildError> {
+    let supported = host.supported_cpuid()?;
+    let tsc_deadline = host.capability(Cap::TscDeadlineTimer) > 0;
+    let mut template = None;
+    let mut vcpus = Vec::with_capacity(cpus.into());
+    for id in 0..cpus {
+        let vcpu = fd.create_vcpu(id)?;
+        let cpuid = template.get_or_insert_with(|| {
+            let tsc_khz = vcpu.tsc_khz().ok();
+            cpuid::template(
+                supported,
+                &CpuidOptions {
+                    cpus,
+                    tsc_khz,
+                    tsc_deadline,
+                    mask,
+                },
+            )
+        });
+        cpuid::set_apic_id(cpuid, id);
+        vcpu.set_cpuid(cpuid)?;
+        vcpu.set_msrs(cpu::FIRMWARE_MSRS)?;
+        if id == 0 {
+            vcpu.set_sregs(&cpu::boot_sregs(kernel.entry, memory, vcpu.sregs()?)?)?;
+            vcpu.set_regs(&cpu::boot_regs(kernel.entry))?;
+        }
+        vcpus.push(vcpu);
+    }
+    Ok(vcpus)
+}

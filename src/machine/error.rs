@@ -1,0 +1,96 @@
+//! Why a VM could not be built, and whose part it is to mend that.
+
+use std::io;
+
+use crate::arch::acpi::AcpiError;
+use crate::arch::features::UnknownFeature;
+use crate::boot::{BootTableError, CmdlineError, InitrdError, KernelError};
+use crate::bus::BusError;
+use crate::config::ConfigError;
+use crate::devices::console::ConsoleError;
+use crate::devices::virtio::blk::BlkError;
+use crate::kvm::KvmError;
+use crate::memory::MemoryError;
+
+/// Why a VM could not be built.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// A value of the configuration is out of its range.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// A name in the CPU mask is unknown.
+    #[error(transparent)]
+    CpuMask(#[from] UnknownFeature),
+    /// The kernel can't be used.
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+    /// The initrd can't be used.
+    #[error(transparent)]
+    Initrd(#[from] InitrdError),
+    /// The command line can't be used.
+    #[error(transparent)]
+    Cmdline(#[from] CmdlineError),
+    /// A drive can't be used.
+    #[error(transparent)]
+    Disk(#[from] BlkError),
+    /// The console can't be opened.
+    #[error(transparent)]
+    Console(#[from] ConsoleError),
+    /// Guest memory can't be had.
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
+    /// KVM refused something.
+    #[error(transparent)]
+    Kvm(#[from] KvmError),
+    /// Tables for the guest could not be written.
+    #[error(transparent)]
+    BootTables(#[from] BootTableError),
+    /// ACPI tables could not be written.
+    #[error(transparent)]
+    Acpi(#[from] AcpiError),
+    /// Boot structures could not be written to guest memory.
+    #[error("writing boot structures: {0}")]
+    GuestMemory(#[from] vm_memory::GuestMemoryError),
+    /// Two devices at one place: a defect of the layout.
+    #[error(transparent)]
+    Bus(#[from] BusError),
+    /// The host refused an event file descriptor or another resource.
+    #[error("{what}: {source}")]
+    Io {
+        /// What was asked for.
+        what: &'static str,
+        /// What the system call said.
+        source: io::Error,
+    },
+}
+
+/// Whose part it is to mend an error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// The user's: an option, or a file that it names.
+    Configuration,
+    /// The host's: KVM, or a limit.
+    Host,
+    /// mote's own.
+    Mote,
+}
+
+impl BuildError {
+    /// Whose part it is to mend this.
+    pub fn fault(&self) -> Fault {
+        match self {
+            BuildError::Config(_)
+            | BuildError::CpuMask(_)
+            | BuildError::Kernel(_)
+            | BuildError::Initrd(_)
+            | BuildError::Cmdline(_)
+            | BuildError::Disk(_)
+            | BuildError::Console(_) => Fault::Configuration,
+            BuildError::Memory(_) | BuildError::Kvm(_) | BuildError::Io { .. } => Fault::Host,
+            BuildError::BootTables(_)
+            | BuildError::Acpi(_)
+            | BuildError::GuestMemory(_)
+            | BuildError::Bus(_) => Fault::Mote,
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! A word of advice after a boot that came to nothing.
+
+use super::Exit;
+
+/// What the monitor knows of a VM that has ended.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Outcome<'a> {
+    pub exit: &'a Exit,
+    pub init_reached: bool,
+    pub drives: usize,
+    pub drivers_ready: usize,
+    pub acpi: bool,
+}
+
+impl Outcome<'_> {
+    /// Advice, where the way in which the guest failed points at something the user can change.
+    pub fn hint(&self) -> Option<String> {
+        let failed = matches!(self.exit, Exit::Panic | Exit::Crash(_) | Exit::Reset);
+        if !failed || self.init_reached {
+            return None;
+        }
+        if self.drives > 0 && self.drivers_ready == 0 {
+            let (now, other) = if self.acpi {
+                ("on", "off")
+            } else {
+                ("off", "on")
+            };
+            return Some(format!(
+                "the guest never set up its drives. It was told of them with --acpi {now}: a \
+                 kernel built otherwise may need --acpi {other}; a distribution's kernel needs an \
+                 --initrd that holds the virtio_mmio and virtio_blk modules. --cmdline loglevel=7 \
+                 shows its messages."
+            ));
+        }
+        if matches!(self.exit, Exit::Panic) {
+            return Some("--cmdline loglevel=7 shows all of the kernel's messages.".to_owned());
+        }
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn advice_only_after_a_failed_boot() {
+        let panic = Outcome {
+            exit: &Exit::Panic,
+            init_reached: false,
+            drives: 1,
+            drivers_ready: 0,
+            acpi: false,
+        };
+        assert!(panic.hint().unwrap().contains("--acpi on"));
+        assert!(
+            Outcome {
+                acpi: true,
+                ..panic
+            }
+            .hint()
+            .unwrap()
+            .contains("--acpi off")
+        );
+        assert!(
+            Outcome {
+                drivers_ready: 1,
+                ..panic
+            }
+            .hint()
+            .unwrap()
+            .contains("loglevel")
+        );
+        assert_eq!(
+            Outcome {
+                init_reached: true,
+                ..panic
+            }
+            .hint(),
+            None
+        );
+        assert_eq!(
+            Outcome {
+                exit: &Exit::PowerOff,
+                ..panic
+            }
+            .hint(),
+            None
+        );
+    }
+}

@@ -1,0 +1,21 @@
+//! A whole VM: built by one linear recipe, then run until it ends.
+//!
+//! ```text
+//! VmConfig -> build() -> Vm -> run() -> Exit        Stopper: ends run() from anywhere
+//!                              report() -> Report   where the boot time went
+//! ```
+
+mod builder;
+mod ending;
+mod error;
+mod hint;
+mod timings;
+mod usage;
+mod vm;
+
+pub use builder::{BuildOptions, build};
+pub use ending::Exit;
+pub use error::{BuildError, Fault};
+pub use timings::{Counts, DeviceCount, Phase, Report, Timeline};
+pub use usage::Usage;
+pub use vm::{RunError, Stopper, Vm};

@@ -1,0 +1,274 @@
+//! A VM at work: its threads, its event loop, its end.
+
+use std::io::{self, Read};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::path::Path;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use vmm_sys_util::eventfd::EventFd;
+
+use super::ending::{Endings, Exit};
+use super::hint::Outcome;
+use super::timings::{BootClock, Report, Timeline};
+use super::usage::Usage;
+use crate::devices::console::{Drain, EscapeFilter, Output, Request};
+use crate::devices::serial::SerialPort;
+use crate::devices::virtio::MmioTransport;
+use crate::kvm;
+use crate::memory::GuestRam;
+use crate::vcpu::{Surroundings, VcpuThread};
+
+/// Why a VM could not be run to its end.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// A thread could not be started.
+    #[error("starting the vCPU threads: {0}; is the limit on processes (ulimit -u) reached?")]
+    Thread(io::Error),
+    /// Waiting for events failed.
+    #[error("waiting for events: {0}")]
+    Poll(io::Error),
+    /// It has been run already; a VM has one life.
+    #[error("this VM has ended; build another")]
+    Ended,
+}
+
+/// The console as the event loop serves it.
+pub(super) struct ConsoleEnd {
+    pub input: Option<std::fs::File>,
+    pub serial: Arc<Mutex<SerialPort<Output>>>,
+    pub input_space: EventFd,
+    pub drain: Drain,
+    pub escapes: Option<EscapeFilter>,
+    pub pty: Option<(PathBuf, OwnedFd)>,
+}
+
+/// A VM, built and not yet run, running, or ended.
+///
+/// The order of the fields is the order in which they are dropped: whatever uses guest memory
+/// goes before it.
+pub struct Vm {
+    pub(super) vcpus: Vec<kvm::Vcpu>,
+    pub(super) surroundings: Surroundings,
+    pub(super) transports: Vec<Arc<Mutex<MmioTransport>>>,
+    pub(super) console: Option<ConsoleEnd>,
+    pub(super) _fd: kvm::Vm,
+    pub(super) endings: Arc<Endings>,
+    pub(super) clock: Arc<BootClock>,
+    pub(super) init_event: Arc<EventFd>,
+    pub(super) usage_at_init: Option<Usage>,
+    pub(super) timeline: Timeline,
+    pub(super) bytes_loaded: u64,
+    pub(super) supported_cpuid_calls: u32,
+    pub(super) acpi: bool,
+    pub(super) drives: usize,
+    pub(super) ended: Option<Exit>,
+    pub(super) ram: GuestRam,
+}
+
+/// Ends a VM from any thread, or from a signal handler.
+#[derive(Clone, Debug)]
+pub struct Stopper {
+    endings: Arc<Endings>,
+}
+
+impl Stopper {
+    /// Makes [`Vm::run`] return [`Exit::Stopped`], now or as soon as it is called.
+    pub fn stop(&self) {
+        if let Err(e) = self.endings.event().write(1) {
+            log::error!("stopping the VM: {e}");
+        }
+    }
+
+    /// The descriptor to which a signal handler may write an 8-byte 1 to the same effect.
+    pub fn event(&self) -> RawFd {
+        self.endings.event().as_raw_fd()
+    }
+}
+
+impl Vm {
+    /// What ends the VM from outside.
+    pub fn stopper(&self) -> Stopper {
+        Stopper {
+            endings: self.endings.clone(),
+        }
+    }
+
+    /// The name of the pseudo-terminal of `--console pty`.
+    pub fn pty(&self) -> Option<&Path> {
+        Some(self.console.as_ref()?.pty.as_ref()?.0.as_path())
+    }
+
+    /// Runs the guest until it ends, and tells how it ended. The calling thread serves the
+    /// console meanwhile; all threads started for the VM are gone when this returns.
+    ///
+    /// # Errors
+    ///
+    /// See [`RunError`]; the guest is stopped then, too.
+    pub fn run(&mut self) -> Result<Exit, RunError> {
+        if self.ended.is_some() {
+            return Err(RunError::Ended);
+        }
+        let mut threads = Vec::with_capacity(self.vcpus.len());
+        let mut result = Ok(());
+        for (index, vcpu) in self.vcpus.drain(..).enumerate() {
+            let counters = self.clock.vcpu(index);
+            match VcpuThread::start(vcpu, self.surroundings.clone(), counters) {
+                Ok(thread) => threads.push(thread),
+                Err(e) => {
+                    result = Err(RunError::Thread(e));
+                    break;
+                }
+            }
+        }
+        if result.is_ok() {
+            result = self.serve();
+        }
+        threads.iter().for_each(VcpuThread::request_stop);
+        threads.into_iter().for_each(VcpuThread::join);
+        for transport in &self.transports {
+            transport
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .reset();
+        }
+        if let Some(console) = &self.console {
+            let lost = console.drain.finish();
+            if lost > 0 {
+                log::warn!("{lost} bytes of console output were lost: nobody read them in time");
+            }
+        }
+        let exit = self.endings.exit(self.ram.memory());
+        self.ended = Some(exit.clone());
+        result.map(|()| exit)
+    }
+
+    /// Where the boot time went. Exact once the guest's init has signalled or the VM has ended.
+    pub fn report(&self) -> Report {
+        let usage = self.usage_at_init.unwrap_or_else(|| self.usage());
+        Report::new(
+            &self.timeline,
+            &self.clock,
+            self.bytes_loaded,
+            self.supported_cpuid_calls,
+            usage,
+        )
+    }
+
+    /// Advice for the user, where the way in which the guest ended calls for it.
+    pub fn hint(&self) -> Option<String> {
+        let ready = self.transports.iter().filter(|transport| {
+            transport
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .driver_ok()
+        });
+        Outcome {
+            exit: self.ended.as_ref()?,
+            init_reached: self.clock.init.get().is_some(),
+            drives: self.drives,
+            drivers_ready: ready.count(),
+            acpi: self.acpi,
+        }
+        .hint()
+    }
+
+    fn usage(&self) -> Usage {
+        Usage::now(&self.ram.host_ranges())
+    }
+
+    /// The event loop: console input and the boot timer, until something ends the VM.
+    fn serve(&mut self) -> Result<(), RunError> {
+        let mut pending = Vec::new();
+        let mut init_seen = false;
+        loop {
+            let input_wanted = pending.is_empty();
+            let (mut space, mut input) = (-1, -1);
+            if let Some(console) = &self.console {
+                space = console.input_space.as_raw_fd();
+                if let Some(file) = console.input.as_ref().filter(|_| input_wanted) {
+                    input = file.as_raw_fd();
+                }
+            }
+            // poll(2) passes over negative descriptors.
+            let init = if init_seen {
+                -1
+            } else {
+                self.init_event.as_raw_fd()
+            };
+            let ready = poll([self.endings.event().as_raw_fd(), init, space, input])
+                .map_err(RunError::Poll)?;
+            if ready[0] {
+                return Ok(());
+            }
+            if ready[1] {
+                init_seen = true;
+                self.usage_at_init = Some(self.usage());
+            }
+            let Some(console) = &mut self.console else {
+                continue;
+            };
+            if ready[2] {
+                let _ = console.input_space.read();
+            }
+            if ready[3] && console.read_input(&mut pending) == Request::Quit {
+                self.endings.quit();
+            }
+            console.feed(&mut pending);
+        }
+    }
+}
+
+impl ConsoleEnd {
+    /// Reads what there is of input; at its end, input is no longer waited for.
+    fn read_input(&mut self, pending: &mut Vec<u8>) -> Request {
+        let Some(file) = &mut self.input else {
+            return Request::None;
+        };
+        let mut buffer = [0; 512];
+        match file.read(&mut buffer) {
+            Ok(0) => self.input = None,
+            Ok(count) => pending.extend_from_slice(&buffer[..count]),
+            Err(e)
+                if matches!(
+                    e.kind(),
+                    io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock
+                ) => {}
+            Err(e) => {
+                log::debug!("console input: {e}");
+                self.input = None;
+            }
+        }
+        self.escapes
+            .as_mut()
+            .map_or(Request::None, |escapes| escapes.filter(pending))
+    }
+
+    /// Gives the guest as much input as its port takes; the rest goes when that has been read.
+    fn feed(&self, pending: &mut Vec<u8>) {
+        if !pending.is_empty() {
+            let mut serial = self.serial.lock().unwrap_or_else(PoisonError::into_inner);
+            let taken = serial.enqueue(pending);
+            pending.drain(..taken);
+        }
+    }
+}
+
+/// Waits until one of the descriptors is readable or at its end; negative ones never are.
+fn poll<const N: usize>(fds: [RawFd; N]) -> io::Result<[bool; N]> {
+    let mut polled = fds.map(|fd| libc::pollfd {
+        fd,
+        events: libc::POLLIN,
+        revents: 0,
+    });
+    loop {
+        // SAFETY: the array and its length.
+        if unsafe { libc::poll(polled.as_mut_ptr(), N as libc::nfds_t, -1) } >= 0 {
+            return Ok(polled.map(|p| p.revents != 0));
+        }
+        let error = io::Error::last_os_error();
+        if error.kind() != io::ErrorKind::Interrupted {
+            return Err(error);
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! Guest RAM: reserved from the host without being touched, aligned so that huge pages fit.
+
+use std::io;
+use std::ops::Range;
+
+use vm_memory::{GuestAddress, GuestMemoryMmap, GuestRegionMmap, MmapRegion};
+
+/// Huge pages need the host's and the guest's address to agree below this power of two.
+const HUGE_PAGE: usize = 2 << 20;
+
+/// Why guest memory could not be had.
+#[derive(Debug, thiserror::Error)]
+pub enum MemoryError {
+    /// The host has not enough address space or memory.
+    #[error(
+        "reserving {size} MiB of guest memory: {source}; give less --memory, or raise the limit \
+         (ulimit -v, vm.overcommit_memory)"
+    )]
+    Reserve {
+        /// What was asked for, in MiB.
+        size: u64,
+        /// What the system call said.
+        source: io::Error,
+    },
+    /// The ranges overlap or are empty: a defect of the layout.
+    #[error("guest memory at {0:#x} can't be laid out: {1}")]
+    Layout(u64, String),
+}
+
+/// The guest's RAM, for as long as this value lives.
+///
+/// [`GuestRam::memory`] hands out views of it; whoever holds one (devices, vCPUs) must be gone
+/// before the `GuestRam` is dropped. [`crate::machine::Vm`] keeps to that by the order of its
+/// fields.
+#[derive(Debug)]
+pub struct GuestRam {
+    memory: GuestMemoryMmap<()>,
+    reservations: Vec<Reservation>,
+}
+
+impl GuestRam {
+    /// Reserves RAM at the given guest ranges (start, bytes). Nothing is touched yet: a page
+    /// costs memory when it is first written, and reads as zero until then.
+    ///
+    /// # Errors
+    ///
+    /// The host has not enough address space, or `ranges` overlap.
+    pub fn new(ranges: &[(GuestAddress, u64)]) -> Result<Self, MemoryError> {
+        let mut reservations = Vec::with_capacity(ranges.len());
+        let mut regions = Vec::with_capacity(ranges.len());
+        for &(start, size) in ranges {
+            let layout = |e: &dyn std::fmt::Display| MemoryError::Layout(start.0, e.to_string());
+            let bytes = usize::try_from(size).map_err(|e| layout(&e))?;
+            let reservation = Reservation::new(bytes).map_err(|source| MemoryError::Reserve {
+                size: size >> 20,
+                source,
+            })?;
+            // SAFETY: the reservation maps `bytes` at this address, and outlives the region (see
+            // the type's documentation).
+            let mapping =
+                unsafe { MmapRegion::build_raw(reservation.start, bytes, PROTECTION, FLAGS) }
+                    .map_err(|e| layout(&e))?;
+            let region = GuestRegionMmap::new(mapping, start).ok_or_else(|| layout(&"overflow"))?;
+            regions.push(region);
+            reservations.push(reservation);
+        }
+        let memory = GuestMemoryMmap::from_regions(regions)
+            .map_err(|e| MemoryError::Layout(ranges.first().map_or(0, |r| r.0.0), e.to_string()))?;
+        Ok(GuestRam {
+            memory,
+            reservations,
+        })
+    }
+
+    /// The guest's RAM, as devices and loaders see it. Cloning it is cheap.
+    pub fn memory(&self) -> &GuestMemoryMmap<()> {
+        &self.memory
+    }
+
+    /// The host addresses of the guest's RAM.
+    pub fn host_ranges(&self) -> Vec<Range<u64>> {
+        let range = |r: &Reservation| r.start as u64..r.start as u64 + r.bytes as u64;
+        self.reservations.iter().map(range).collect()
+    }
+}
+
+const PROTECTION: i32 = libc::PROT_READ | libc::PROT_WRITE;
+const FLAGS: i32 = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+
+/// An anonymous mapping that is unmapped when dropped.
+#[derive(Debug)]
+struct Reservation {
+    /// What was mapped, with the slack that alignment takes.
+    mapped: (*mut u8, usize),
+    /// The first usable byte, aligned to a huge page.
+    start: *mut u8,
+    bytes: usize,
+}
+
+// SAFETY: the pointers are only an address range; access goes through vm-memory.
+unsafe impl Send for Reservation {}
+// SAFETY: as above.
+unsafe impl Sync for Reservation {}
+
+impl Reservation {
+    fn new(bytes: usize) -> io::Result<Self> {
+        // Slack, so that an aligned start exists wherever the kernel puts the mapping. It is
+        // never touched, and keeps an inaccessible distance from other mappings.
+        let size = bytes
+            .checked_add(HUGE_PAGE)
+            .ok_or(io::ErrorKind::OutOfMemory)?;
+        // SAFETY: a new anonymous mapping at an address of the kernel's choice.
+        let base = unsafe { libc::mmap(std::ptr::null_mut(), size, PROTECTION, FLAGS, -1, 0) };
+        if base == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let base = base.cast::<u8>();
+        let offset = base.align_offset(HUGE_PAGE);
+        // SAFETY: `offset` is below HUGE_PAGE, and the mapping is that much longer than `bytes`.
+        let start = unsafe { base.add(offset) };
+        // Huge pages make loading the kernel some 50 times fewer faults. Where the host forbids
+        // them (transparent_hugepage=never) small pages do, so the result is not looked at.
+        // SAFETY: the range lies in the mapping made above.
+        unsafe { libc::madvise(start.cast(), bytes, libc::MADV_HUGEPAGE) };
+        // A core dump of the monitor should not hold the guest's memory.
+        // SAFETY: as above.
+        unsafe { libc::madvise(start.cast(), bytes, libc::MADV_DONTDUMP) };
+        Ok(Reservation {
+            mapped: (base, size),
+            start,
+            bytes,
+        })
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        // SAFETY: exactly what mmap gave; nobody uses it any more (see GuestRam).
+        unsafe { libc::munmap(self.mapped.0.cast(), self.mapped.1) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use vm_memory::{Bytes, GuestMemoryBackend};
+
+    #[test]
+    fn ram_is_zero_aligned_and_where_it_was_asked_for() {
+        let ranges = [
+            (GuestAddress(0), 64 << 20),
+            (GuestAddress(4 << 30), 32 << 20),
+        ];
+        let ram = GuestRam::new(&ranges).unwrap();
+        let host = ram
+            .memory()
+            .get_host_address(GuestAddress(4 << 30))
+            .unwrap();
+        assert_eq!(host as usize % HUGE_PAGE, 0);
+        let value: u64 = ram.memory().read_obj(GuestAddress(0x1000)).unwrap();
+        assert_eq!(value, 0);
+        ram.memory().write_obj(7u64, GuestAddress(4 << 30)).unwrap();
+        assert!(ram.memory().write_obj(7u64, GuestAddress(1 << 30)).is_err());
+    }
+
+    #[test]
+    fn too_much_memory_is_an_error_that_says_what_to_do() {
+        let error = GuestRam::new(&[(GuestAddress(0), 1 << 60)]).unwrap_err();
+        assert!(error.to_string().contains("--memory"), "{error}");
+    }
+}

@@ -1,0 +1,161 @@
+//! The vCPU threads: running the guest, and answering its exits.
+
+mod counters;
+mod crash;
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::thread::{self, JoinHandle};
+
+use kvm_ioctls::VcpuExit;
+use vm_memory::GuestMemoryMmap;
+use vmm_sys_util::signal::{self, Killable};
+
+use crate::bus::Bus;
+use crate::kvm::Vcpu;
+
+pub use counters::{ExitCounters, ExitCounts};
+pub use crash::{CrashKind, CrashReport};
+
+/// Why a vCPU stopped running the guest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// All its handlers in pieces: a crash, or how Linux reboots with `reboot=t`.
+    TripleFault(Box<CrashReport>),
+    /// KVM can't run the guest any further.
+    Crash(Box<CrashReport>),
+}
+
+/// What a vCPU needs to answer exits; the same for all vCPUs of a VM.
+#[derive(Clone)]
+pub struct Surroundings {
+    /// Devices by memory address.
+    pub mmio: Arc<Bus>,
+    /// Devices by port number.
+    pub ports: Arc<Bus>,
+    /// Where a crash report finds the instruction.
+    pub memory: GuestMemoryMmap<()>,
+    /// Called on the vCPU's thread just before it first runs the guest.
+    pub on_start: Arc<dyn Fn() + Send + Sync>,
+    /// Called on the vCPU's thread when it can't go on.
+    pub on_stop: Arc<dyn Fn(Stop) + Send + Sync>,
+}
+
+/// A vCPU at work on its own thread.
+pub struct VcpuThread {
+    handle: JoinHandle<Vcpu>,
+    stop: Arc<AtomicBool>,
+    immediate_exit: ImmediateExit,
+}
+
+/// The byte by which KVM_RUN is told to return at once, in memory that KVM shares.
+struct ImmediateExit(*const AtomicU8);
+
+// SAFETY: the byte is only accessed atomically, and lives as long as the vCPU (see VcpuThread::stop).
+unsafe impl Send for ImmediateExit {}
+
+impl VcpuThread {
+    /// Starts running the guest on a thread named after the vCPU.
+    ///
+    /// # Errors
+    ///
+    /// The thread could not be made.
+    pub fn start(
+        mut vcpu: Vcpu,
+        surroundings: Surroundings,
+        counters: Arc<ExitCounters>,
+    ) -> io::Result<Self> {
+        install_kick_handler()?;
+        let stop = Arc::new(AtomicBool::new(false));
+        let immediate_exit = ImmediateExit(vcpu.immediate_exit());
+        let thread = thread::Builder::new().name(format!("mote-vcpu{}", vcpu.id()));
+        let thread_stop = stop.clone();
+        let handle = thread.spawn(move || {
+            (surroundings.on_start)();
+            run(&mut vcpu, &surroundings, &counters, &thread_stop);
+            vcpu
+        })?;
+        Ok(VcpuThread {
+            handle,
+            stop,
+            immediate_exit,
+        })
+    }
+
+    /// Makes the vCPU leave the guest, wherever it is, without waiting for it.
+    pub fn request_stop(&self) {
+        self.stop.store(true, Ordering::Release);
+        // If it is about to enter the guest, KVM_RUN sees this byte and returns; if it is in
+        // the guest already, the signal ends KVM_RUN. So there is no moment to be missed.
+        // SAFETY: the vCPU, and with it the memory that KVM shares, lives until the thread is
+        // joined (its closure returns the vCPU), which takes `self` by value.
+        unsafe { (*self.immediate_exit.0).store(1, Ordering::Release) };
+        if let Err(e) = self.handle.kill(kick_signal()) {
+            log::debug!("signalling a vCPU thread that has ended: {e}");
+        }
+    }
+
+    /// Waits for the thread to end.
+    pub fn join(self) {
+        // A thread that panicked has reported it already.
+        let _ = self.handle.join();
+    }
+}
+
+/// The signal that interrupts KVM_RUN.
+fn kick_signal() -> i32 {
+    signal::SIGRTMIN()
+}
+
+/// A handler that does nothing: without one, the signal would end the process.
+fn install_kick_handler() -> io::Result<()> {
+    extern "C" fn nothing(_: i32, _: *mut libc::siginfo_t, _: *mut libc::c_void) {}
+    static ONCE: std::sync::OnceLock<Result<(), i32>> = std::sync::OnceLock::new();
+    // A signal's handler belongs to the whole process, so this is done once for all VMs in it.
+    ONCE.get_or_init(|| {
+        signal::register_signal_handler(kick_signal(), nothing).map_err(|e| e.errno())
+    })
+    .map_err(io::Error::from_raw_os_error)
+}
+
+/// The exit loop: runs the guest until it stops or `stop` is set.
+fn run(vcpu: &mut Vcpu, around: &Surroundings, counters: &ExitCounters, stop: &AtomicBool) {
+    while !stop.load(Ordering::Acquire) {
+        match vcpu.run() {
+            Ok(VcpuExit::MmioRead(address, data)) => {
+                counters.mmio_read();
+                around.mmio.read(address, data);
+            }
+            Ok(VcpuExit::MmioWrite(address, data)) => {
+                counters.mmio_write();
+                around.mmio.write(address, data);
+            }
+            Ok(VcpuExit::IoIn(port, data)) => {
+                counters.pio_in();
+                around.ports.read(port.into(), data);
+            }
+            Ok(VcpuExit::IoOut(port, data)) => {
+                counters.pio_out();
+                around.ports.write(port.into(), data);
+            }
+            Ok(VcpuExit::Shutdown) => {
+                counters.other();
+                let report = CrashReport::of(vcpu, &around.memory, CrashKind::TripleFault);
+                return (around.on_stop)(Stop::TripleFault(Box::new(report)));
+            }
+            Ok(VcpuExit::Intr) => counters.interrupted(),
+            Ok(_) => {
+                counters.other();
+                let report = CrashReport::of(vcpu, &around.memory, CrashKind::KvmExit);
+                return (around.on_stop)(Stop::Crash(Box::new(report)));
+            }
+            Err(e) if matches!(e.errno(), libc::EINTR | libc::EAGAIN) => counters.interrupted(),
+            Err(e) => {
+                let kind = CrashKind::RunFailed(e.errno());
+                let report = CrashReport::of(vcpu, &around.memory, kind);
+                return (around.on_stop)(Stop::Crash(Box::new(report)));
+            }
+        }
+    }
+}

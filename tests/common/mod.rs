@@ -1,0 +1,177 @@
+//! What the KVM tests share: a tiny assembler, an ELF file around its code, and a VM of it.
+
+use std::path::Path;
+
+use motevm::config::{Console, VmConfig};
+use motevm::{BuildOptions, Host, Vm, build};
+
+/// Whether the tests of `kind` can run; if not, says why. Where `MOTE_REQUIRE` names the kind,
+/// not being able to is a failure.
+pub fn can_run(kind: &str, obstacle: Option<String>) -> bool {
+    let Some(obstacle) = obstacle else {
+        return true;
+    };
+    let required = std::env::var("MOTE_REQUIRE").unwrap_or_default();
+    let required = required.split(',').any(|word| word == kind);
+    assert!(!required, "MOTE_REQUIRE={kind}, but {obstacle}");
+    eprintln!("NOT RUN (kind {kind}): {obstacle}");
+    false
+}
+
+/// 32-bit protected-mode code, as PVH enters it: flat segments, no paging, no interrupts.
+#[derive(Default)]
+pub struct Code(Vec<u8>);
+
+#[allow(dead_code)] // each test binary uses its own part
+impl Code {
+    pub fn new() -> Self {
+        Code::default()
+    }
+
+    fn emit(mut self, bytes: &[&[u8]]) -> Self {
+        self.0.extend(bytes.concat());
+        self
+    }
+
+    /// `mov dx, port; mov al, value; out dx, al`
+    pub fn out(self, port: u16, value: u8) -> Self {
+        self.emit(&[&[0x66, 0xba], &port.to_le_bytes(), &[0xb0, value, 0xee]])
+    }
+
+    /// One `out` to the serial port for each byte.
+    pub fn print(self, text: &str) -> Self {
+        text.bytes().fold(self, |code, byte| code.out(0x3f8, byte))
+    }
+
+    /// `mov dx, port; in al, dx`
+    pub fn read_port(self, port: u16) -> Self {
+        self.emit(&[&[0x66, 0xba], &port.to_le_bytes(), &[0xec]])
+    }
+
+    /// `mov al, [address]`
+    pub fn read_byte(self, address: u32) -> Self {
+        self.emit(&[&[0xa0], &address.to_le_bytes()])
+    }
+
+    /// `mov eax, [address]`
+    pub fn read_long(self, address: u32) -> Self {
+        self.emit(&[&[0xa1], &address.to_le_bytes()])
+    }
+
+    /// `shr eax, bits`
+    pub fn shift(self, bits: u8) -> Self {
+        self.emit(&[&[0xc1, 0xe8, bits]])
+    }
+
+    /// Prints the byte in AL: `mov dx, 0x3f8; out dx, al`.
+    pub fn print_al(self) -> Self {
+        self.emit(&[&[0x66, 0xba, 0xf8, 0x03, 0xee]])
+    }
+
+    /// `mov byte [address], value`
+    pub fn write_byte(self, address: u32, value: u8) -> Self {
+        self.emit(&[&[0xc6, 0x05], &address.to_le_bytes(), &[value]])
+    }
+
+    /// `mov word [address], value`
+    pub fn write_word(self, address: u32, value: u16) -> Self {
+        self.emit(&[
+            &[0x66, 0xc7, 0x05],
+            &address.to_le_bytes(),
+            &value.to_le_bytes(),
+        ])
+    }
+
+    /// `mov dword [address], value`
+    pub fn write_long(self, address: u32, value: u32) -> Self {
+        self.emit(&[&[0xc7, 0x05], &address.to_le_bytes(), &value.to_le_bytes()])
+    }
+
+    /// Echoes serial input until a `q`: waits for the line status's data-ready bit, reads a
+    /// byte, writes it back.
+    pub fn echo_until_q(self) -> Self {
+        self.emit(&[&[
+            0x66, 0xba, 0xfd, 0x03, // wait: mov dx, 0x3fd
+            0xec, // in al, dx
+            0xa8, 0x01, // test al, 1
+            0x74, 0xf7, // jz wait
+            0x66, 0xba, 0xf8, 0x03, // mov dx, 0x3f8
+            0xec, // in al, dx
+            0xee, // out dx, al
+            0x3c, b'q', // cmp al, 'q'
+            0x75, 0xed, // jne wait
+        ]])
+    }
+
+    /// `jmp $`
+    pub fn spin(self) -> Self {
+        self.emit(&[&[0xeb, 0xfe]])
+    }
+
+    /// `hlt`, with interrupts off: for ever.
+    pub fn halt(self) -> Self {
+        self.emit(&[&[0xf4]])
+    }
+
+    /// An undefined instruction, with no handler for it nor for the faults that follow.
+    pub fn triple_fault(self) -> Self {
+        self.emit(&[&[0x0f, 0x0b]])
+    }
+
+    /// Jumps to an address: `mov eax, address; jmp eax`.
+    pub fn jump(self, address: u32) -> Self {
+        self.emit(&[&[0xb8], &address.to_le_bytes(), &[0xff, 0xe0]])
+    }
+
+    /// Resets the machine through the keyboard controller, then waits to be ended.
+    pub fn reset(self) -> Self {
+        self.out(0x64, 0xfe).spin()
+    }
+
+    /// An ELF file with this code at 1 MiB and a PVH note that points at it.
+    pub fn elf(&self) -> Vec<u8> {
+        const BASE: u64 = 0x10_0000;
+        const CODE_AT: u64 = 0x1000;
+        let note_at = 64 + 2 * 56;
+        let mut elf = vec![0x7f, b'E', b'L', b'F', 2, 1, 1, 0];
+        elf.resize(16, 0);
+        elf.extend([2u16, 62].iter().flat_map(|v| v.to_le_bytes())); // ET_EXEC, x86-64
+        elf.extend(1u32.to_le_bytes());
+        elf.extend([BASE, 64, 0].iter().flat_map(|v| v.to_le_bytes())); // entry, phoff, shoff
+        elf.extend(0u32.to_le_bytes());
+        elf.extend(
+            [64u16, 56, 2, 64, 0, 0]
+                .iter()
+                .flat_map(|v| v.to_le_bytes()),
+        );
+        let size = self.0.len() as u64;
+        for (kind, flags, offset, address, length) in
+            [(1u32, 7u32, CODE_AT, BASE, size), (4, 4, note_at, 0, 20)]
+        {
+            elf.extend(kind.to_le_bytes());
+            elf.extend(flags.to_le_bytes());
+            for value in [offset, address, address, length, length, 4] {
+                elf.extend(value.to_le_bytes());
+            }
+        }
+        elf.extend([4u32, 4, 18].iter().flat_map(|v| v.to_le_bytes())); // name, content, type
+        elf.extend(b"Xen\0");
+        elf.extend((BASE as u32).to_le_bytes());
+        elf.resize(CODE_AT as usize, 0);
+        elf.extend(&self.0);
+        elf
+    }
+
+    /// A VM that runs this code; `folder` is for its files, and "out" there is its console.
+    pub fn vm(&self, host: &Host, folder: &Path, change: impl FnOnce(&mut VmConfig)) -> Vm {
+        let kernel = folder.join("kernel");
+        std::fs::write(&kernel, self.elf()).unwrap();
+        let mut config = VmConfig {
+            console: Console::File(folder.join("out")),
+            ..Default::default()
+        };
+        config.boot.kernel = Some(kernel);
+        change(&mut config);
+        build(host, &config, BuildOptions::default()).unwrap()
+    }
+}

@@ -1,0 +1,269 @@
+//! Tiny hand-assembled guests on /dev/kvm: every way in which a VM ends, the devices' ports and
+//! registers, and many VMs in one process. They need a KVM, but not one that can run Linux.
+
+mod common;
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::path::Path;
+use std::thread;
+use std::time::Duration;
+
+use common::{Code, can_run};
+use motevm::config::{Acpi, Console, Cpus, Disk, Memory, Size};
+use motevm::vcpu::CrashKind;
+use motevm::{Exit, Host};
+
+/// The host, or `None` (said aloud) where these tests can't run.
+fn host() -> Option<Host> {
+    match Host::open() {
+        Ok(host) => Some(host),
+        Err(e) => {
+            can_run("kvm", Some(e.to_string()));
+            None
+        }
+    }
+}
+
+/// Runs `code` as a guest; its exit, and what it printed.
+fn run(code: Code) -> Option<(Exit, String)> {
+    run_with(code, |_| ())
+}
+
+fn run_with(code: Code, change: impl FnOnce(&mut motevm::VmConfig)) -> Option<(Exit, String)> {
+    let host = host()?;
+    let folder = tempfile::tempdir().unwrap();
+    let exit = code.vm(&host, folder.path(), change).run().unwrap();
+    Some((exit, printed(folder.path())))
+}
+
+fn printed(folder: &Path) -> String {
+    String::from_utf8(std::fs::read(folder.join("out")).unwrap()).unwrap()
+}
+
+#[test]
+fn a_guest_prints_and_resets() {
+    let Some((exit, text)) = run(Code::new().print("hello from ring 0\n").reset()) else {
+        return;
+    };
+    assert_eq!(exit, Exit::Reset);
+    assert_eq!(text, "hello from ring 0\n");
+}
+
+#[test]
+fn a_guest_powers_off_by_acpi() {
+    let code = Code::new().out(0x600, 0x34).spin();
+    let Some((exit, _)) = run_with(code, |config| config.acpi = Acpi::On) else {
+        return;
+    };
+    assert_eq!(exit, Exit::PowerOff);
+}
+
+#[test]
+fn a_triple_fault_is_a_crash_with_registers_and_code() {
+    let Some((exit, _)) = run(Code::new().print("x").triple_fault()) else {
+        return;
+    };
+    let Exit::Crash(report) = exit else {
+        panic!("{exit:?}")
+    };
+    assert_eq!(report.kind, CrashKind::TripleFault);
+    assert_eq!(report.instruction[..2], [0x0f, 0x0b]);
+    let text = report.to_string();
+    assert!(
+        text.contains("triple fault") && text.contains("rip 0x"),
+        "{text}"
+    );
+    assert!(text.contains("code: 0f 0b"), "{text}");
+}
+
+#[test]
+fn a_triple_fault_that_linux_announced_is_a_reboot_or_a_panic() {
+    for (word, expected) in [(0, Exit::Reset), (0x1234, Exit::Panic)] {
+        let code = Code::new().write_word(0x472, word).triple_fault();
+        let Some((exit, _)) = run(code) else { return };
+        assert_eq!(exit, expected);
+    }
+}
+
+#[test]
+fn running_where_there_is_no_memory_ends_the_vm_with_a_report() {
+    let Some((exit, _)) = run(Code::new().jump(0xd800_0000)) else {
+        return;
+    };
+    let Exit::Crash(report) = exit else {
+        panic!("{exit:?}")
+    };
+    assert!(report.to_string().contains("rip 0x"), "{report}");
+}
+
+#[test]
+fn the_boot_timer_marks_init_and_counts_are_exact() {
+    let Some(host) = host() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let code = Code::new()
+        .print("ab")
+        .read_port(0x99)
+        .write_byte(0xd000_0000, 123)
+        .print("after")
+        .reset();
+    let mut vm = code.vm(&host, folder.path(), |_| ());
+    vm.run().unwrap();
+    let report = vm.report();
+    assert_eq!(report.exits.by_reason.pio_out, 2);
+    assert_eq!(report.exits.by_reason.pio_in, 1);
+    assert_eq!(report.exits.by_reason.mmio_write, 1);
+    assert_eq!(report.exits.total, 4);
+    let devices: Vec<_> = report
+        .exits
+        .by_device
+        .iter()
+        .map(|d| d.device.as_str())
+        .collect();
+    assert_eq!(devices, ["boot-timer", "serial", "unclaimed"]);
+    let run = report.exec_to_first_run_us.unwrap();
+    let init = report.first_run_to_init_us.unwrap();
+    assert!(report.exec_to_init_us.unwrap().abs_diff(run + init) <= 1);
+    assert!(report.process.guest_kib > 0 && report.process.resident_kib > 0);
+    assert_eq!(vm.hint(), None);
+}
+
+#[test]
+fn nobody_home_reads_as_ones() {
+    let code = Code::new()
+        .read_port(0x99)
+        .print_al()
+        .read_byte(0xd00f_0000)
+        .print_al()
+        .reset();
+    let Some(host) = host() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    code.vm(&host, folder.path(), |_| ()).run().unwrap();
+    assert_eq!(
+        std::fs::read(folder.path().join("out")).unwrap(),
+        [0xff, 0xff]
+    );
+}
+
+#[test]
+fn virtio_devices_are_where_the_command_line_says() {
+    let code = [0, 8, 16, 24].into_iter().fold(Code::new(), |code, shift| {
+        code.read_long(0xd000_1000).shift(shift).print_al()
+    });
+    let device_type = code
+        .read_long(0xd000_1008)
+        .print_al()
+        .read_long(0xd000_2008)
+        .print_al();
+    let Some(host) = host() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let disk = folder.path().join("disk");
+    File::create(&disk).unwrap().set_len(1 << 20).unwrap();
+    let mut vm = device_type.reset().vm(&host, folder.path(), |config| {
+        config.disks = vec![Disk {
+            path: disk,
+            ..Disk::default()
+        }];
+    });
+    vm.run().unwrap();
+    // "virt", then the device types: block, entropy (virtio 1.3 §5).
+    assert_eq!(
+        std::fs::read(folder.path().join("out")).unwrap(),
+        b"virt\x02\x04"
+    );
+}
+
+#[test]
+fn a_guest_that_never_ends_is_stopped() {
+    let Some(host) = host() else { return };
+    for code in [Code::new().spin(), Code::new().halt().spin()] {
+        let folder = tempfile::tempdir().unwrap();
+        let mut vm = code.vm(&host, folder.path(), |config| config.cpus = Cpus(3));
+        let stopper = vm.stopper();
+        let thread = thread::spawn(move || {
+            thread::sleep(Duration::from_millis(50));
+            stopper.stop();
+        });
+        assert_eq!(vm.run().unwrap(), Exit::Stopped);
+        thread.join().unwrap();
+    }
+}
+
+#[test]
+fn a_stop_before_the_run_is_not_lost() {
+    let Some(host) = host() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let mut vm = Code::new().spin().vm(&host, folder.path(), |_| ());
+    vm.stopper().stop();
+    assert_eq!(vm.run().unwrap(), Exit::Stopped);
+    assert!(vm.run().is_err(), "a VM has one life");
+}
+
+#[test]
+fn console_input_reaches_the_guest() {
+    let Some(host) = host() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let code = Code::new().echo_until_q().reset();
+    let mut vm = code.vm(&host, folder.path(), |config| config.console = Console::Pty);
+    let name = vm.pty().unwrap().to_owned();
+    let peer = thread::spawn(move || {
+        let mut pty = File::options().read(true).write(true).open(name).unwrap();
+        // More than the port's FIFO of 64 bytes.
+        let text: Vec<u8> = (0..300)
+            .map(|n| b'a' + (n % 10) as u8)
+            .chain([b'q'])
+            .collect();
+        pty.write_all(&text).unwrap();
+        let mut echoed = vec![0; text.len()];
+        pty.read_exact(&mut echoed).unwrap();
+        assert_eq!(echoed, text);
+    });
+    assert_eq!(vm.run().unwrap(), Exit::Reset);
+    peer.join().unwrap();
+}
+
+#[test]
+fn the_largest_vm_can_be_built_and_ended() {
+    let code = Code::new().print("big").reset();
+    let big = run_with(code, |config| {
+        config.cpus = Cpus(motevm::config::MAX_CPUS);
+        config.memory = Memory(Size::gib(5));
+    });
+    let Some((exit, text)) = big else { return };
+    assert_eq!((exit, text.as_str()), (Exit::Reset, "big"));
+}
+
+#[test]
+fn memory_above_the_device_gap_is_there() {
+    // Only 32 bits are reachable in this mode: the last long below the gap, and none in it.
+    let code = Code::new()
+        .write_long(0xbfff_fffc, u32::from_le_bytes(*b"okay"))
+        .read_byte(0xbfff_fffd)
+        .print_al()
+        .write_long(0xc000_0000, 0)
+        .read_byte(0xc000_0000)
+        .print_al()
+        .reset();
+    let Some(host) = host() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let mut vm = code.vm(&host, folder.path(), |config| {
+        config.memory = Memory(Size::gib(4))
+    });
+    vm.run().unwrap();
+    assert_eq!(
+        std::fs::read(folder.path().join("out")).unwrap(),
+        [b'k', 0xff]
+    );
+}
+
+#[test]
+fn a_guest_cannot_hold_the_monitor_by_flooding_the_console() {
+    // Nobody reads the pty: output is dropped in time, and the VM still ends.
+    let Some(host) = host() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let code = (0..200)
+        .fold(Code::new(), |code, _| code.print("xxxxxxxxxxxxxxxx"))
+        .reset();
+    let mut vm = code.vm(&host, folder.path(), |config| config.console = Console::Pty);
+    assert_eq!(vm.run().unwrap(), Exit::Reset);
+}

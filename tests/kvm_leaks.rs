@@ -1,0 +1,60 @@
+//! Many VMs in one process: they share what the host said, and leave nothing behind. In a test
+//! program of its own, so that nothing else opens files or starts threads meanwhile.
+
+mod common;
+
+use std::thread;
+
+use common::{Code, can_run};
+use motevm::config::Cpus;
+use motevm::{Exit, Host};
+
+#[test]
+fn many_vms_ask_for_cpuid_once_and_leave_nothing_behind() {
+    let host = match Host::open() {
+        Ok(host) => host,
+        Err(e) => {
+            can_run("kvm", Some(e.to_string()));
+            return;
+        }
+    };
+    let before = (entries("fd"), entries("task"), entries("map_files"));
+    for round in 0..5 {
+        thread::scope(|scope| {
+            for n in 0..6 {
+                let host = &host;
+                scope.spawn(move || {
+                    let folder = tempfile::tempdir().unwrap();
+                    let text = format!("VM {round}.{n}\n");
+                    let code = Code::new().print(&text).reset();
+                    let mut vm = code.vm(host, folder.path(), |config| config.cpus = Cpus(2));
+                    assert_eq!(vm.run().unwrap(), Exit::Reset);
+                    assert_eq!(
+                        std::fs::read_to_string(folder.path().join("out")).unwrap(),
+                        text
+                    );
+                });
+            }
+        });
+    }
+    assert_eq!(host.supported_cpuid_calls(), 1);
+    let after = (entries("fd"), entries("task"), entries("map_files"));
+    assert_eq!(
+        (before.0, before.1),
+        (after.0, after.1),
+        "open files and threads"
+    );
+    assert!(
+        after.2 <= before.2,
+        "{} file mappings before, {} after",
+        before.2,
+        after.2
+    );
+}
+
+/// How many files, threads or file mappings this process has.
+fn entries(kind: &str) -> usize {
+    std::fs::read_dir(format!("/proc/self/{kind}"))
+        .unwrap()
+        .count()
+}
