@@ -229,6 +229,31 @@ fn many_requests_under_contention_are_each_answered_once() {
     }
 }
 
+/// No notification may be lost while the pool goes to sleep.
+#[test]
+fn a_driver_that_never_waits_is_always_heard() {
+    for features in [0, EVENT_IDX] {
+        let mut b = bench(false, features);
+        let page = b.guest.alloc(64);
+        for i in 0..30_000u32 {
+            let head = b.queue.add(&[Read(page, 8), Write(page, 8)]);
+            b.guest.kick(&mut b.queue, &[head]);
+            let start = std::time::Instant::now();
+            while b.queue.take_used().is_none() {
+                assert!(
+                    start.elapsed() < Duration::from_secs(10),
+                    "request {i} is lost"
+                );
+                std::hint::spin_loop();
+            }
+            // A moment more or less each time, to meet the pool at every step.
+            for _ in 0..i % 97 * 8 {
+                std::hint::spin_loop();
+            }
+        }
+    }
+}
+
 #[test]
 fn a_broken_chain_stops_the_device_until_reset() {
     let mut b = bench(false, EVENT_IDX);
