@@ -208,6 +208,8 @@ impl<H: RequestHandler> Pool<H> {
             } else if state.stopping {
                 return Ok(());
             } else if state.listener == Listener::None {
+                #[cfg(test)]
+                tests::dawdle();
                 // False if something came before the driver could see that it's to notify.
                 if !state.queue.enable_notification(&self.memory)? {
                     state.listener = Listener::Waiting;
