@@ -116,8 +116,12 @@ pub fn pop<'m>(
     let Some(chain) = queue.iter(memory)?.next() else {
         return Ok(None);
     };
-    let more = queue.avail_idx(memory, Ordering::Relaxed)?.0 != queue.next_avail();
-    Ok(Some((chain, more)))
+    Ok(Some((chain, waiting(queue, memory)?)))
+}
+
+/// Whether there's an available chain.
+pub fn waiting(queue: &Queue, memory: &GuestMemoryMmap<()>) -> Result<bool, Error> {
+    Ok(queue.avail_idx(memory, Ordering::Relaxed)?.0 != queue.next_avail())
 }
 
 /// Gives a chain back to the driver; `len` bytes of it were written. True if the driver wants

@@ -5,8 +5,8 @@
 //!
 //! - A thread that finds the queue empty *listens*: it blocks in a read of the queue's eventfd.
 //!   There's at most one listener; the driver is asked to notify only while there is one.
-//! - A thread that takes a request, and sees that another waits, gets *help*: it wakes the
-//!   listener or a parked thread, or starts a new one. There's no queue of jobs besides the
+//! - A thread that takes a request gets *help* if another waits behind it, or if this one had to
+//!   wait for want of a listener: it wakes the listener or a parked thread, or starts a new one. There's no queue of jobs besides the
 //!   guest's own, and no lock is held while a request is served.
 //! - A thread that finds the queue empty and a listener there already *parks*, and ends if it
 //!   isn't needed within [`LINGER`].
@@ -23,7 +23,7 @@ use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::buffers::{Buffers, ChainError};
-use super::queue::{pop, push_used};
+use super::queue::{pop, push_used, waiting};
 use super::{ActivateError, ActiveQueue, Interrupt};
 
 /// How long a thread stays that isn't needed any more.
@@ -179,7 +179,8 @@ impl<H: RequestHandler> Pool<H> {
     ) -> Result<(), ServeError> {
         let mut state = self.lock();
         let mut interrupt = false;
-        let mut served = false;
+        // Whether a request came while this thread was busy and nobody was there to hear it.
+        let mut missed = false;
         let mut lingered = false;
         loop {
             let next = match state.stopping {
@@ -187,9 +188,7 @@ impl<H: RequestHandler> Pool<H> {
                 false => pop(&mut state.queue, &self.memory)?,
             };
             if let Some((chain, more)) = next {
-                // Something that came while this thread was busy: nobody was there to hear it.
-                let unheard = served && state.listener == Listener::None;
-                if more || unheard {
+                if more || missed {
                     self.get_help(&mut state);
                 }
                 drop(state);
@@ -198,17 +197,19 @@ impl<H: RequestHandler> Pool<H> {
                 buffers.load(chain)?;
                 let len = self.handler.handle(buffers, scratch)?;
                 state = self.lock();
+                // Before the driver hears of this one, and may send another because of it.
+                missed = state.listener == Listener::None && waiting(&state.queue, &self.memory)?;
                 interrupt = push_used(&mut state.queue, &self.memory, head, len)?;
-                (served, lingered) = (true, false);
+                lingered = false;
             } else if interrupt {
                 drop(state);
                 self.interrupt_if(&mut interrupt);
                 state = self.lock();
-                // What comes now comes because of the interrupt: nothing has been missed.
-                served = false;
             } else if state.stopping {
                 return Ok(());
             } else if state.listener == Listener::None {
+                #[cfg(test)]
+                tests::dawdle();
                 // False if something came before the driver could see that it's to notify.
                 if !state.queue.enable_notification(&self.memory)? {
                     state.listener = Listener::Waiting;
@@ -219,7 +220,7 @@ impl<H: RequestHandler> Pool<H> {
                     read.map_err(ServeError::Notify)?;
                 }
                 state.queue.disable_notification(&self.memory)?;
-                (served, lingered) = (false, false);
+                (missed, lingered) = (false, false);
             } else if lingered {
                 return Ok(());
             } else {
@@ -228,7 +229,7 @@ impl<H: RequestHandler> Pool<H> {
                 let (guard, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
                 state = guard;
                 state.parked -= 1;
-                (served, lingered) = (false, timeout.timed_out());
+                (missed, lingered) = (false, timeout.timed_out());
             }
         }
     }

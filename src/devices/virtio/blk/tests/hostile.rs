@@ -143,9 +143,12 @@ enum Step {
     Scribble(u64, Vec<u8>),
     /// A descriptor that is nearly right.
     Descriptor(u16, u64, u32, u16, u16),
+    /// A request that is right, or nearly so: kind, sector, length and address of the data.
+    Request(u32, u64, u32, u64),
     /// Makes chains available, by any index.
     Publish(Vec<u16>),
     AvailableIndex(u16),
+    /// Notifies, and gives the device time to take it up.
     Notify,
 }
 
@@ -168,6 +171,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => any::<u64>()
     ];
     let len = prop_oneof![Just(1u32), Just(16), Just(512), 0u32..8192, any::<u32>()];
+    let (any_len, any_address) = (len.clone(), address.clone());
     prop_oneof![
         1 => (0u64..0x300, prop::collection::vec(any::<u8>(), 0..20))
             .prop_map(|(at, data)| Step::Write(at, data)),
@@ -176,9 +180,11 @@ fn step() -> impl Strategy<Value = Step> {
         3 => any::<bool>().prop_map(Step::Start),
         1 => (0x1000u64..0x8000, prop::collection::vec(any::<u8>(), 1..64))
             .prop_map(|(at, data)| Step::Scribble(at, data)),
-        6 => (0u16..8, address, len, 0u16..8, 0u16..9)
+        3 => (0u16..8, address, len, 0u16..8, 0u16..9)
             .prop_map(|(at, a, l, f, n)| Step::Descriptor(at, a, l, f, n)),
-        4 => prop::collection::vec(0u16..8, 1..6).prop_map(Step::Publish),
+        6 => (0u32..15, prop_oneof![4 => 0u64..70, 1 => any::<u64>()], any_len, any_address)
+            .prop_map(|(kind, sector, len, at)| Step::Request(kind, sector, len, at)),
+        2 => prop::collection::vec(0u16..8, 1..6).prop_map(Step::Publish),
         1 => any::<u16>().prop_map(Step::AvailableIndex),
         3 => Just(Step::Notify),
     ]
@@ -216,11 +222,24 @@ proptest! {
                 Step::Descriptor(at, address, len, flags, next) => {
                     queue.set_descriptor(at, space.wrapping_add(address), len, flags, next);
                 }
+                Step::Request(kind, sector, len, at) => {
+                    let header: Vec<u8> = [u64::from(kind), sector].map(u64::to_le_bytes).concat();
+                    guest.store(space, &header);
+                    let data = match kind {
+                        VIRTIO_BLK_T_IN | VIRTIO_BLK_T_GET_ID => Write(space.wrapping_add(at), len),
+                        _ => Read(space.wrapping_add(at), len),
+                    };
+                    let head = queue.add(&[Read(space, 16), data, Write(space + 32, 1)]);
+                    queue.publish(&[head]);
+                }
                 Step::Publish(heads) => {
                     queue.publish(&heads);
                 }
                 Step::AvailableIndex(index) => queue.set_available_index(index),
-                Step::Notify => guest.notify(&queue),
+                Step::Notify => {
+                    guest.notify(&queue);
+                    std::thread::sleep(std::time::Duration::from_micros(200));
+                }
             }
         }
         let mut queue = guest.start(EVENT_IDX | FLUSH).remove(0);
