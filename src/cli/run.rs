@@ -115,7 +115,9 @@ pub fn run(args: RunArgs, exec: Instant) -> Result<Status, CliError> {
     )?;
 
     let stopper = vm.stopper();
-    signals::stop_on_signals(&stopper).map_err(|e| CliError::new(Status::Internal, e))?;
+    signals::stop_on_signals(&stopper)
+        .and_then(|()| signals::ignore_file_size_limit())
+        .map_err(|e| CliError::new(Status::Internal, e))?;
     if let Some(pty) = vm.pty() {
         eprintln!("mote: the guest's console is {}", pty.display());
     }

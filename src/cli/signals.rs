@@ -22,6 +22,11 @@ pub fn stop_on_signals(stopper: &Stopper) -> io::Result<()> {
         .try_for_each(|&signal| on(signal, stop as *const () as usize, 0))
 }
 
+/// A write beyond the limit on file sizes shall fail as the guest's I/O error, not end the process.
+pub fn ignore_file_size_limit() -> io::Result<()> {
+    on(libc::SIGXFSZ, libc::SIG_IGN, 0)
+}
+
 /// The last of these signals that came, if any.
 pub fn received() -> Option<i32> {
     Some(RECEIVED.load(Ordering::Acquire)).filter(|&signal| signal != 0)
