@@ -12,6 +12,7 @@ use vmm_sys_util::eventfd::EventFd;
 use super::ending::Endings;
 use super::error::BuildError;
 use super::timings::{BootClock, Phase, Timeline};
+use super::usage::cpu_time;
 use super::vm::{ConsoleEnd, Vm};
 use crate::arch::acpi::{self, MmioDevice};
 use crate::arch::cpuid::{self, CpuidOptions};
@@ -181,7 +182,8 @@ pub fn build(host: &Host, config: &VmConfig, options: BuildOptions) -> Result<Vm
         ports,
         memory,
         on_start: Arc::new(move || {
-            let _ = start_clock.first_run.set(Instant::now()); // the first vCPU's is kept
+            // The first vCPU's is kept.
+            let _ = start_clock.first_run.set((Instant::now(), cpu_time()));
         }),
         on_stop: Arc::new(move |stop| stop_endings.vcpu(stop)),
     };

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::{Arc, OnceLock, Weak};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
@@ -69,7 +69,8 @@ fn micros(from: Instant, to: Instant) -> u64 {
 /// The two moments that the guest decides, and the counters, from the running VM.
 #[derive(Default)]
 pub(super) struct BootClock {
-    pub first_run: OnceLock<Instant>,
+    /// With the CPU time that the process had used by then.
+    pub first_run: OnceLock<(Instant, Duration)>,
     pub init: OnceLock<(Instant, Counts)>,
     vcpus: Vec<Arc<ExitCounters>>,
     buses: OnceLock<[Weak<Bus>; 2]>,
@@ -171,6 +172,8 @@ pub struct Report {
     pub vcpus_us: u64,
     /// From exec to the first KVM_RUN: all of the monitor's part, and starting the threads.
     pub exec_to_first_run_us: Option<u64>,
+    /// CPU time of all threads from exec to the first KVM_RUN.
+    pub exec_to_first_run_cpu_us: Option<u64>,
     /// From the first KVM_RUN until the guest's init wrote to the boot timer.
     pub first_run_to_init_us: Option<u64>,
     /// From exec until the guest's init wrote to the boot timer.
@@ -193,7 +196,8 @@ impl Report {
         supported_cpuid_calls: u32,
         process: super::usage::Usage,
     ) -> Self {
-        let first_run = clock.first_run.get().copied();
+        let first_run = clock.first_run.get().map(|(at, _)| *at);
+        let cpu = clock.first_run.get().map(|(_, cpu)| cpu.as_micros());
         let init = clock.init.get();
         let exits = init.map_or_else(|| clock.counts(), |(_, counts)| counts.clone());
         Report {
@@ -205,6 +209,7 @@ impl Report {
             devices_us: timeline.duration(Phase::Devices),
             vcpus_us: timeline.duration(Phase::Vcpus),
             exec_to_first_run_us: first_run.map(|at| micros(timeline.start, at)),
+            exec_to_first_run_cpu_us: cpu.map(|us| u64::try_from(us).unwrap_or(u64::MAX)),
             first_run_to_init_us: first_run.zip(init).map(|(run, (at, _))| micros(run, *at)),
             exec_to_init_us: init.map(|(at, _)| micros(timeline.start, *at)),
             exits,
@@ -274,7 +279,6 @@ impl fmt::Display for Report {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
 
     #[test]
     fn phases_follow_one_another_from_exec() {
@@ -283,13 +287,17 @@ mod tests {
         let ends = vec![(Phase::KvmOpen, at(100)), (Phase::CreateVm, at(6100))];
         let timeline = Timeline { start, ends };
         let clock = BootClock::new(vec![Arc::new(ExitCounters::default())]);
-        clock.first_run.set(at(7000)).unwrap();
+        clock
+            .first_run
+            .set((at(7000), Duration::from_micros(6500)))
+            .unwrap();
         clock.init.set((at(57_000), clock.counts())).ok().unwrap();
         let report = Report::new(&timeline, &clock, 0, 1, Default::default());
         assert_eq!(report.exec_to_kvm_open_us, 100);
         assert_eq!(report.create_vm_us, 6000);
         assert_eq!(report.memory_us, 0);
         assert_eq!(report.exec_to_first_run_us, Some(7000));
+        assert_eq!(report.exec_to_first_run_cpu_us, Some(6500));
         assert_eq!(report.first_run_to_init_us, Some(50_000));
         assert_eq!(report.exec_to_init_us, Some(57_000));
         let text = report.to_string();

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::ops::Range;
+use std::time::Duration;
 
 use serde::Serialize;
 
@@ -18,6 +19,17 @@ pub struct Usage {
     pub resident_kib: u64,
     /// Of that, what this process alone has written to, in KiB.
     pub private_dirty_kib: u64,
+}
+
+/// The CPU time that all threads of this process have used so far.
+pub(super) fn cpu_time() -> Duration {
+    let mut used = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: a valid timespec; where the call fails it stays zero.
+    unsafe { libc::clock_gettime(libc::CLOCK_PROCESS_CPUTIME_ID, &raw mut used) };
+    Duration::new(used.tv_sec as u64, used.tv_nsec as u32)
 }
 
 impl Usage {

@@ -136,6 +136,11 @@ impl Code {
 
     /// An ELF file with this code at 1 MiB and a PVH note that points at it.
     pub fn elf(&self) -> Vec<u8> {
+        self.elf_of_size(0)
+    }
+
+    /// The same, with bytes after the code, so that at least `size` bytes are loaded.
+    pub fn elf_of_size(&self, size: usize) -> Vec<u8> {
         const BASE: u64 = 0x10_0000;
         const CODE_AT: u64 = 0x1000;
         let note_at = 64 + 2 * 56;
@@ -150,7 +155,7 @@ impl Code {
                 .iter()
                 .flat_map(|v| v.to_le_bytes()),
         );
-        let size = self.0.len() as u64;
+        let size = self.0.len().max(size) as u64;
         for (kind, flags, offset, address, length) in
             [(1u32, 7u32, CODE_AT, BASE, size), (4, 4, note_at, 0, 20)]
         {
@@ -165,6 +170,7 @@ impl Code {
         elf.extend((BASE as u32).to_le_bytes());
         elf.resize(CODE_AT as usize, 0);
         elf.extend(&self.0);
+        elf.resize((CODE_AT + size) as usize, 0x5a);
         elf
     }
 
