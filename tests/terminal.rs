@@ -1,0 +1,194 @@
+//! The user's terminal: raw while the guest has it, and what it was before, however it ends.
+
+mod common;
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use common::{Code, can_run};
+
+/// An exit status, or the signal that killed the process.
+type End = (Option<i32>, Option<i32>);
+
+/// A terminal with `mote` in front of it.
+struct Session {
+    terminal: File,
+    mote: Child,
+    _folder: tempfile::TempDir,
+}
+
+impl Session {
+    fn start(code: Code) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let kernel = folder.path().join("kernel");
+        std::fs::write(&kernel, code.elf()).unwrap();
+        let (mut main, mut other) = (-1, -1);
+        let none = std::ptr::null_mut();
+        // SAFETY: room for two descriptors, which then belong to the OwnedFds.
+        let (main, other) = unsafe {
+            assert_eq!(
+                libc::openpty(
+                    &raw mut main,
+                    &raw mut other,
+                    none,
+                    std::ptr::null(),
+                    std::ptr::null()
+                ),
+                0
+            );
+            libc::fcntl(main, libc::F_SETFD, libc::FD_CLOEXEC);
+            (OwnedFd::from_raw_fd(main), OwnedFd::from_raw_fd(other))
+        };
+        let mut command = Command::new(env!("CARGO_BIN_EXE_mote"));
+        command
+            .arg("run")
+            .arg("--kernel")
+            .arg(kernel)
+            .arg("--log")
+            .arg("off");
+        command.stdin(Stdio::from(other.try_clone().unwrap()));
+        command.stdout(Stdio::from(other.try_clone().unwrap()));
+        command.stderr(Stdio::from(other));
+        // SAFETY: only async-signal-safe calls between fork and exec.
+        unsafe {
+            command.pre_exec(|| {
+                libc::setsid();
+                libc::ioctl(0, libc::TIOCSCTTY, 0);
+                Ok(())
+            });
+        }
+        let mote = command.spawn().unwrap();
+        Session {
+            terminal: File::from(main),
+            mote,
+            _folder: folder,
+        }
+    }
+
+    fn modes(&self) -> [u32; 4] {
+        // SAFETY: an all-zero termios is a valid value, filled in by the call.
+        let mut modes: libc::termios = unsafe { std::mem::zeroed() };
+        // SAFETY: a valid termios.
+        let result = unsafe { libc::tcgetattr(self.terminal.as_raw_fd(), &raw mut modes) };
+        assert_eq!(result, 0);
+        [modes.c_iflag, modes.c_oflag, modes.c_cflag, modes.c_lflag]
+    }
+
+    /// Waits until the guest has printed this.
+    fn expect(&mut self, text: &str) {
+        let mut seen = Vec::new();
+        let mut byte = [0];
+        while !String::from_utf8_lossy(&seen).contains(text) {
+            self.terminal.read_exact(&mut byte).unwrap();
+            seen.push(byte[0]);
+        }
+    }
+
+    /// How mote ended; it must, soon.
+    fn end(&mut self) -> End {
+        use std::os::unix::process::ExitStatusExt;
+        let deadline = Instant::now() + Duration::from_secs(30);
+        loop {
+            if let Some(status) = self.mote.try_wait().unwrap() {
+                return (status.code(), status.signal());
+            }
+            if Instant::now() > deadline {
+                self.mote.kill().unwrap();
+                panic!("mote did not end");
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    fn signal(&self, signal: i32) {
+        // SAFETY: a process that this test started and has not waited for.
+        unsafe { libc::kill(self.mote.id() as i32, signal) };
+    }
+}
+
+fn can_run_here() -> bool {
+    can_run("kvm", motevm::Host::open().err().map(|e| e.to_string()))
+}
+
+/// Prints a word once it runs, and echoes until a `q`.
+fn guest() -> Code {
+    Code::new().print("ready").echo_until_q().reset()
+}
+
+#[test]
+fn keys_reach_the_guest_unchanged_and_the_terminal_comes_back() {
+    if !can_run_here() {
+        return;
+    }
+    let mut session = Session::start(guest());
+    let before = session.modes();
+    session.expect("ready");
+    let raw = session.modes();
+    let [echo, canonical, signals] = [libc::ECHO, libc::ICANON, libc::ISIG];
+    assert_eq!(raw[3] & (echo | canonical | signals), 0);
+    assert_eq!(raw[1], before[1], "output modes are left alone");
+    session.terminal.write_all(b"ab\x03c\x01\x01d").unwrap();
+    session.expect("ab\x03c\x01d"); // Ctrl-C is the guest's; Ctrl-A twice is one Ctrl-A
+    session.terminal.write_all(b"q").unwrap();
+    assert_eq!(session.end(), (Some(0), None));
+    assert_eq!(session.modes(), before);
+}
+
+#[test]
+fn every_other_end_gives_the_terminal_back_too() {
+    if !can_run_here() {
+        return;
+    }
+    let ends: [(&str, i32, End); 7] = [
+        ("\x01x", 0, (Some(130), None)),
+        ("", libc::SIGINT, (Some(130), None)),
+        ("", libc::SIGTERM, (Some(143), None)),
+        ("", libc::SIGHUP, (Some(129), None)),
+        ("", libc::SIGQUIT, (Some(131), None)),
+        ("", libc::SIGSEGV, (None, Some(libc::SIGSEGV))),
+        ("", libc::SIGABRT, (None, Some(libc::SIGABRT))),
+    ];
+    for (keys, signal, expected) in ends {
+        let mut session = Session::start(guest());
+        let before = session.modes();
+        session.expect("ready");
+        assert_ne!(session.modes(), before);
+        session.terminal.write_all(keys.as_bytes()).unwrap();
+        if signal != 0 {
+            session.signal(signal);
+        }
+        assert_eq!(session.end(), expected, "signal {signal}");
+        assert_eq!(session.modes(), before, "signal {signal}");
+    }
+}
+
+#[test]
+fn a_stopped_mote_lends_the_terminal_to_the_shell() {
+    if !can_run_here() {
+        return;
+    }
+    let mut session = Session::start(guest());
+    let before = session.modes();
+    session.expect("ready");
+    let raw = session.modes();
+    let until = |session: &Session, modes| {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while session.modes() != modes {
+            assert!(
+                Instant::now() < deadline,
+                "the terminal's modes did not change"
+            );
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    };
+    session.signal(libc::SIGTSTP);
+    until(&session, before);
+    session.signal(libc::SIGCONT);
+    until(&session, raw);
+    session.terminal.write_all(b"q").unwrap();
+    assert_eq!(session.end(), (Some(0), None));
+}
