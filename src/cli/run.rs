@@ -143,6 +143,7 @@ pub fn run(args: RunArgs, exec: Instant) -> Result<Status, CliError> {
 fn tell(exit: &Exit) {
     match exit {
         Exit::PowerOff | Exit::Reset | Exit::Quit | Exit::Stopped => {}
+        Exit::Failed => eprintln!("mote: a vCPU thread failed: this is a defect of mote"),
         Exit::Panic => eprintln!("mote: the guest's kernel panicked"),
         Exit::Crash(report) => eprintln!("mote: the guest crashed: {report}"),
     }

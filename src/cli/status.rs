@@ -57,6 +57,7 @@ impl Status {
             Exit::PowerOff | Exit::Reset => Status::Success,
             Exit::Panic => Status::GuestPanic,
             Exit::Crash(_) => Status::GuestCrash,
+            Exit::Failed => Status::Internal,
             Exit::Stopped => Status::Signal(signal.unwrap_or(libc::SIGTERM)),
             Exit::Quit => Status::Signal(libc::SIGINT),
         }

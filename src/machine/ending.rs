@@ -22,6 +22,8 @@ pub enum Exit {
     Crash(Box<CrashReport>),
     /// The monitor was asked to stop it ([`super::Stopper`]).
     Stopped,
+    /// The monitor itself failed: a defect, reported on standard error.
+    Failed,
     /// Someone at the console typed the escape for it (Ctrl-A x).
     Quit,
 }
@@ -95,6 +97,7 @@ impl Endings {
         match (self.first.get(), word) {
             (None, _) => Exit::Stopped,
             (Some(Cause::Quit), _) => Exit::Quit,
+            (Some(Cause::Vcpu(Stop::Panicked)), _) => Exit::Failed,
             (Some(Cause::Device(Ending::PowerOff)), _) => Exit::PowerOff,
             (Some(Cause::Vcpu(Stop::Crash(report))), _) => Exit::Crash(report.clone()),
             (Some(Cause::Vcpu(Stop::TripleFault(report))), NOT_ASKED_FOR) => {

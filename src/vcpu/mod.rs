@@ -25,6 +25,8 @@ pub enum Stop {
     TripleFault(Box<CrashReport>),
     /// KVM can't run the guest any further.
     Crash(Box<CrashReport>),
+    /// The monitor's own code panicked.
+    Panicked,
 }
 
 /// What a vCPU needs to answer exits; the same for all vCPUs of a VM.
@@ -73,7 +75,9 @@ impl VcpuThread {
         let thread_stop = stop.clone();
         let handle = thread.spawn(move || {
             (surroundings.on_start)();
+            let guard = PanicGuard(&surroundings);
             run(&mut vcpu, &surroundings, &counters, &thread_stop);
+            drop(guard);
             vcpu
         })?;
         Ok(VcpuThread {
@@ -100,6 +104,17 @@ impl VcpuThread {
     pub fn join(self) {
         // A thread that panicked has reported it already.
         let _ = self.handle.join();
+    }
+}
+
+/// Ends the VM if a defect of the monitor unwinds the vCPU's thread: no guest may hang by it.
+struct PanicGuard<'a>(&'a Surroundings);
+
+impl Drop for PanicGuard<'_> {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            (self.0.on_stop)(Stop::Panicked);
+        }
     }
 }
 
