@@ -267,7 +267,7 @@ impl fmt::Display for Report {
         if self.create_vm_us > SLOW_CREATE_VM {
             writeln!(
                 f,
-                "  KVM_CREATE_VM took over 5 ms: that is this host's setting, not mote. An \
+                "  KVM_CREATE_VM took over 5 ms. That time is the host's. On real hardware an \
                  administrator can mount cgroup2 with favordynmods, and set \
                  kvm.nx_huge_pages=never where the CPU isn't affected (`mote check` tells)."
             )?;

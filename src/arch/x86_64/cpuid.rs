@@ -33,6 +33,7 @@ pub fn template(supported: &CpuId, options: &CpuidOptions) -> CpuId {
         match (entry.function, entry.index) {
             (1, _) => {
                 entry.ecx |= 1 << 31; // running under a hypervisor
+                set_bit(&mut entry.ecx, 5, false); // VMX: see below
                 if options.tsc_deadline {
                     entry.ecx |= 1 << 24;
                 }
@@ -44,7 +45,12 @@ pub fn template(supported: &CpuId, options: &CpuidOptions) -> CpuId {
             (0x8000_001d, _) if entry.eax & 0x1f != 0 => cache_sharing(entry, cpus),
             // Performance counters aren't given to the guest: reading them is not tested here.
             (0xa, _) => (entry.eax, entry.ebx, entry.ecx, entry.edx) = (0, 0, 0, 0),
-            (0x8000_0001, _) => set_bit(&mut entry.ecx, 1, cpus > 1), // AMD: CmpLegacy
+            (0x8000_0001, _) => {
+                set_bit(&mut entry.ecx, 1, cpus > 1); // AMD: CmpLegacy
+                // SVM, as VMX above: a guest that runs VMs of its own reaches much more of the
+                // host's KVM, and few want to.
+                set_bit(&mut entry.ecx, 2, false);
+            }
             (0x8000_0008, _) => {
                 let shift = core_shift(cpus);
                 entry.ecx = (entry.ecx & !0xf0ff) | (shift << 12) | (cpus - 1);
@@ -251,6 +257,17 @@ mod tests {
         let crystal = leaf(&cpuid, 0x15, 0).unwrap();
         let hz = u64::from(crystal.ecx) * u64::from(crystal.ebx) / u64::from(crystal.eax);
         assert_eq!(hz, 2_100_000_000);
+    }
+
+    #[test]
+    fn nested_virtualization_is_not_offered() {
+        let supported = CpuId::from_entries(&[
+            entry(1, 0, [0, 0, 1 << 5, 0]),
+            entry(0x8000_0001, 0, [0, 0, 1 << 2, 0]),
+        ]);
+        let cpuid = template(&supported.unwrap(), &options(1, &[]));
+        assert_eq!(leaf(&cpuid, 1, 0).unwrap().ecx & (1 << 5), 0);
+        assert_eq!(leaf(&cpuid, 0x8000_0001, 0).unwrap().ecx & (1 << 2), 0);
     }
 
     #[test]

@@ -6,7 +6,6 @@ mod cache;
 mod cmdline;
 mod elf;
 mod mutated;
-mod real;
 mod tables;
 
 use std::path::PathBuf;

@@ -1,0 +1,24 @@
+.DEFAULT_GOAL := help
+.PHONY: help demo shell test guest check clean
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 14
+
+demo: ## boot the default guest: its greeting, and where the boot's time went (first time: 6-10 minutes)
+	@resources/demo.sh
+
+shell: ## boot the default guest and stay at its prompt (Ctrl-A x leaves)
+	@resources/demo.sh shell
+
+test: ## every test: units, tiny guests on /dev/kvm, real Linux guests
+	@resources/test.sh
+
+guest: ## the default guest's kernel (4-5 minutes, once per machine) and root file system
+	@resources/guest.sh
+
+check: ## formatting and lints
+	cargo fmt --check
+	cargo clippy --all-targets -- -D warnings
+
+clean: ## remove what was compiled here (what is in the cache folder stays)
+	cargo clean

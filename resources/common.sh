@@ -1,0 +1,155 @@
+# shellcheck shell=bash
+# Sourced by the scripts in resources/: progress lines, the cache, Debian packages, locks.
+# A script that sources it has `set -euo pipefail` on.
+
+# Where everything that is made once per machine lives. `mote` looks for its default guest here too.
+MOTE_CACHE_DIR=${MOTE_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/mote}
+
+# mke2fs, debugfs and depmod live in sbin, which isn't in every user's PATH.
+PATH=$PATH:/usr/sbin:/sbin
+
+# The folder in which cargo puts what it builds for this host: .cargo/config.toml names the target.
+host_triple() { rustc -vV | sed -n 's/^host: //p'; }
+
+# One clock, whichever script calls which.
+export MOTE_STARTED=${MOTE_STARTED:-$(date +%s)}
+SECONDS=$(($(date +%s) - MOTE_STARTED))
+
+# say TEXT: one progress line, with the seconds since it all began.
+say() { printf 'mote [%3d s] %s\n' "$SECONDS" "$*" >&2; }
+
+# die TEXT: the reason, in one line, and the end.
+die() {
+  printf 'mote: %s\n' "$*" >&2
+  exit 1
+}
+
+# hash_of FILE|STRING...: 16 hex digits that change when a file's content or a string does.
+hash_of() {
+  local arg
+  for arg; do
+    if [ -f "$arg" ]; then sha256sum <"$arg"; else printf '%s\n' "$arg"; fi
+  done | sha256sum | cut -c1-16
+}
+
+# package_version PACKAGE: the installed version, or nothing.
+package_version() {
+  # shellcheck disable=SC2016 # ${...} is dpkg-query's own syntax
+  dpkg-query -W -f '${db:Status-Status} ${Version}\n' "$1" 2>/dev/null | sed -n 's/^installed //p' || true
+}
+
+# as_root COMMAND...: through sudo if that's what it takes.
+as_root() {
+  if [ "$(id -u)" = 0 ]; then
+    "$@"
+  elif command -v sudo >/dev/null; then
+    sudo "$@"
+  else
+    die "root is needed to install packages, and there is no sudo. Run as root: ${*/#DEBIAN_FRONTEND=*/}"
+  fi
+}
+
+# apt_update: refreshes the package lists, at most once per run (of all scripts), and only where something needs it.
+apt_update() {
+  [ -z "${MOTE_APT_UPDATED:-}" ] || return 0
+  export MOTE_APT_UPDATED=1
+  say "apt-get update (the package lists: up to half a minute)"
+  as_root apt-get -qq -o DPkg::Lock::Timeout=300 update
+}
+
+# need_packages PACKAGE...: installs the Debian packages that are missing. Runs nothing if none is.
+need_packages() {
+  local package missing=()
+  for package; do
+    [ -n "$(package_version "$package")" ] || missing+=("$package")
+  done
+  [ ${#missing[@]} -gt 0 ] || return 0
+  command -v apt-get >/dev/null ||
+    die "these Debian packages are needed, and there is no apt-get to install them: ${missing[*]}"
+  apt_update
+  say "installing Debian packages: ${missing[*]}"
+  as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=300 \
+    install -y --no-install-recommends "${missing[@]}" >/dev/null ||
+    die "couldn't install them; try: apt-get install ${missing[*]}"
+}
+
+# need_rust: cargo and a C linker. A Rust that is there already is taken as it is.
+need_rust() {
+  need_packages gcc libc6-dev
+  command -v cargo >/dev/null && return
+  if apt-cache show cargo-web >/dev/null 2>&1; then
+    need_packages cargo-web rustc-web rustfmt-web rust-web-clippy # a current Rust for Debian 12
+  else
+    die "there is no cargo: install Rust with rustup (the version is in Cargo.toml: rust-version)"
+  fi
+}
+
+# newest_package META: the package that Debian's meta package META now stands for,
+# e.g. linux-image-6.12-amd64 -> linux-image-6.12.<n>+deb<m>-amd64.
+newest_package() {
+  local meta=$1
+  apt-cache show "$meta" >/dev/null 2>&1 || apt_update
+  apt-cache depends "$meta" 2>/dev/null | sed -n '0,/Depends: linux-image-/s/^ *Depends: \(linux-image-[^ ]*\).*/\1/p' || true
+}
+
+# fetch_package PACKAGE DIR: downloads a Debian package and unpacks it into DIR; it isn't installed.
+fetch_package() {
+  local package=$1 dir=$2 deb size
+  size=$(apt-cache show "$package" | awk '/^Size:/ && !size { size = $2 } END { print size + 0 }')
+  say "downloading $package ($((size / 1000000)) MB; not installed, only unpacked in the cache)"
+  mkdir -p "$dir"
+  # The list may name a version that the archive no longer has: then a fresh list helps.
+  (cd "$dir" && apt-get -qq -o APT::Sandbox::User=root download "$package") ||
+    { apt_update && (cd "$dir" && apt-get -qq -o APT::Sandbox::User=root download "$package"); }
+  for deb in "$dir"/*.deb; do
+    dpkg -x "$deb" "$dir"
+    rm "$deb"
+  done
+}
+
+# copy_modules ROOT VERSION DIR MODULE...: takes kernel modules, with all that they depend on, out of an
+# unpacked kernel package into DIR, unpacked; DIR/order lists them in the order in which to load them.
+copy_modules() {
+  local root=$1 version=$2 dir=$3 module name
+  shift 3
+  depmod -b "$root" "$version"
+  mkdir -p "$dir"
+  modprobe -d "$root" -S "$version" --show-depends -a "$@" |
+    sed -n 's/^insmod \([^ ]*\).*/\1/p' | awk '!seen[$0]++' | while read -r module; do
+    name=$(basename "$module" .ko.xz)
+    xz -dc "$module" >"$dir/$name.ko"
+    echo "$name" >>"$dir/order"
+  done
+}
+
+# cpio_of DIR: an initramfs archive of DIR on stdout; the same content gives the same bytes.
+cpio_of() { (cd "$1" && find . | LC_ALL=C sort | cpio --quiet --reproducible -o -H newc -R 0:0); }
+
+# lock NAME: waits until no other process builds the same thing. Held until the script ends.
+lock() {
+  mkdir -p "$MOTE_CACHE_DIR"
+  exec {lock_fd}>"$MOTE_CACHE_DIR/.lock-$1"
+  flock --nonblock "$lock_fd" && return
+  say "another process is building the same thing ($1): waiting for it"
+  flock "$lock_fd"
+}
+
+# work_dir: a fresh folder in the cache, so that a rename out of it is atomic; removed at the end.
+work_dir() {
+  mkdir -p "$MOTE_CACHE_DIR"
+  WORK=$(mktemp -d "$MOTE_CACHE_DIR/.build.XXXXXX")
+  trap 'rm -rf "$WORK"' EXIT
+}
+
+# into_cache NEW FINAL: puts a finished folder in its place, whole or not at all.
+into_cache() {
+  mkdir -p "$(dirname "$2")"
+  mv -T "$1" "$2" 2>/dev/null || [ -d "$2" ] # another process was first: the same content
+}
+
+# point LINK TARGET: makes or replaces a symbolic link in one step (nobody sees it missing).
+point() {
+  mkdir -p "$(dirname "$1")"
+  ln -sfn "$2" "$1.$$"
+  mv -T "$1.$$" "$1"
+}

@@ -1,0 +1,66 @@
+#!/bin/bash
+# debian-kernel.sh: a stock distribution kernel for the tests: Debian's cloud kernel, with the modules
+# that it needs to find its devices over ACPI and mount a disk, in an initramfs.
+#   CACHE/debian/vmlinuz, initrd.cpio.gz   (links into the folder of that version)
+# With root=... on the command line the disk's own init takes over; otherwise the initramfs's does, which
+# is the default guest's (see rootfs/init.c for what it understands).
+set -euo pipefail
+HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+# shellcheck source-path=SCRIPTDIR source=common.sh
+. "$HERE/common.sh"
+
+META=linux-image-6.12-cloud-amd64
+MODULES=(virtio_mmio virtio_blk virtio_rng virtio_net ext4)
+
+"$HERE/rootfs/build.sh"
+base=$(readlink -f "$MOTE_CACHE_DIR/guest/x86_64/initrd.cpio.gz")
+inputs=$(hash_of "$base" "${BASH_SOURCE[0]}")
+cached() { find "$MOTE_CACHE_DIR" -maxdepth 1 -name "debian-*-$inputs" 2>/dev/null | sort -V | tail -1 || true; }
+use() {
+  local file
+  for file in vmlinuz initrd.cpio.gz; do point "$MOTE_CACHE_DIR/debian/$file" "../$(basename "$1")/$file"; done
+}
+debian=$(cached)
+if [ -z "$debian" ]; then
+  say "the stock Debian kernel isn't in the cache yet (5 s; downloads a 35 MB kernel package)"
+  need_packages cpio kmod xz-utils
+  lock debian
+  debian=$(cached)
+fi
+if [ -z "$debian" ]; then
+  work_dir
+  package=$(newest_package "$META")
+  [ -n "$package" ] || die "apt knows no $META: Debian 12 has it in its security suite, Debian 13 in main"
+  fetch_package "$package" "$WORK/package"
+  version=${package#linux-image-}
+  mkdir -p "$WORK/out" "$WORK/tree/modules"
+  cp "$WORK/package/boot/vmlinuz-$version" "$WORK/out/vmlinuz"
+  [ -d "$WORK/package/lib/modules" ] || ln -s usr/lib "$WORK/package/lib" # newer packages have it in /usr
+  copy_modules "$WORK/package" "$version" "$WORK/tree/modules" "${MODULES[@]}"
+
+  cat >"$WORK/tree/init" <<'INIT'
+#!/bin/busybox sh
+busybox mount -t proc proc /proc
+busybox mount -t devtmpfs dev /dev
+for module in $(busybox cat /modules/order); do busybox insmod "/modules/$module.ko"; done
+for word in $(busybox cat /proc/cmdline); do
+  case $word in
+    root=*)
+      busybox mount -o ro "${word#root=}" /mnt || exec busybox sh
+      busybox mount --move /dev /mnt/dev
+      busybox umount /proc
+      exec busybox switch_root /mnt /sbin/init
+      ;;
+  esac
+done
+busybox umount /proc
+exec /sbin/init
+INIT
+  chmod 755 "$WORK/tree/init"
+  # An initramfs may consist of several archives; a later one's files replace an earlier one's.
+  { cat "$base"; cpio_of "$WORK/tree" | gzip -n; } >"$WORK/out/initrd.cpio.gz"
+  debian=$MOTE_CACHE_DIR/debian-$version-$inputs
+  into_cache "$WORK/out" "$debian"
+  say "the stock Debian kernel is ready: $debian"
+fi
+use "$debian"

@@ -1,0 +1,99 @@
+#!/bin/bash
+# build.sh: the default guest's kernel, from Debian's linux-source and x86_64.config.
+# Built once per machine (4-5 minutes on two cores) and kept in the cache; later calls return at once.
+#   CACHE/guest/x86_64/vmlinux, bzImage   what mote and the tests boot (links into the hashed folder)
+set -euo pipefail
+HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+# shellcheck source-path=SCRIPTDIR source=../common.sh
+. "$HERE/../common.sh"
+
+ARCH=x86_64
+SOURCE=linux-source-6.12
+CONFIG=$HERE/$ARCH.config
+RECIPE=1          # raise it when a change below changes the result
+ESTIMATE=1034     # files to compile, for the progress line
+
+guest=$MOTE_CACHE_DIR/guest
+inputs=$(hash_of "$(grep -E '^(# )?CONFIG_' "$CONFIG")" "$RECIPE") # not its comments
+
+# The newest kernel in the cache that was made of this configuration, from whichever package version.
+cached() { find "$guest" -maxdepth 1 -name "kernel-$ARCH-${1:-*}-$inputs" 2>/dev/null | sort -V | tail -1 || true; }
+
+use() {
+  local file
+  for file in vmlinux bzImage; do point "$guest/$ARCH/$file" "../$(basename "$1")/$file"; done
+}
+
+version=$(package_version "$SOURCE")
+kernel=$(cached "$version")
+if [ -n "$kernel" ]; then
+  use "$kernel"
+  exit
+fi
+
+say "the guest kernel isn't in the cache yet: building it, once (4-5 minutes on two cores;" \
+  "downloads 155 MB of kernel source and some build tools where they are missing)"
+need_packages "$SOURCE" make gcc libc6-dev libelf-dev flex bison bc lz4 xz-utils
+version=$(package_version "$SOURCE")
+lock "kernel-$ARCH"
+kernel=$(cached "$version") # another process may have built it while this one waited
+if [ -n "$kernel" ]; then
+  use "$kernel"
+  exit
+fi
+work_dir
+
+say "unpacking $SOURCE $version"
+# Left out: sources that this configuration never compiles, two thirds of the tree.
+skip=()
+for part in arch/{arm,arm64,mips,powerpc} drivers/{gpu,infiniband,media,staging,usb} \
+  drivers/net/{ethernet,wireless} sound; do
+  skip+=("--exclude=*/$part/*.[chS]" "--exclude=*/$part/*.dts*")
+done
+tar -C "$WORK" -xf "/usr/src/$SOURCE.tar.xz" --strip-components=1 "${skip[@]}" \
+  --exclude='*/Documentation/*/*' --exclude='*/tools/testing/*'
+cd "$WORK"
+
+make -s tinyconfig >/dev/null
+scripts/kconfig/merge_config.sh -m .config "$CONFIG" >/dev/null
+make -s olddefconfig
+# Kconfig drops silently what it can't satisfy. Here that is a mistake in the fragment.
+lost=$(grep -E '^CONFIG_' "$CONFIG" | grep -vxFf .config || true)
+lost+=$(sed -n 's/^# \(CONFIG_[A-Z0-9_]*\) is not set$/\1=y/p' "$CONFIG" | grep -xFf .config || true)
+[ -z "$lost" ] || die "these options of $(basename "$CONFIG") did not take effect: $lost"
+
+# The log outlives the build folder, in case someone has to read it.
+log=$MOTE_CACHE_DIR/kernel-$ARCH.log
+# The same inputs give the same bytes.
+date=$(date -u -r "/usr/src/$SOURCE.tar.xz")
+say "compiling Linux $version (log: $log)"
+nice make -j"$(nproc)" KBUILD_BUILD_USER=mote KBUILD_BUILD_HOST=guest KBUILD_BUILD_TIMESTAMP="$date" \
+  vmlinux bzImage >"$log" 2>&1 &
+build=$!
+trap 'kill $build 2>/dev/null || true; wait || true; rm -rf "$WORK"' EXIT
+step=10 end='\n'
+if [ -t 2 ]; then step=1 end='\r'; fi
+while kill -0 $build 2>/dev/null; do
+  for _ in $(seq $((step * 2))); do # half a second at a time, so as to end soon after the compiler
+    kill -0 $build 2>/dev/null || break
+    sleep 0.5
+  done
+  files=$(grep -cE '^  (CC|AS) ' "$log" || true)
+  percent=$((files * 100 / ESTIMATE))
+  # shellcheck disable=SC2059 # $end is part of the format
+  printf "mote [%3d s] %4d files compiled, about %d %%$end" $SECONDS "$files" $((percent > 99 ? 99 : percent)) >&2
+done
+if ! wait $build; then
+  tail -n 20 "$log" >&2
+  die "the kernel did not compile; the whole log is in $log"
+fi
+
+# The symbol table stays: it isn't loaded into the guest, and it names the addresses of an oops.
+mkdir out
+objcopy --strip-debug vmlinux out/vmlinux
+cp arch/x86/boot/bzImage .config out/
+mv out/.config out/config
+kernel=$guest/kernel-$ARCH-$version-$inputs
+into_cache out "$kernel"
+use "$kernel"
+say "the guest kernel is ready: $(du -h --apparent-size "$kernel/vmlinux" | cut -f1) in $kernel"

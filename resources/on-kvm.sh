@@ -1,0 +1,163 @@
+#!/bin/bash
+# on-kvm.sh [-c CPUS] [-m MB] [-t SECONDS] [-i] [-v] [--] COMMAND [ARGS...]
+#   Runs COMMAND where KVM can run Linux: right here if this host can. Otherwise in a small emulated
+#   machine (QEMU) that has a processor with SVM, as root, with the host's files read-only under a
+#   layer of RAM, in the same folder, with the same arguments and the environment that matters
+#   (CARGO_*, RUST*, MOTE_*, ...). It also serves cargo as a test runner:
+#     CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER=resources/on-kvm.sh cargo test
+#   -c, -m, -t  the emulated machine's CPUs, memory, and how long it may take (default 2048 MB, 600 s;
+#               no limit with a terminal)
+#   -i          take the terminal as if stdin and stdout were one (they are looked at otherwise)
+#   -v          show the emulated machine's kernel log at the end
+#   ON_KVM_SHARE=DIR   a folder that COMMAND can write to, kept
+#   ON_KVM=emulated    use the emulated machine even where this host could do
+#   The exit status is COMMAND's; 124: took too long, 125: the emulated machine failed.
+set -euo pipefail
+HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+# shellcheck source-path=SCRIPTDIR source=common.sh
+. "$HERE/common.sh"
+
+cpus=1 memory=2048 limit='' interactive=0 verbose=0
+usage() {
+  sed -n '2,/^set/{/^set/!s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}" >&2
+  exit 2
+}
+while getopts c:m:t:iv option; do
+  case $option in
+    c) cpus=$OPTARG ;;
+    m) memory=$OPTARG ;;
+    t) limit=$OPTARG ;;
+    i) interactive=1 ;;
+    v) verbose=1 ;;
+    *) usage ;;
+  esac
+done
+shift $((OPTIND - 1))
+[ $# -ge 1 ] || usage
+
+# --- this host, if it can ---
+if [ "$(uname -m)" = x86_64 ]; then
+  flags='no vmx or svm in /proc/cpuinfo'
+  if grep -qwE 'vmx|svm' /proc/cpuinfo; then flags=; fi
+else
+  flags= # on arm64 a /dev/kvm is there only where EL2 is
+fi
+if [ ! -e /dev/kvm ]; then
+  why='there is no /dev/kvm'
+elif [ -n "$flags" ]; then
+  why=$flags
+elif ! true <>/dev/kvm; then
+  why="/dev/kvm can't be opened: you may want to join the kvm group"
+else
+  why=
+fi 2>/dev/null
+[ "${ON_KVM:-}" != emulated ] || why=${why:-'ON_KVM=emulated'}
+[ -n "$why" ] || exec "$@"
+[ "$(uname -m)" = x86_64 ] || die "this host's KVM can't run Linux ($why), and there is no emulated machine for $(uname -m) yet"
+echo "mote: this host's KVM can't run Linux ($why): running in an emulated machine (QEMU, slow: times are not representative)" >&2
+
+# --- the emulated machine ---
+need_packages qemu-system-x86
+initrd=$("$HERE/kvm-host/build.sh")
+host=$(dirname "$initrd")
+run=$(mktemp -d "${TMPDIR:-/tmp}/on-kvm.XXXXXX")
+qemu='' terminal=''
+# shellcheck disable=SC2317,SC2329 # called by the trap
+finish() {
+  if [ -n "$qemu" ]; then kill "$qemu" 2>/dev/null || true; wait "$qemu" || true; fi
+  if [ -n "$terminal" ]; then stty "$terminal" </dev/tty; fi
+  rm -rf "$run"
+}
+trap finish EXIT
+trap 'exit 143' TERM HUP
+trap 'exit 130' INT
+
+# --- its input: the terminal, or what stdin is ---
+if [ -t 0 ] && [ -t 1 ]; then interactive=1; fi
+rows=24 columns=80
+exec 3</dev/null
+if [ -t 0 ]; then
+  if [ $interactive = 1 ]; then
+    terminal=$(stty -g)
+    read -r rows columns < <(stty size)
+    exec 3</dev/tty # a file description of its own: QEMU changes its flags
+  fi
+elif true <&0; then
+  exec 3<&0
+fi 2>/dev/null
+
+quote() { printf "'%s'" "${1//\'/\'\\\'\'}"; }
+mkdir "$run/ctl"
+{
+  for name in $(compgen -e); do
+    case $name in
+      MOTE_STARTED | MOTE_APT_UPDATED) ;;
+      CARGO* | RUST* | MOTE_* | XDG_CACHE_HOME | HOME | PATH | CI | LD_LIBRARY_PATH | TERM | LANG | LC_* | NO_COLOR)
+        echo "export $name=$(quote "${!name}")"
+        ;;
+    esac
+  done
+  echo "export MOTE_EMULATED=1"
+  echo "cd $(quote "$PWD") || exit 125"
+  printf exec
+  for word; do printf ' %s' "$(quote "$word")"; done
+  echo
+} >"$run/ctl/command"
+share=
+[ -z "${ON_KVM_SHARE:-}" ] || share=$(cd "$ON_KVM_SHARE" && pwd)
+cat >"$run/ctl/settings" <<END
+DATE=$(date +%s) HOST=$(quote "$host") SHARE=$(quote "$share")
+VERBOSE=$verbose INTERACTIVE=$interactive ROWS=$rows COLUMNS=$columns
+END
+
+# The emulated time stamp counter is the host's own; its rate has to be told, as there is no timer to
+# measure it by: bogomips is twice the rate in MHz.
+khz=$(awk '/^bogomips/ { printf "%d", $3 * 500; exit }' /proc/cpuinfo)
+# No XSAVE: this QEMU doesn't let KVM see a guest's XSETBV, and guests would warn of it at boot.
+# Half a second of self-tests and tables that this machine never uses.
+skip=jent_mod_init,load_system_certificate_list,trace_eval_init,bpf_dummy_struct_ops_init,bpf_tcp_ca_kfunc_init
+command=(qemu-system-x86_64 -M "microvm,acpi=on,rtc=on,pit=off,pic=off,isa-serial=on"
+  -accel "tcg,thread=multi" -cpu "max,la57=off,-xsave" -smp "$cpus" -m "$memory"
+  -nodefaults -no-user-config -display none -no-reboot
+  -global virtio-mmio.force-legacy=false
+  -kernel "$host/vmlinux" -initrd "$initrd"
+  -append "console=ttyS0 quiet reboot=t panic=-1 tsc=reliable tsc_early_khz=$khz random.trust_cpu=on \
+no_timer_check nokaslr rodata=off mitigations=off transparent_hugepage=always cryptomgr.notests \
+initcall_blacklist=$skip"
+  -serial "file:$run/log"
+  -object "rng-random,id=rng,filename=/dev/urandom" -device "virtio-rng-device,rng=rng"
+  -fsdev "local,id=root,path=/,security_model=none,readonly=on,multidevs=remap"
+  -device "virtio-9p-device,fsdev=root,mount_tag=root"
+  -fsdev "local,id=ctl,path=$run/ctl,security_model=none"
+  -device "virtio-9p-device,fsdev=ctl,mount_tag=ctl"
+  -device virtio-serial-device)
+if [ -n "$share" ]; then
+  command+=(-fsdev "local,id=share,path=$share,security_model=none,multidevs=remap"
+    -device "virtio-9p-device,fsdev=share,mount_tag=share")
+fi
+# Output goes through files: QEMU drops what a pipe or a terminal can't take at once.
+touch "$run/out" "$run/err"
+command+=(-chardev "file,id=out,path=$run/out" -device "virtconsole,chardev=out"
+  -chardev "file,id=err,path=$run/err" -device "virtconsole,chardev=err"
+  -chardev "stdio,id=input,signal=off" -device "virtserialport,chardev=input,name=input")
+
+limit=${limit:-$((interactive ? 0 : 600))}
+timeout --foreground -k 5 "$limit" "${command[@]}" <&3 >/dev/null &
+qemu=$!
+tail -qf -c +1 -s 0.05 --pid=$qemu "$run/out" & relays=($!)
+tail -qf -c +1 -s 0.05 --pid=$qemu "$run/err" >&2 & relays+=($!)
+result=0
+wait $qemu || result=$?
+qemu=
+wait "${relays[@]}"
+if [ $verbose = 1 ]; then cat "$run/ctl/dmesg" "$run/log" >&2 || true; fi
+if [ -f "$run/ctl/status" ]; then exit "$(cat "$run/ctl/status")"; fi
+if [ $result = 124 ]; then
+  echo "mote: stopped: it took more than $limit s (on-kvm.sh -t SECONDS)" >&2
+  exit 124
+fi
+{
+  echo "mote: the emulated machine ended without a result (QEMU: $result). The end of its log:"
+  tail -n 8 "$run/log"
+} >&2
+exit 125

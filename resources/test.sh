@@ -1,0 +1,54 @@
+#!/bin/bash
+# test.sh: every test there is, in three parts. Ends with cargo's own summary of the last part; fails if
+# any part fails, or if a whole kind of test could not run at all (MOTE_REQUIRE).
+set -euo pipefail
+HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+# shellcheck source-path=SCRIPTDIR source=common.sh
+. "$HERE/common.sh"
+cd "$HERE/.."
+
+[ -e "$MOTE_CACHE_DIR/guest/x86_64/vmlinux" ] ||
+  say "the first time takes 8 to 12 minutes, half of it for compiling a guest's Linux kernel; later ones 2 or 3"
+need_rust
+need_packages e2fsprogs # the tests make disks, and look into them
+triple=$(host_triple)
+runner=CARGO_TARGET_$(tr a-z- A-Z_ <<<"$triple")_RUNNER
+
+times=()
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+# part NAME COMMAND...: runs one part and notes how long it took. What it says is also kept in $log.
+part() {
+  local name=$1 begin=$SECONDS
+  shift
+  say "$name: $*"
+  "$@" 2>&1 | tee -a "$log"
+  times+=("$name: $((SECONDS - begin)) s")
+}
+
+# Tiny hand-assembled guests need a /dev/kvm, but not a processor's support: they run here if they can.
+if true 2>/dev/null <>/dev/kvm; then here=(env); else here=(env "$runner=$HERE/on-kvm.sh"); fi
+tests=()
+for file in tests/*.rs; do
+  name=$(basename "$file" .rs)
+  if [ -e "$file" ] && [ "$name" != linux ]; then tests+=(--test "$name"); fi
+done
+part "unit tests and tiny guests on KVM" \
+  "${here[@]}" MOTE_REQUIRE=kvm cargo test --lib --bins --examples "${tests[@]}"
+part "examples in the documentation" cargo test --doc
+
+part "guest for the tests" "$HERE/guest.sh"
+part "stock Debian kernel for the tests" "$HERE/debian-kernel.sh"
+
+# Real Linux guests, run by the release binary.
+part "building the tests with Linux guests" cargo test --release --test linux --no-run
+summary=$(printf '%s, ' "${times[@]}")
+say "so far: ${summary%, }"
+part "tests with Linux guests (two or three minutes where the machine is emulated)" \
+  env "$runner=$HERE/on-kvm.sh -c 2 -t 1800 -m 3072 --" MOTE_REQUIRE=linux \
+  cargo test --release --test linux -- --test-threads 2
+
+# A test that could not run has said so; none is passed over in silence.
+say "tests that said they could not run here: $(grep -c '^NOT RUN' "$log" || true)"
+grep '^NOT RUN' "$log" >&2 || true
+grep '^test result: ' "$log" | tail -n 1
