@@ -17,7 +17,7 @@ pub use status::Status;
 
 /// Starts Linux virtual machines on KVM, fast.
 #[derive(Debug, Parser)]
-#[command(name = "mote", version, max_term_width = 100, after_help = status::HELP)]
+#[command(name = "mote", version, max_term_width = 100, after_help = EXAMPLES)]
 pub struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -26,8 +26,16 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run a VM until its guest ends it
+    #[command(after_help = status::HELP)]
     Run(Box<run::RunArgs>),
 }
+
+const EXAMPLES: &str = "\
+Examples:
+  mote run                                           boot the default guest (see `make guest`)
+  mote run --kernel vmlinux --rootfs root.ext4       boot your own
+  mote run --kernel vmlinuz --initrd initrd.img --memory 1G --cpus 2 --timings
+  mote run --config vm.toml --cmdline 'loglevel=7'   from a file, with one thing changed";
 
 /// Parses the arguments, runs the subcommand, and prints its error, if any.
 pub fn main(exec: Instant) -> ExitCode {

@@ -5,9 +5,11 @@ use std::process::ExitCode;
 use motevm::machine::Fault;
 use motevm::{BuildError, Exit};
 
-/// The end of `mote --help`.
+/// The end of `mote run --help`.
 pub const HELP: &str = "\
-Exit status of `mote run`:
+On a terminal every key goes to the guest; Ctrl-A x ends the VM, Ctrl-A Ctrl-A is one Ctrl-A.
+
+Exit status:
   0    the guest shut down or rebooted
   1    mote itself failed
   2    a wrong option, configuration or file
