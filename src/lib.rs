@@ -22,10 +22,12 @@
 //! - [`devices`]: serial, i8042, boot timer and the virtio devices
 //! - [`vcpu`]: the vCPU threads and their exit loop
 //! - [`machine`]: builds a VM out of the above and runs it
+//! - [`check`]: whether this host can run VMs and how well
 
 pub mod arch;
 pub mod boot;
 pub mod bus;
+pub mod check;
 pub mod config;
 pub mod devices;
 pub mod kvm;

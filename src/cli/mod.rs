@@ -1,5 +1,6 @@
 //! The command line: one file per subcommand, arguments in, exit status out.
 
+mod check;
 mod default_guest;
 pub mod exec_time;
 mod keyval;
@@ -28,6 +29,8 @@ enum Command {
     /// Run a VM until its guest ends it
     #[command(after_help = status::HELP)]
     Run(Box<run::RunArgs>),
+    /// Tell whether this host can run VMs and how well, and what would make it better
+    Check(check::CheckArgs),
 }
 
 const EXAMPLES: &str = "\
@@ -42,6 +45,7 @@ pub fn main(exec: Instant) -> ExitCode {
     let cli = Cli::parse(); // a wrong argument exits with 2, as Status::Usage
     let result = match cli.command {
         Command::Run(args) => run::run(*args, exec),
+        Command::Check(args) => check::run(&args),
     };
     match result {
         Ok(status) => status.into(),

@@ -34,25 +34,33 @@ pub enum Status {
     GuestPanic,
     /// The guest crashed.
     GuestCrash,
+    /// KVM is there, but has no hardware behind it (`mote check` only).
+    Emulated,
     /// A signal ended it, or the user did as if by one.
     Signal(i32),
 }
 
 impl From<Status> for ExitCode {
     fn from(status: Status) -> Self {
-        ExitCode::from(match status {
+        ExitCode::from(status.code())
+    }
+}
+
+impl Status {
+    /// The number that the process exits with.
+    pub fn code(self) -> u8 {
+        match self {
             Status::Success => 0,
             Status::Internal => 1,
             Status::Usage => 2,
             Status::Host => 3,
             Status::GuestPanic => 4,
             Status::GuestCrash => 5,
+            Status::Emulated => 6,
             Status::Signal(number) => 128u8.saturating_add(u8::try_from(number).unwrap_or(127)),
-        })
+        }
     }
-}
 
-impl Status {
     /// The status of a VM that ended; `signal` is the last one that the process received.
     pub fn of(exit: &Exit, signal: Option<i32>) -> Self {
         match exit {
