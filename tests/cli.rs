@@ -185,6 +185,26 @@ fn a_wrong_key_in_a_file_is_named() {
 }
 
 #[test]
+fn check_tells_people_and_scripts_the_same() {
+    let (code, text, err) = outcome(&["check"]);
+    assert!(matches!(code, 0 | 3 | 6), "{code}: {err}");
+    assert!(
+        text.contains("/dev/kvm") && text.contains("KVM_CREATE_VM"),
+        "{text}"
+    );
+    let (json_code, json, _) = outcome(&["check", "--json"]);
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(
+        (code, json["exit_status"].as_i64()),
+        (json_code, Some(i64::from(code)))
+    );
+    for check in json["checks"].as_array().unwrap() {
+        let bad = matches!(check["level"].as_str(), Some("slow" | "missing"));
+        assert!(!bad || check["remedy"].is_string(), "no remedy: {check}");
+    }
+}
+
+#[test]
 fn two_vms_do_not_write_to_one_image() {
     if !kvm() {
         return;

@@ -165,6 +165,11 @@ pub fn run(root: &Root) -> Report {
     Report::new(checks)
 }
 
+/// Whether the host's processor virtualizes in hardware, without which no Linux runs in a VM.
+pub fn has_hardware(root: &Root) -> bool {
+    cpu::hardware(root).is_none_or(|check| check.level != Level::Missing)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use clap::{Args, ValueHint};
 use log::LevelFilter;
+use motevm::check::{Root, has_hardware};
 use motevm::config::{Acpi, Cache, Console, Cpus, Disk, Memory, Protocol, Rootfs, Size};
 use motevm::machine::{Phase, Report, Timeline};
 use motevm::{BuildOptions, Exit, Host, VmConfig, build};
@@ -130,7 +131,7 @@ pub fn run(args: RunArgs, exec: Instant) -> Result<Status, CliError> {
     let exit = exit?;
 
     tell(&exit);
-    if let Some(hint) = vm.hint().or_else(|| host_hint(&exit)) {
+    if let Some(hint) = host_hint(&exit).or_else(|| vm.hint()) {
         eprintln!("mote: hint: {hint}");
     }
     if let Some(timings) = &args.timings {
@@ -152,17 +153,9 @@ fn tell(exit: &Exit) {
 /// Advice where a crash is the host's doing.
 fn host_hint(exit: &Exit) -> Option<String> {
     let crashed = matches!(exit, Exit::Crash(_));
-    let info = std::fs::read_to_string("/proc/cpuinfo")
-        .ok()
-        .filter(|_| crashed)?;
-    let flags = info.lines().find(|line| line.starts_with("flags"))?;
-    let virtualization = flags
-        .split_whitespace()
-        .any(|flag| matches!(flag, "vmx" | "svm"));
-    (!virtualization).then(|| {
-        "this host's CPU shows neither vmx nor svm: its /dev/kvm is emulated and can't run Linux. \
-         resources/on-kvm.sh in mote's source tree runs a command in an emulated machine that can \
-         (`mote check` tells more)."
+    (crashed && !has_hardware(&Root::default())).then(|| {
+        "this host's KVM has no hardware behind it and can't run Linux (`mote check`); \
+         resources/on-kvm.sh in mote's source tree runs a command in an emulated machine that can."
             .to_owned()
     })
 }
