@@ -7,6 +7,8 @@
 #     CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER=resources/on-kvm.sh cargo test
 #   -c, -m, -t  the emulated machine's CPUs, memory, and how long it may take (default 2048 MB, 600 s;
 #               no limit with a terminal)
+#               More than one CPU is not safe: KVM patches its code at each VM's start and end, and
+#               this QEMU may run the old code on another CPU, at which the machine's Linux panics.
 #   -i          take the terminal as if stdin and stdout were one (they are looked at otherwise)
 #   -v          show the emulated machine's kernel log at the end
 #   ON_KVM_SHARE=DIR   a folder that COMMAND can write to, kept

@@ -68,13 +68,13 @@ fn a_triple_fault_is_a_crash_with_registers_and_code() {
         panic!("{exit:?}")
     };
     assert_eq!(report.kind, CrashKind::TripleFault);
-    assert_eq!(report.instruction[..2], [0x0f, 0x0b]);
     let text = report.to_string();
-    assert!(
-        text.contains("triple fault") && text.contains("rip 0x"),
-        "{text}"
-    );
-    assert!(text.contains("code: 0f 0b"), "{text}");
+    assert!(text.contains("triple fault"), "{text}");
+    // On AMD hosts KVM resets the vCPU before anyone can look at it, and mote says so.
+    if !text.contains("registers: lost (on AMD") {
+        assert!(text.contains("rip 0x0000000000100"), "{text}");
+        assert!(text.contains("code: 0f 0b"), "{text}");
+    }
 }
 
 #[test]

@@ -7,11 +7,21 @@ use crate::kvm::Vcpu;
 /// The longest x86 instruction.
 const INSTRUCTION_MAX: usize = 15;
 
+/// Where a vCPU starts after a reset (SDM vol. 3 §10.1.4).
+const RESET_RIP: u64 = 0xfff0;
+const RESET_CS_BASE: u64 = 0xffff_0000;
+
 /// The registers as lines of text, and the bytes at the instruction pointer.
 pub fn describe(vcpu: &Vcpu, memory: &GuestMemoryMmap<()>) -> (String, Vec<u8>) {
     let (Ok(r), Ok(s)) = (vcpu.regs(), vcpu.sregs()) else {
         return ("registers: can't be read".to_owned(), Vec::new());
     };
+    // KVM on AMD resets a vCPU that shut down, since the processor leaves its state undefined
+    // (AMD APM vol. 2 §15.14.3): what can be read then is the reset vector.
+    if (r.rip, s.cs.base, r.rsp) == (RESET_RIP, RESET_CS_BASE, 0) {
+        let text = "registers: lost (on AMD processors, KVM resets a vCPU at a triple fault)";
+        return (text.to_owned(), Vec::new());
+    }
     let text = format!(
         "rip {:#018x}  rsp {:#018x}  rflags {:#x}\n\
          rax {:#018x}  rbx {:#018x}  rcx {:#018x}  rdx {:#018x}\n\
