@@ -503,12 +503,13 @@ fn a_damaged_kernel_is_a_crash_with_its_registers() {
     fs::write(&damaged, kernel).unwrap();
     let ended = finish(mote(&["--kernel", path(&damaged)]));
     assert_eq!(ended.code, Some(5), "{ended:?}");
-    let rip = format!("rip {:#018x}", entry.0);
-    assert!(
-        ended.err.contains("triple fault") && ended.err.contains(&rip),
-        "{ended:?}"
-    );
-    assert!(ended.err.contains("code: 0f 0b"), "{ended:?}");
+    assert!(ended.err.contains("triple fault"), "{ended:?}");
+    // On AMD hosts KVM resets the vCPU before anyone can look at it, and mote says so.
+    if !ended.err.contains("registers: lost (on AMD") {
+        let rip = format!("rip {:#018x}", entry.0);
+        assert!(ended.err.contains(&rip), "{ended:?}");
+        assert!(ended.err.contains("code: 0f 0b"), "{ended:?}");
+    }
 }
 
 #[test]
