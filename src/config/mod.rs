@@ -172,8 +172,8 @@ pub enum ConfigError {
     /// Too little memory to place a kernel.
     #[error("--memory {0}: too small for a Linux kernel; give at least {MIN_MEMORY}")]
     MemoryTooSmall(Size),
-    /// Not a whole number of pages.
-    #[error("--memory {0}: must be a multiple of 2M, the size of a huge page")]
+    /// Not a whole number of MiB.
+    #[error("--memory {0}: must be a whole number of MiB")]
     MemoryUnaligned(Size),
     /// More memory than the address space of the guest holds.
     #[error("--memory {0}: at most {max} fit into the guest's physical addresses", max = Size::gib(1024))]
@@ -208,7 +208,7 @@ impl VmConfig {
         if memory > Size::gib(1024) {
             return Err(ConfigError::MemoryTooLarge(memory));
         }
-        if !memory.bytes().is_multiple_of(2 << 20) {
+        if !memory.bytes().is_multiple_of(1 << 20) {
             return Err(ConfigError::MemoryUnaligned(memory));
         }
         if self.boot.kernel.is_none() {
