@@ -1,0 +1,158 @@
+//! Real Linux guests, run by the `mote` command as a user runs it. They need a KVM with hardware
+//! (or emulated hardware) behind it and the guest that `make guest` makes; `make test` sees to
+//! both (resources/test.sh, docs/testing.md).
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod boot;
+mod cpu_memory;
+mod disk;
+mod life;
+
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use common::can_run;
+
+/// The files of the default guest and of the stock kernel.
+struct Guests {
+    vmlinux: PathBuf,
+    bzimage: PathBuf,
+    rootfs: PathBuf,
+    initrd: PathBuf,
+    debian_kernel: PathBuf,
+    debian_initrd: PathBuf,
+}
+
+/// The guests, or `None` (said aloud) where these tests can't run.
+fn guests() -> Option<Guests> {
+    let cache = std::env::var_os("MOTE_CACHE")
+        .map(PathBuf::from)
+        .unwrap_or_else(|| {
+            let base = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
+            let home =
+                || PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".cache");
+            base.unwrap_or_else(home).join("mote")
+        });
+    let (guest, debian) = (cache.join("guest/x86_64"), cache.join("debian"));
+    let guests = Guests {
+        vmlinux: guest.join("vmlinux"),
+        bzimage: guest.join("bzImage"),
+        rootfs: guest.join("rootfs.ext4"),
+        initrd: guest.join("initrd.cpio.gz"),
+        debian_kernel: debian.join("vmlinuz"),
+        debian_initrd: debian.join("initrd.cpio.gz"),
+    };
+    let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let hardware = info
+        .split_whitespace()
+        .any(|word| word == "vmx" || word == "svm");
+    let obstacle = if !hardware {
+        Some("this host's CPU shows neither vmx nor svm; run this through resources/on-kvm.sh")
+    } else if !guests.vmlinux.exists() || !guests.debian_kernel.exists() {
+        Some("the guests aren't built: resources/guest.sh and resources/debian-kernel.sh do that")
+    } else {
+        None
+    };
+    can_run("linux", obstacle.map(str::to_owned)).then_some(guests)
+}
+
+/// How long a guest may take: emulated hardware is slow, and several run at once.
+const PATIENCE: Duration = Duration::from_secs(240);
+
+/// `mote run` with these arguments.
+fn mote(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_mote"));
+    command.arg("run").args(arguments).stdin(Stdio::null());
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+/// What a run left.
+#[derive(Debug)]
+struct Ended {
+    code: Option<i32>,
+    out: String,
+    err: String,
+}
+
+impl Ended {
+    #[track_caller]
+    fn success(self) -> String {
+        assert_eq!(self.code, Some(0), "{self:#?}");
+        self.out
+    }
+}
+
+/// Runs to the end; a guest that doesn't come to one is a failure, not a hang.
+fn finish(mut command: Command) -> Ended {
+    let mut child = command.spawn().unwrap();
+    let deadline = Instant::now() + PATIENCE;
+    let (mut out, mut err) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
+    let read = |stream: &mut dyn Read| -> String {
+        let mut bytes = Vec::new();
+        stream.read_to_end(&mut bytes).unwrap();
+        let text = String::from_utf8_lossy(&bytes).replace("\r\n", "\n");
+        // Said by Linux whatever its log level: "[    1.2] reboot: Restarting system".
+        let of_the_guest = |line: &&str| !line.contains("] reboot: ");
+        text.split_inclusive('\n').filter(of_the_guest).collect()
+    };
+    let (out, err) = std::thread::scope(|scope| {
+        let (out, err) = (
+            scope.spawn(move || read(&mut out)),
+            scope.spawn(move || read(&mut err)),
+        );
+        while child.try_wait().unwrap().is_none() {
+            if Instant::now() > deadline {
+                child.kill().unwrap();
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        (out.join().unwrap(), err.join().unwrap())
+    });
+    Ended {
+        code: child.wait().unwrap().code(),
+        out,
+        err,
+    }
+}
+
+/// Runs a shell command in the default guest, on its root file system; what it printed.
+#[track_caller]
+fn in_guest(more: &[&str], script: &str) -> String {
+    boot(more, script).success()
+}
+
+fn boot(more: &[&str], script: &str) -> Ended {
+    assert!(
+        !script.contains('"'),
+        "the kernel's command line has no way to quote a quote"
+    );
+    let cmdline = format!("mote.run=\"{script}\"");
+    finish(mote(&[&["--cmdline", &cmdline], more].concat()))
+}
+
+fn path(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+/// An empty disk image.
+fn image(folder: &Path, name: &str, size: u64) -> PathBuf {
+    let path = folder.join(name);
+    File::create(&path).unwrap().set_len(size).unwrap();
+    path
+}
+
+/// Bytes that don't repeat.
+fn noise(length: usize) -> Vec<u8> {
+    let mut bytes = vec![0; length];
+    File::open("/dev/urandom")
+        .unwrap()
+        .read_exact(&mut bytes)
+        .unwrap();
+    bytes
+}
