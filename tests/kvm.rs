@@ -120,7 +120,7 @@ fn the_boot_timer_marks_init_and_counts_are_exact() {
         .iter()
         .map(|d| d.device.as_str())
         .collect();
-    assert_eq!(devices, ["boot-timer", "serial", "unclaimed"]);
+    assert_eq!(devices, ["boot-timer", "serial", "unclaimed ports"]);
     let run = report.exec_to_first_run_us.unwrap();
     let init = report.first_run_to_init_us.unwrap();
     assert!(report.exec_to_init_us.unwrap().abs_diff(run + init) <= 1);
@@ -143,6 +143,19 @@ fn nobody_home_reads_as_ones() {
         std::fs::read(folder.path().join("out")).unwrap(),
         [0xff, 0xff]
     );
+}
+
+#[test]
+fn a_string_instruction_is_as_many_accesses() {
+    let Some(host) = host() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    const AT: u32 = 0x20_0000;
+    let code = Code::new().read_string(0x3fd, AT, 4);
+    let code = (0..5).fold(code, |code, n| code.read_byte(AT + n).print_al());
+    code.reset().vm(&host, folder.path(), |_| ()).run().unwrap();
+    // Four times the line status of an idle port, and nothing behind them.
+    let read = std::fs::read(folder.path().join("out")).unwrap();
+    assert_eq!(read, [0x60, 0x60, 0x60, 0x60, 0]);
 }
 
 #[test]

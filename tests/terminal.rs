@@ -167,6 +167,19 @@ fn every_other_end_gives_the_terminal_back_too() {
 }
 
 #[test]
+fn the_escape_works_also_where_the_guest_never_reads() {
+    if !can_run_here() {
+        return;
+    }
+    let mut session = Session::start(Code::new().print("ready").spin());
+    session.expect("ready");
+    session.terminal.write_all(&[b'a'; 3000]).unwrap();
+    std::thread::sleep(Duration::from_millis(100));
+    session.terminal.write_all(b"\x01x").unwrap();
+    assert_eq!(session.end(), (Some(130), None));
+}
+
+#[test]
 fn a_stopped_mote_lends_the_terminal_to_the_shell() {
     if !can_run_here() {
         return;

@@ -11,6 +11,7 @@ use motevm::machine::{Phase, Report, Timeline};
 use motevm::{BuildOptions, Exit, Host, VmConfig, build};
 
 use super::keyval;
+use super::signals::StopOnSignals;
 use super::terminal::RawTerminal;
 use super::{CliError, Status, default_guest, signals};
 
@@ -115,19 +116,19 @@ pub fn run(args: RunArgs, exec: Instant) -> Result<Status, CliError> {
         },
     )?;
 
-    let stopper = vm.stopper();
-    signals::stop_on_signals(&stopper)
-        .and_then(|()| signals::ignore_file_size_limit())
-        .map_err(|e| CliError::new(Status::Internal, e))?;
+    let internal = |e| CliError::new(Status::Internal, e);
+    signals::ignore_file_size_limit().map_err(internal)?;
+    let stop_on_signals = StopOnSignals::new(vm.stopper()).map_err(internal)?;
     if let Some(pty) = vm.pty() {
         eprintln!("mote: the guest's console is {}", pty.display());
     }
     let terminal = match config.console {
-        Console::Stdio => RawTerminal::enter().map_err(|e| CliError::new(Status::Internal, e))?,
+        Console::Stdio => RawTerminal::enter().map_err(internal)?,
         _ => None,
     };
     let exit = vm.run().map_err(|e| CliError::new(Status::Host, e));
     drop(terminal);
+    drop(stop_on_signals);
     let exit = exit?;
 
     tell(&exit);

@@ -13,13 +13,29 @@ static RECEIVED: AtomicI32 = AtomicI32::new(0);
 /// What a user, a terminal that goes away, or a supervisor sends.
 const ENDING: [i32; 4] = [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM];
 
-/// From now on these signals stop the VM instead of the process. `stopper` must live as long as
-/// the process does (its descriptor is written to by the handler).
-pub fn stop_on_signals(stopper: &Stopper) -> io::Result<()> {
-    STOP_EVENT.store(stopper.event(), Ordering::Release);
-    ENDING
-        .iter()
-        .try_for_each(|&signal| on(signal, stop as *const () as usize, 0))
+/// While this lives, these signals stop the VM; afterwards they end the process again.
+pub struct StopOnSignals {
+    /// Keeps the descriptor open that the handler writes to.
+    _stopper: Stopper,
+}
+
+impl StopOnSignals {
+    /// From now on these signals stop the VM instead of the process.
+    pub fn new(stopper: Stopper) -> io::Result<Self> {
+        STOP_EVENT.store(stopper.event(), Ordering::Release);
+        for signal in ENDING {
+            on(signal, stop as *const () as usize, 0)?;
+        }
+        Ok(StopOnSignals { _stopper: stopper })
+    }
+}
+
+impl Drop for StopOnSignals {
+    fn drop(&mut self) {
+        for signal in ENDING {
+            let _ = on(signal, libc::SIG_DFL, 0);
+        }
+    }
 }
 
 /// A write beyond the limit on file sizes shall fail as the guest's I/O error, not end the process.
@@ -48,7 +64,8 @@ pub fn on(signal: i32, handler: usize, flags: i32) -> io::Result<()> {
 extern "C" fn stop(signal: i32) {
     RECEIVED.store(signal, Ordering::Release);
     let one = 1u64.to_ne_bytes();
-    // SAFETY: write(2) is async-signal-safe; the descriptor stays open (see above).
+    // SAFETY: write(2) is async-signal-safe; the descriptor is open as long as
+    // this handler is installed (StopOnSignals).
     unsafe {
         libc::write(
             STOP_EVENT.load(Ordering::Acquire),

@@ -43,6 +43,8 @@ const REQUIRED: &[(Cap, &str, &str)] = &[
         "KVM_CAP_SET_TSS_ADDR",
         "real mode on Intel",
     ),
+    #[cfg(target_arch = "x86_64")]
+    (Cap::Pit2, "KVM_CAP_PIT2", "the guest's timer"),
 ];
 
 /// Why this host can't run VMs, and what would change that.

@@ -8,17 +8,32 @@ mod vcpu;
 mod vm;
 
 pub use host::{Host, HostError};
-pub use vcpu::Vcpu;
+pub use vcpu::{IoWidth, Vcpu};
 pub use vm::Vm;
 
 /// A KVM ioctl that failed.
 #[derive(Debug, thiserror::Error)]
-#[error("{operation}: {source}")]
+#[error("{operation}: {source}{}", remedy(source.errno()))]
 pub struct KvmError {
     /// The ioctl's name, with its object.
     pub operation: String,
     /// What the kernel said.
     pub source: vmm_sys_util::errno::Error,
+}
+
+/// What can be done about an ioctl that fails in one of the ways that are the host's doing.
+fn remedy(errno: i32) -> &'static str {
+    match errno {
+        libc::ENOMEM => "; the host, or the cgroup that this runs in, is out of memory",
+        libc::EMFILE => "; raise the limit on open files (ulimit -n)",
+        libc::ENFILE => "; the host is out of open files (sysctl fs.file-max)",
+        libc::EBUSY => "; another hypervisor (VirtualBox, VMware) may hold the processor: stop it",
+        libc::EPERM | libc::EACCES => "; a security policy (seccomp, SELinux) forbids it",
+        libc::EOPNOTSUPP | libc::ENODEV | libc::EIO => {
+            "; the processor or the kernel can't do it: `mote check` tells what this host has"
+        }
+        _ => "; `mote check` tells what this host has",
+    }
 }
 
 /// Names the ioctl in its error.

@@ -39,6 +39,12 @@ impl Vcpu {
         (&raw const self.fd.get_kvm_run().immediate_exit).cast()
     }
 
+    /// Where to find the width of a port access, once [`Vcpu::run`] has returned one.
+    pub fn io_width(&mut self) -> IoWidth {
+        // SAFETY: every variant of the union is plain integers.
+        IoWidth(unsafe { &raw const self.fd.get_kvm_run().__bindgen_anon_1.io.size })
+    }
+
     /// The raw `exit_reason` and, for an internal error, its suberror and data.
     pub fn exit_details(&mut self) -> (u32, u32, Vec<u64>) {
         let run = self.fd.get_kvm_run();
@@ -51,6 +57,24 @@ impl Vcpu {
             internal.suberror,
             internal.data[..count].to_vec(),
         )
+    }
+}
+
+/// The width in bytes of one access of a port exit: the data of an exit may be several.
+pub struct IoWidth(*const u8);
+
+impl IoWidth {
+    /// The width of the last exit's accesses, at least 1.
+    ///
+    /// # Safety
+    ///
+    /// The vCPU must still live, and must not be running on another thread.
+    #[inline]
+    pub unsafe fn get(&self) -> usize {
+        // SAFETY: the byte lies in the vCPU's kvm_run, which is mapped as long as the vCPU lives;
+        // KVM writes it only within KVM_RUN.
+        let width = unsafe { self.0.read_volatile() };
+        usize::from(width).max(1)
     }
 }
 

@@ -9,11 +9,12 @@ use std::time::Instant;
 use kvm_ioctls::Cap;
 use vmm_sys_util::eventfd::EventFd;
 
+use super::console::ConsoleEnd;
 use super::ending::Endings;
 use super::error::BuildError;
 use super::timings::{BootClock, Phase, Timeline};
 use super::usage::cpu_time;
-use super::vm::{ConsoleEnd, Vm};
+use super::vm::Vm;
 use crate::arch::acpi::{self, MmioDevice};
 use crate::arch::cpuid::{self, CpuidOptions};
 use crate::arch::features::Feature;
@@ -234,7 +235,10 @@ fn attach_serial(
 ) -> Result<ConsoleEnd, BuildError> {
     let (interrupt, input_space) = (event()?, event()?);
     fd.register_irqfd(&interrupt, layout::SERIAL_GSI)?;
-    let (output, drain) = Output::new(console.output);
+    let (output, drain) = Output::new(console.output).map_err(|source| BuildError::Io {
+        what: EVENT,
+        source,
+    })?;
     let serial = SerialPort::new(interrupt, clone_of(&input_space)?, output);
     let serial = Arc::new(Mutex::new(serial));
     ports.insert("serial", layout::SERIAL_PORT, 8, serial.clone())?;
@@ -246,6 +250,7 @@ fn attach_serial(
         drain,
         escapes,
         pty: console.pty,
+        pending: Vec::new(),
     })
 }
 

@@ -15,7 +15,7 @@ pub(super) struct Outcome<'a> {
 impl Outcome<'_> {
     /// Advice, where the way in which the guest failed points at something the user can change.
     pub fn hint(&self) -> Option<String> {
-        let failed = matches!(self.exit, Exit::Panic | Exit::Crash(_) | Exit::Reset);
+        let failed = matches!(self.exit, Exit::Panic | Exit::Crash(_));
         if !failed || self.init_reached {
             return None;
         }

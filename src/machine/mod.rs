@@ -6,6 +6,7 @@
 //! ```
 
 mod builder;
+mod console;
 mod ending;
 mod error;
 mod hint;

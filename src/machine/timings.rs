@@ -123,27 +123,24 @@ impl BootClock {
             .iter()
             .for_each(|vcpu| by_reason += vcpu.snapshot());
         let mut by_device = Vec::new();
-        for bus in self
-            .buses
-            .get()
-            .into_iter()
-            .flatten()
-            .filter_map(Weak::upgrade)
-        {
-            for Count {
-                name,
+        let buses = self.buses.get().into_iter().flatten();
+        for (bus, nobody) in buses.zip(["unclaimed MMIO", "unclaimed ports"]) {
+            let Some(bus) = bus.upgrade() else { continue };
+            let Count { reads, writes, .. } = bus.unclaimed();
+            let unclaimed = Count {
+                name: nobody,
                 reads,
                 writes,
-            } in bus.counts().chain([bus.unclaimed()])
-            {
-                if reads + writes > 0 {
-                    by_device.push(DeviceCount {
-                        device: name.to_owned(),
-                        reads,
-                        writes,
-                    });
-                }
-            }
+            };
+            let used = bus
+                .counts()
+                .chain([unclaimed])
+                .filter(|count| count.reads + count.writes > 0);
+            by_device.extend(used.map(|count| DeviceCount {
+                device: count.name.to_owned(),
+                reads: count.reads,
+                writes: count.writes,
+            }));
         }
         Counts {
             by_reason,

@@ -1,19 +1,18 @@
 //! A VM at work: its threads, its event loop, its end.
 
-use std::io::{self, Read};
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::io;
+use std::os::fd::{AsRawFd, RawFd};
 use std::path::Path;
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use vmm_sys_util::eventfd::EventFd;
 
+use super::console::ConsoleEnd;
 use super::ending::{Endings, Exit};
 use super::hint::Outcome;
 use super::timings::{BootClock, Report, Timeline};
 use super::usage::Usage;
-use crate::devices::console::{Drain, EscapeFilter, Output, Request};
-use crate::devices::serial::SerialPort;
+use crate::devices::console::Request;
 use crate::devices::virtio::MmioTransport;
 use crate::kvm;
 use crate::memory::GuestRam;
@@ -31,16 +30,6 @@ pub enum RunError {
     /// It has been run already; a VM has one life.
     #[error("this VM has ended; build another")]
     Ended,
-}
-
-/// The console as the event loop serves it.
-pub(super) struct ConsoleEnd {
-    pub input: Option<std::fs::File>,
-    pub serial: Arc<Mutex<SerialPort<Output>>>,
-    pub input_space: EventFd,
-    pub drain: Drain,
-    pub escapes: Option<EscapeFilter>,
-    pub pty: Option<(PathBuf, OwnedFd)>,
 }
 
 /// A VM, built and not yet run, running, or ended.
@@ -100,7 +89,8 @@ impl Vm {
     }
 
     /// Runs the guest until it ends, and tells how it ended. The calling thread serves the
-    /// console meanwhile; all threads started for the VM are gone when this returns.
+    /// console meanwhile. All threads started for the VM are gone when this returns, but for the
+    /// console's if a terminal holds it in a write.
     ///
     /// # Errors
     ///
@@ -157,7 +147,8 @@ impl Vm {
 
     /// Advice for the user, where the way in which the guest ended calls for it.
     pub fn hint(&self) -> Option<String> {
-        let ready = self.transports.iter().filter(|transport| {
+        // The drives come first; the entropy device's driver says nothing of theirs.
+        let ready = self.transports[..self.drives].iter().filter(|transport| {
             transport
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
@@ -179,16 +170,12 @@ impl Vm {
 
     /// The event loop: console input and the boot timer, until something ends the VM.
     fn serve(&mut self) -> Result<(), RunError> {
-        let mut pending = Vec::new();
         let mut init_seen = false;
         loop {
-            let input_wanted = pending.is_empty();
             let (mut space, mut input) = (-1, -1);
             if let Some(console) = &self.console {
                 space = console.input_space.as_raw_fd();
-                if let Some(file) = console.input.as_ref().filter(|_| input_wanted) {
-                    input = file.as_raw_fd();
-                }
+                input = console.wants_input().unwrap_or(-1);
             }
             // poll(2) passes over negative descriptors.
             let init = if init_seen {
@@ -211,45 +198,10 @@ impl Vm {
             if ready[2] {
                 let _ = console.input_space.read();
             }
-            if ready[3] && console.read_input(&mut pending) == Request::Quit {
+            if ready[3] && console.read_input() == Request::Quit {
                 self.endings.quit();
             }
-            console.feed(&mut pending);
-        }
-    }
-}
-
-impl ConsoleEnd {
-    /// Reads what there is of input; at its end, input is no longer waited for.
-    fn read_input(&mut self, pending: &mut Vec<u8>) -> Request {
-        let Some(file) = &mut self.input else {
-            return Request::None;
-        };
-        let mut buffer = [0; 512];
-        match file.read(&mut buffer) {
-            Ok(0) => self.input = None,
-            Ok(count) => pending.extend_from_slice(&buffer[..count]),
-            Err(e)
-                if matches!(
-                    e.kind(),
-                    io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock
-                ) => {}
-            Err(e) => {
-                log::debug!("console input: {e}");
-                self.input = None;
-            }
-        }
-        self.escapes
-            .as_mut()
-            .map_or(Request::None, |escapes| escapes.filter(pending))
-    }
-
-    /// Gives the guest as much input as its port takes; the rest goes when that has been read.
-    fn feed(&self, pending: &mut Vec<u8>) {
-        if !pending.is_empty() {
-            let mut serial = self.serial.lock().unwrap_or_else(PoisonError::into_inner);
-            let taken = serial.enqueue(pending);
-            pending.drain(..taken);
+            console.feed();
         }
     }
 }

@@ -4,6 +4,7 @@ mod counters;
 mod crash;
 
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::thread::{self, JoinHandle};
@@ -54,7 +55,8 @@ pub struct VcpuThread {
 /// The byte by which KVM_RUN is told to return at once, in memory that KVM shares.
 struct ImmediateExit(*const AtomicU8);
 
-// SAFETY: the byte is only accessed atomically, and lives as long as the vCPU (see VcpuThread::stop).
+// SAFETY: the byte is only accessed atomically, and lives as long as the vCPU, which the thread
+// gives back when it is joined, whatever happened.
 unsafe impl Send for ImmediateExit {}
 
 impl VcpuThread {
@@ -75,9 +77,14 @@ impl VcpuThread {
         let thread_stop = stop.clone();
         let handle = thread.spawn(move || {
             (surroundings.on_start)();
-            let guard = PanicGuard(&surroundings);
-            run(&mut vcpu, &surroundings, &counters, &thread_stop);
-            drop(guard);
+            // A defect of the monitor must not leave the VM hanging, nor the vCPU dropped while
+            // `request_stop` may still reach for it.
+            let running = AssertUnwindSafe(|| {
+                run(&mut vcpu, &surroundings, &counters, &thread_stop);
+            });
+            if catch_unwind(running).is_err() {
+                (surroundings.on_stop)(Stop::Panicked);
+            }
             vcpu
         })?;
         Ok(VcpuThread {
@@ -107,17 +114,6 @@ impl VcpuThread {
     }
 }
 
-/// Ends the VM if a defect of the monitor unwinds the vCPU's thread: no guest may hang by it.
-struct PanicGuard<'a>(&'a Surroundings);
-
-impl Drop for PanicGuard<'_> {
-    fn drop(&mut self) {
-        if thread::panicking() {
-            (self.0.on_stop)(Stop::Panicked);
-        }
-    }
-}
-
 /// The signal that interrupts KVM_RUN.
 fn kick_signal() -> i32 {
     signal::SIGRTMIN()
@@ -136,6 +132,7 @@ fn install_kick_handler() -> io::Result<()> {
 
 /// The exit loop: runs the guest until it stops or `stop` is set.
 fn run(vcpu: &mut Vcpu, around: &Surroundings, counters: &ExitCounters, stop: &AtomicBool) {
+    let io = vcpu.io_width();
     while !stop.load(Ordering::Acquire) {
         match vcpu.run() {
             Ok(VcpuExit::MmioRead(address, data)) => {
@@ -148,11 +145,20 @@ fn run(vcpu: &mut Vcpu, around: &Surroundings, counters: &ExitCounters, stop: &A
             }
             Ok(VcpuExit::IoIn(port, data)) => {
                 counters.pio_in();
-                around.ports.read(port.into(), data);
+                // A string instruction (rep insb) is several accesses in one exit.
+                // SAFETY: `vcpu` is borrowed here, and runs on this thread only.
+                let width = unsafe { io.get() };
+                for access in data.chunks_mut(width) {
+                    around.ports.read(port.into(), access);
+                }
             }
             Ok(VcpuExit::IoOut(port, data)) => {
                 counters.pio_out();
-                around.ports.write(port.into(), data);
+                // SAFETY: as above.
+                let width = unsafe { io.get() };
+                for access in data.chunks(width) {
+                    around.ports.write(port.into(), access);
+                }
             }
             Ok(VcpuExit::Shutdown) => {
                 counters.other();

@@ -54,6 +54,20 @@ impl Code {
         self.emit(&[&[0x66, 0xba], &port.to_le_bytes(), &[0xec]])
     }
 
+    /// Reads a port `count` times into memory by one instruction: `mov edi, address;
+    /// mov ecx, count; mov dx, port; rep insb`
+    pub fn read_string(self, port: u16, address: u32, count: u32) -> Self {
+        self.emit(&[
+            &[0xbf],
+            &address.to_le_bytes(),
+            &[0xb9],
+            &count.to_le_bytes(),
+            &[0x66, 0xba],
+            &port.to_le_bytes(),
+            &[0xf3, 0x6c],
+        ])
+    }
+
     /// `mov al, [address]`
     pub fn read_byte(self, address: u32) -> Self {
         self.emit(&[&[0xa0], &address.to_le_bytes()])

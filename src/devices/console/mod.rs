@@ -6,6 +6,7 @@ mod output;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 
 use crate::config;
@@ -58,7 +59,14 @@ impl Console {
             config::Console::Stdio => Self::stdio().map_err(ConsoleError::Stdio).map(Some),
             config::Console::Pty => Self::pty().map_err(ConsoleError::Pty).map(Some),
             config::Console::File(path) => {
-                let output = File::create(path).map_err(|source| ConsoleError::File {
+                // O_NONBLOCK: opening a FIFO must not wait for a reader. The writer waits itself.
+                let mut options = File::options();
+                options
+                    .write(true)
+                    .create(true)
+                    .truncate(true)
+                    .custom_flags(libc::O_NONBLOCK);
+                let output = options.open(path).map_err(|source| ConsoleError::File {
                     path: path.clone(),
                     source,
                 })?;

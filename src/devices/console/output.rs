@@ -3,9 +3,12 @@
 
 use std::fs::File;
 use std::io::{self, Write};
+use std::os::fd::AsRawFd;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use vmm_sys_util::eventfd::EventFd;
 
 /// How much output waits at most.
 const CAPACITY: usize = 64 << 10;
@@ -13,19 +16,30 @@ const CAPACITY: usize = 64 << 10;
 const PATIENCE: Duration = Duration::from_millis(100);
 /// How long the end of the VM waits for a reader that makes no progress.
 const LAST_PATIENCE: Duration = Duration::from_secs(1);
+/// What is written at once: PIPE_BUF.
+const PART: usize = 4096;
 
 #[derive(Default)]
 struct State {
     buffer: Vec<u8>,
-    /// The thread is writing what it took out of the buffer.
-    writing: bool,
+    /// Bytes that the thread has taken out of the buffer and not yet written.
+    writing: usize,
     /// The reader has kept a vCPU waiting and has made no progress since.
     stalled: bool,
     closed: bool,
     /// The file can't be written to any more.
     failed: bool,
     dropped: u64,
+    /// The thread is at its end.
+    done: bool,
     thread: Option<JoinHandle<()>>,
+}
+
+impl State {
+    /// Bytes that have not reached the file.
+    fn waiting(&self) -> usize {
+        self.buffer.len() + self.writing
+    }
 }
 
 struct Shared {
@@ -34,6 +48,8 @@ struct Shared {
     filled: Condvar,
     /// Signalled when the thread has taken or written something.
     emptied: Condvar,
+    /// Written when the thread shall end whatever waits.
+    give_up: EventFd,
 }
 
 impl Shared {
@@ -53,27 +69,31 @@ pub struct Drain(Arc<Shared>);
 
 impl Output {
     /// Output to `file`.
-    pub fn new(file: File) -> (Self, Drain) {
+    ///
+    /// # Errors
+    ///
+    /// No event file descriptor could be had.
+    pub fn new(file: File) -> io::Result<(Self, Drain)> {
         let shared = Arc::new(Shared {
             state: Mutex::default(),
             filled: Condvar::new(),
             emptied: Condvar::new(),
+            give_up: EventFd::new(libc::EFD_CLOEXEC)?,
         });
         let drain = Drain(shared.clone());
-        (
-            Output {
-                shared,
-                file: Some(file),
-            },
-            drain,
-        )
+        let file = Some(file);
+        Ok((Output { shared, file }, drain))
     }
 
     fn start_thread(&mut self) -> io::Result<()> {
         if let Some(file) = self.file.take() {
             let shared = self.shared.clone();
             let thread = thread::Builder::new().name("mote-console".into());
-            let thread = thread.spawn(move || write_out(&shared, file))?;
+            let thread = thread.spawn(move || {
+                write_out(&shared, file);
+                shared.lock().done = true;
+                shared.emptied.notify_all();
+            })?;
             self.shared.lock().thread = Some(thread);
         }
         Ok(())
@@ -123,43 +143,68 @@ fn write_out(shared: &Shared, mut file: File) {
             return; // closed
         }
         std::mem::swap(&mut batch, &mut state.buffer);
-        (state.writing, state.stalled) = (true, false);
+        state.writing = batch.len();
         shared.emptied.notify_all();
         drop(state);
-        let result = write_all_waiting(&mut file, &batch);
-        batch.clear();
-        let mut state = shared.lock();
-        state.writing = false;
-        if let Err(e) = result {
-            log::warn!("console output: {e}; what the guest prints from now on is lost");
-            state.failed = true;
-            state.buffer.clear();
+        for part in batch.chunks(PART) {
+            let result = write_part(&mut file, part, &shared.give_up);
+            let mut state = shared.lock();
+            match result {
+                Ok(Progress::Written) => {
+                    state.writing -= part.len();
+                    state.stalled = false;
+                }
+                Ok(Progress::GivenUp) => return,
+                Err(e) => {
+                    log::warn!("console output: {e}; what the guest prints from now on is lost");
+                    state.failed = true;
+                    state.dropped += (state.writing + state.buffer.len()) as u64;
+                    state.writing = 0;
+                    state.buffer.clear();
+                }
+            }
+            shared.emptied.notify_all();
+            if state.failed {
+                break;
+            }
         }
-        shared.emptied.notify_all();
+        batch.clear();
     }
 }
 
-/// Like `write_all`, also where somebody has made the file description non-blocking.
-fn write_all_waiting(file: &mut File, mut bytes: &[u8]) -> io::Result<()> {
-    use std::os::fd::AsRawFd;
+enum Progress {
+    Written,
+    GivenUp,
+}
+
+/// Writes all of `bytes` once the reader has room, unless the VM's end gives up first. A part is
+/// no larger than PIPE_BUF, so that a pipe that polls as writable takes it without blocking.
+fn write_part(file: &mut File, mut bytes: &[u8], give_up: &EventFd) -> io::Result<Progress> {
     while !bytes.is_empty() {
+        let poll = |fd, events| libc::pollfd {
+            fd,
+            events,
+            revents: 0,
+        };
+        let mut fds = [
+            poll(file.as_raw_fd(), libc::POLLOUT),
+            poll(give_up.as_raw_fd(), libc::POLLIN),
+        ];
+        // SAFETY: an array of two, and its length.
+        unsafe { libc::poll(fds.as_mut_ptr(), 2, -1) };
+        if fds[1].revents != 0 {
+            return Ok(Progress::GivenUp);
+        }
         match file.write(bytes) {
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
             Ok(written) => bytes = &bytes[written..],
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
-                let mut poll = libc::pollfd {
-                    fd: file.as_raw_fd(),
-                    events: libc::POLLOUT,
-                    revents: 0,
-                };
-                // SAFETY: one valid pollfd.
-                unsafe { libc::poll(&raw mut poll, 1, -1) };
-            }
+            Err(e) if matches!(e.kind(), io::ErrorKind::Interrupted) => {}
+            // Someone has made the file description non-blocking.
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
             Err(e) => return Err(e),
         }
     }
-    Ok(())
+    Ok(Progress::Written)
 }
 
 impl Drain {
@@ -169,21 +214,30 @@ impl Drain {
         let mut state = self.0.lock();
         state.closed = true;
         self.0.filled.notify_all();
-        let deadline = Instant::now() + LAST_PATIENCE;
-        while state.writing || !state.buffer.is_empty() {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return state.dropped + state.buffer.len() as u64;
+        let mut left = state.waiting();
+        while left > 0 {
+            let wait = self.0.emptied.wait_timeout(state, LAST_PATIENCE);
+            let (guard, timeout) = wait.unwrap_or_else(PoisonError::into_inner);
+            state = guard;
+            if timeout.timed_out() && state.waiting() == left {
+                break;
             }
-            let wait = self.0.emptied.wait_timeout(state, left);
-            state = wait.unwrap_or_else(PoisonError::into_inner).0;
+            left = state.waiting();
         }
-        let (dropped, thread) = (state.dropped, state.thread.take());
-        drop(state);
-        if let Some(thread) = thread {
-            let _ = thread.join(); // it has nothing left to write
+        let lost = state.dropped + left as u64;
+        let Some(thread) = state.thread.take() else {
+            return lost;
+        };
+        let _ = self.0.give_up.write(1); // a full counter wakes it just as well
+        let at_work = |state: &mut State| !state.done;
+        let wait = self.0.emptied.wait_timeout_while(state, PATIENCE, at_work);
+        let (state, _) = wait.unwrap_or_else(PoisonError::into_inner);
+        // A terminal may hold it in its write, which nothing but its reader ends.
+        if state.done {
+            drop(state);
+            let _ = thread.join();
         }
-        dropped
+        lost
     }
 }
 
@@ -199,6 +253,7 @@ mod tests {
     use super::*;
     use std::io::Read;
     use std::os::fd::{FromRawFd, OwnedFd};
+    use std::time::Instant;
 
     fn pipe() -> (File, File) {
         let mut fds = [0; 2];
@@ -215,7 +270,7 @@ mod tests {
     #[test]
     fn everything_written_arrives_in_order() {
         let (mut reader, writer) = pipe();
-        let (mut output, drain) = Output::new(writer);
+        let (mut output, drain) = Output::new(writer).unwrap();
         let expected: Vec<u8> = (0..50_000u32).map(|n| n as u8).collect();
         let read = thread::spawn(move || {
             let mut all = Vec::new();
@@ -233,13 +288,36 @@ mod tests {
     #[test]
     fn a_reader_that_never_reads_costs_its_output_not_the_vcpu() {
         let (_reader, writer) = pipe();
-        let (mut output, drain) = Output::new(writer);
+        let (mut output, drain) = Output::new(writer).unwrap();
         let start = Instant::now();
         for _ in 0..1000 {
             output.write_all(&[b'x'; 1000]).unwrap();
         }
         assert!(start.elapsed() < Duration::from_secs(5));
-        assert!(drain.finish() > 500_000);
+        assert!(drain.finish() > 900_000, "what waits is lost, too");
+        let state = drain.0.lock();
+        assert!(state.done && state.thread.is_none(), "the thread is gone");
+    }
+
+    #[test]
+    fn a_slow_reader_gets_everything_in_the_end() {
+        let (mut reader, writer) = pipe();
+        // SAFETY: takes no pointer.
+        unsafe { libc::fcntl(writer.as_raw_fd(), libc::F_SETPIPE_SZ, 4096) };
+        let (mut output, drain) = Output::new(writer).unwrap();
+        output.write_all(&[b'x'; 40_000]).unwrap();
+        let read = thread::spawn(move || {
+            let (mut total, mut buffer) = (0, [0; 2000]);
+            while let Ok(count @ 1..) = reader.read(&mut buffer) {
+                total += count;
+                thread::sleep(Duration::from_millis(100));
+            }
+            total
+        });
+        // Two seconds in all, but never one without progress.
+        assert_eq!(drain.finish(), 0);
+        drop(output);
+        assert_eq!(read.join().unwrap(), 40_000);
     }
 
     #[test]
@@ -248,7 +326,7 @@ mod tests {
             .write(true)
             .open("/dev/full")
             .unwrap();
-        let (mut output, drain) = Output::new(full);
+        let (mut output, drain) = Output::new(full).unwrap();
         output.write_all(b"lost").unwrap();
         drain.finish();
         output.write_all(b"lost too").unwrap();

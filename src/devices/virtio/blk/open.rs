@@ -91,7 +91,7 @@ pub enum BlkError {
         path: PathBuf,
     },
     /// In use by another VM.
-    #[error("drive {path} is in use by another program: {remedy}")]
+    #[error("drive {path} is in use, by another program or by another drive of this VM: {remedy}")]
     Locked {
         /// The image.
         path: PathBuf,

@@ -39,7 +39,9 @@ fn in_own_filesystem(kind: &str, options: &str, test: impl FnOnce(&Path) + Send 
         Ok::<_, std::io::Error>(())
     });
     if let Err(error) = thread.join().unwrap() {
-        eprintln!("NOT RUN: mounting a file system needs root ({error}); run the tests as root");
+        not_run(&format!(
+            "mounting a file system needs root ({error}); run the tests as root"
+        ));
     }
 }
 
@@ -227,12 +229,19 @@ impl Drop for Loop {
     }
 }
 
+/// Said straight to the stream: the test harness would swallow what a passing test prints.
+fn not_run(why: &str) {
+    use std::io::Write;
+    let test = std::thread::current().name().unwrap_or("a test").to_owned();
+    let _ = writeln!(std::io::stderr(), "NOT RUN (kind root): {test}: {why}");
+}
+
 #[test]
 fn block_devices_are_drives_too() {
     let dir = tempfile::tempdir().unwrap();
     let path = image(dir.path(), 512);
     let Some(device) = Loop::new(&path) else {
-        eprintln!("NOT RUN: a loop device needs root and losetup; run the tests as root");
+        not_run("a loop device needs root and losetup; run the tests as root");
         return;
     };
     for cache in [Cache::Writeback, Cache::None] {
