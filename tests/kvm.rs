@@ -6,13 +6,17 @@ mod common;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::path::Path;
+use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 use std::time::Duration;
 
 use common::{Code, can_run};
+use motevm::bus::{Bus, BusDevice};
 use motevm::config::{Acpi, Console, Cpus, Disk, Memory, Size};
-use motevm::vcpu::CrashKind;
+use motevm::memory::GuestRam;
+use motevm::vcpu::{CrashKind, ExitCounters, Stop, Surroundings, VcpuThread};
 use motevm::{Exit, Host};
+use vm_memory::{Bytes, GuestAddress};
 
 /// The host, or `None` (said aloud) where these tests can't run.
 fn host() -> Option<Host> {
@@ -279,4 +283,96 @@ fn a_guest_cannot_hold_the_monitor_by_flooding_the_console() {
         .reset();
     let mut vm = code.vm(&host, folder.path(), |config| config.console = Console::Pty);
     assert_eq!(vm.run().unwrap(), Exit::Reset);
+}
+
+#[test]
+fn a_program_that_blocks_all_signals_can_stop_its_vm() {
+    let Some(host) = host() else { return };
+    let (send, ended) = mpsc::channel();
+    // As programs do that wait for signals by sigwait or signalfd.
+    thread::spawn(move || {
+        // SAFETY: an all-zero sigset is a valid value; the calls change this thread only.
+        unsafe {
+            let mut all: libc::sigset_t = std::mem::zeroed();
+            libc::sigfillset(&raw mut all);
+            libc::pthread_sigmask(libc::SIG_BLOCK, &raw const all, std::ptr::null_mut());
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let mut vm = Code::new().spin().vm(&host, folder.path(), |_| ());
+        let stopper = vm.stopper();
+        thread::spawn(move || {
+            thread::sleep(Duration::from_millis(50));
+            stopper.stop();
+        });
+        send.send(vm.run().unwrap()).unwrap();
+    });
+    let exit = ended.recv_timeout(Duration::from_secs(30));
+    assert_eq!(exit.expect("the VM is stopped"), Exit::Stopped);
+}
+
+/// A defect of the monitor's.
+struct Defect;
+
+impl BusDevice for Defect {
+    fn read(&mut self, _: u64, _: &mut [u8]) {}
+    fn write(&mut self, _: u64, _: &[u8]) {
+        panic!("this panic is part of the test");
+    }
+}
+
+/// A vCPU thread in real mode at 0x1000, where `code` is; its memory, and what it says when it
+/// stops.
+fn vcpu_thread(host: &Host, code: &[u8]) -> (GuestRam, VcpuThread, mpsc::Receiver<Stop>) {
+    let ram = GuestRam::new(&[(GuestAddress(0), 1 << 20)]).unwrap();
+    ram.memory()
+        .write_slice(code, GuestAddress(0x1000))
+        .unwrap();
+    let fd = host.create_vm().unwrap();
+    // SAFETY: `ram` is handed out with the thread, and dropped after it.
+    unsafe { fd.set_memory(ram.memory()).unwrap() };
+    let vcpu = fd.create_vcpu(0).unwrap();
+    let mut sregs = vcpu.sregs().unwrap();
+    (sregs.cs.base, sregs.cs.selector) = (0, 0);
+    vcpu.set_sregs(&sregs).unwrap();
+    let mut regs = vcpu.regs().unwrap();
+    (regs.rip, regs.rflags) = (0x1000, 2);
+    vcpu.set_regs(&regs).unwrap();
+    let mut ports = Bus::new();
+    ports
+        .insert("defect", 0x10, 1, Arc::new(Mutex::new(Defect)))
+        .unwrap();
+    let (send, stops) = mpsc::channel();
+    let send = Mutex::new(send);
+    let surroundings = Surroundings {
+        mmio: Arc::new(Bus::new()),
+        ports: Arc::new(ports),
+        memory: ram.memory().clone(),
+        on_start: Arc::new(|| ()),
+        on_stop: Arc::new(move |stop| send.lock().unwrap().send(stop).unwrap()),
+    };
+    let thread = VcpuThread::start(vcpu, surroundings, Arc::new(ExitCounters::default()));
+    (ram, thread.unwrap(), stops)
+}
+
+#[test]
+fn a_panic_on_a_vcpu_thread_is_told_and_the_thread_can_still_be_stopped() {
+    let Some(host) = host() else { return };
+    // out 0x10, al
+    let (_ram, thread, stops) = vcpu_thread(&host, &[0xe6, 0x10]);
+    let stop = stops.recv_timeout(Duration::from_secs(10)).unwrap();
+    assert_eq!(stop, Stop::Panicked);
+    // Time enough for the thread to unwind: its vCPU must still be there.
+    thread::sleep(Duration::from_millis(100));
+    thread.request_stop();
+    thread.join();
+}
+
+#[test]
+fn a_vcpu_thread_that_is_dropped_has_ended() {
+    let Some(host) = host() else { return };
+    // jmp $
+    let (_ram, thread, stops) = vcpu_thread(&host, &[0xeb, 0xfe]);
+    drop(thread);
+    // The thread's end of the channel is gone, with nothing said.
+    assert_eq!(stops.try_recv(), Err(mpsc::TryRecvError::Disconnected));
 }

@@ -4,7 +4,7 @@ mod counters;
 mod crash;
 
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::thread::{self, JoinHandle};
@@ -45,9 +45,10 @@ pub struct Surroundings {
     pub on_stop: Arc<dyn Fn(Stop) + Send + Sync>,
 }
 
-/// A vCPU at work on its own thread.
+/// A vCPU at work on its own thread. Dropping it stops the vCPU and waits for the thread.
 pub struct VcpuThread {
-    handle: JoinHandle<Vcpu>,
+    /// `None` once it was waited for.
+    handle: Option<JoinHandle<Vcpu>>,
     stop: Arc<AtomicBool>,
     immediate_exit: ImmediateExit,
 }
@@ -55,8 +56,8 @@ pub struct VcpuThread {
 /// The byte by which KVM_RUN is told to return at once, in memory that KVM shares.
 struct ImmediateExit(*const AtomicU8);
 
-// SAFETY: the byte is only accessed atomically, and lives as long as the vCPU, which the thread
-// gives back when it is joined, whatever happened.
+// SAFETY: the byte is only accessed atomically, and lives as long as the vCPU (see
+// VcpuThread::request_stop).
 unsafe impl Send for ImmediateExit {}
 
 impl VcpuThread {
@@ -76,19 +77,24 @@ impl VcpuThread {
         let thread = thread::Builder::new().name(format!("mote-vcpu{}", vcpu.id()));
         let thread_stop = stop.clone();
         let handle = thread.spawn(move || {
-            (surroundings.on_start)();
-            // A defect of the monitor must not leave the VM hanging, nor the vCPU dropped while
-            // `request_stop` may still reach for it.
-            let running = AssertUnwindSafe(|| {
+            let work = AssertUnwindSafe(|| {
+                // The starter may have blocked it, as programs do that wait for signals by
+                // sigwait or signalfd; then it would end no KVM_RUN.
+                if let Err(e) = signal::unblock_signal(kick_signal()) {
+                    log::error!("unblocking the signal that stops a vCPU: {e:?}");
+                }
+                (surroundings.on_start)();
                 run(&mut vcpu, &surroundings, &counters, &thread_stop);
             });
-            if catch_unwind(running).is_err() {
+            // A defect of the monitor ends the VM: no guest may hang by it. And the vCPU must
+            // live until the thread is joined, which an unwinding thread would not let it.
+            if panic::catch_unwind(work).is_err() {
                 (surroundings.on_stop)(Stop::Panicked);
             }
             vcpu
         })?;
         Ok(VcpuThread {
-            handle,
+            handle: Some(handle),
             stop,
             immediate_exit,
         })
@@ -96,21 +102,36 @@ impl VcpuThread {
 
     /// Makes the vCPU leave the guest, wherever it is, without waiting for it.
     pub fn request_stop(&self) {
+        let Some(handle) = &self.handle else { return };
         self.stop.store(true, Ordering::Release);
         // If it is about to enter the guest, KVM_RUN sees this byte and returns; if it is in
         // the guest already, the signal ends KVM_RUN. So there is no moment to be missed.
         // SAFETY: the vCPU, and with it the memory that KVM shares, lives until the thread is
-        // joined (its closure returns the vCPU), which takes `self` by value.
+        // joined (its closure returns the vCPU, whatever happens), which takes `handle`.
         unsafe { (*self.immediate_exit.0).store(1, Ordering::Release) };
-        if let Err(e) = self.handle.kill(kick_signal()) {
+        if let Err(e) = handle.kill(kick_signal()) {
             log::debug!("signalling a vCPU thread that has ended: {e}");
         }
     }
 
     /// Waits for the thread to end.
-    pub fn join(self) {
-        // A thread that panicked has reported it already.
-        let _ = self.handle.join();
+    pub fn join(mut self) {
+        self.wait();
+    }
+
+    fn wait(&mut self) {
+        if let Some(handle) = self.handle.take() {
+            // A thread that panicked has reported it already.
+            let _ = handle.join();
+        }
+    }
+}
+
+impl Drop for VcpuThread {
+    /// Nothing may run the guest, and so use its memory, once its owner is gone.
+    fn drop(&mut self) {
+        self.request_stop();
+        self.wait();
     }
 }
 
