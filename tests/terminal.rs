@@ -23,6 +23,11 @@ struct Session {
 
 impl Session {
     fn start(code: Code) -> Self {
+        Self::start_by("exec \"$@\"", code)
+    }
+
+    /// A session of a shell that runs a script, in which `"$@"` is mote.
+    fn start_by(script: &str, code: Code) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let kernel = folder.path().join("kernel");
         std::fs::write(&kernel, code.elf()).unwrap();
@@ -43,8 +48,12 @@ impl Session {
             libc::fcntl(main, libc::F_SETFD, libc::FD_CLOEXEC);
             (OwnedFd::from_raw_fd(main), OwnedFd::from_raw_fd(other))
         };
-        let mut command = Command::new(env!("CARGO_BIN_EXE_mote"));
+        let mut command = Command::new("sh");
         command
+            .arg("-c")
+            .arg(script)
+            .arg("sh")
+            .arg(env!("CARGO_BIN_EXE_mote"))
             .arg("run")
             .arg("--kernel")
             .arg(kernel)
@@ -203,5 +212,25 @@ fn a_stopped_mote_lends_the_terminal_to_the_shell() {
     session.signal(libc::SIGCONT);
     until(&session, raw);
     session.terminal.write_all(b"q").unwrap();
+    assert_eq!(session.end(), (Some(0), None));
+}
+
+#[test]
+fn a_mote_in_the_background_leaves_the_terminal_alone_and_ends() {
+    if !can_run_here() {
+        return;
+    }
+    // The first stop gives the shell its job; the second would be the kernel's, for changing the
+    // terminal's modes from the background.
+    let script = "set -m; \"$@\"; bg >&2; sleep 0.3; jobs >&2; stty -echo; kill -TERM %1; wait %1; \
+                  echo status $? >&2; stty -a | grep -o -- '-echo ' >&2; exit 0";
+    let mut session = Session::start_by(script, Code::new().print("ready").spin());
+    session.expect("ready");
+    let mote = std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", session.mote.id()));
+    let mote: i32 = mote.unwrap().trim().parse().unwrap();
+    // SAFETY: a child of the shell that this test started, which has not waited for it.
+    assert_eq!(unsafe { libc::kill(mote, libc::SIGTSTP) }, 0);
+    session.expect("status 143");
+    session.expect("-echo");
     assert_eq!(session.end(), (Some(0), None));
 }

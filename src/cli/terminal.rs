@@ -24,9 +24,7 @@ impl RawTerminal {
     /// Puts the terminal on standard input into raw mode; `None` where there is none, or where
     /// it belongs to another job now.
     pub fn enter() -> io::Result<Option<Self>> {
-        // SAFETY: plain system calls.
-        let foreground = unsafe { libc::tcgetpgrp(STDIN) == libc::getpgrp() };
-        if !io::stdin().is_terminal() || !foreground {
+        if !io::stdin().is_terminal() || !in_foreground() {
             return Ok(None);
         }
         // SAFETY: an all-zero termios is a valid value, filled in by the call.
@@ -84,12 +82,23 @@ fn raw(original: libc::termios) -> libc::termios {
     raw
 }
 
-fn set(mode: &libc::termios) {
-    // SAFETY: a valid termios; tcsetattr is async-signal-safe.
-    unsafe { libc::tcsetattr(STDIN, libc::TCSANOW, mode) };
+/// Whether the terminal is this job's at the moment, not the shell's or another job's.
+fn in_foreground() -> bool {
+    // SAFETY: async-signal-safe calls without pointers.
+    unsafe { libc::tcgetpgrp(STDIN) == libc::getpgrp() }
 }
 
-fn restore() {
+/// Not in the background: there the kernel would stop the process for it (SIGTTOU), and the
+/// terminal is as whoever has it wants it.
+fn set(mode: &libc::termios) {
+    if in_foreground() {
+        // SAFETY: a valid termios; tcsetattr is async-signal-safe.
+        unsafe { libc::tcsetattr(STDIN, libc::TCSANOW, mode) };
+    }
+}
+
+/// Async-signal-safe.
+pub fn restore() {
     if let Some(modes) = MODES.get() {
         set(&modes.original);
     }
