@@ -1,6 +1,6 @@
 //! `mote check`: whether this host can run VMs and how well, for people and for scripts.
 
-use std::io::{self, ErrorKind, IsTerminal, Write};
+use std::io::{self, IsTerminal, Write};
 
 use clap::Args;
 use clap::builder::styling::{AnsiColor, Style};
@@ -47,20 +47,15 @@ struct Json<'a> {
 pub fn run(args: &CheckArgs) -> Result<Status, CliError> {
     let report = check::run(&Root::default());
     let status = status(report.verdict);
-    let mut out = io::stdout().lock();
-    let written = if args.json {
-        json(&mut out, &report, status)
-    } else {
-        let colour = out.is_terminal() && wants_colour();
-        text(&mut out, &report, colour)
-    };
-    match written.and_then(|()| out.flush()) {
-        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(CliError::new(
-            Status::Internal,
-            format!("writing the report: {error}"),
-        )),
-        _ => Ok(status),
-    }
+    super::print("report", |out| {
+        if args.json {
+            json(out, &report, status)
+        } else {
+            let colour = out.is_terminal() && wants_colour();
+            text(out, &report, colour)
+        }
+    })?;
+    Ok(status)
 }
 
 fn status(verdict: Verdict) -> Status {

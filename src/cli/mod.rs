@@ -9,6 +9,7 @@ mod signals;
 mod status;
 mod terminal;
 
+use std::io::{self, ErrorKind, Write};
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -50,9 +51,30 @@ pub fn main(exec: Instant) -> ExitCode {
     match result {
         Ok(status) => status.into(),
         Err(error) => {
-            eprintln!("mote: {error}");
+            say(&error);
             error.status.into()
         }
+    }
+}
+
+/// Tells the user, if anyone is there to hear it: a standard error that is full, or a pipe with no
+/// reader, changes nothing of how the command ends (`eprintln!` would panic).
+fn say(message: impl std::fmt::Display) {
+    let _ = writeln!(io::stderr(), "mote: {message}");
+}
+
+/// Prints what was asked for. Without a reader (`| head`) there is nothing to say either.
+fn print(
+    what: &str,
+    write: impl FnOnce(&mut io::StdoutLock) -> io::Result<()>,
+) -> Result<(), CliError> {
+    let mut out = io::stdout().lock();
+    match write(&mut out).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(CliError::new(
+            Status::Internal,
+            format!("writing the {what}: {error}"),
+        )),
+        _ => Ok(()),
     }
 }
 

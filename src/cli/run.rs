@@ -1,5 +1,6 @@
 //! `mote run`: a VM from arguments or a file, run until its guest ends it.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -13,7 +14,7 @@ use motevm::{BuildOptions, Exit, Host, VmConfig, build};
 use super::keyval;
 use super::signals::StopOnSignals;
 use super::terminal::RawTerminal;
-use super::{CliError, Status, default_guest, signals};
+use super::{CliError, Status, default_guest, print, say, signals};
 
 /// Arguments of `mote run`. Those that are given override the configuration file.
 #[derive(Args, Debug)]
@@ -100,10 +101,13 @@ pub fn run(args: RunArgs, exec: Instant) -> Result<Status, CliError> {
     if args.dump_config {
         config.validate().map_err(CliError::usage)?;
         let text = toml::to_string_pretty(&config);
-        print!("{}", text.map_err(|e| CliError::new(Status::Internal, e))?);
+        let text = text.map_err(|e| CliError::new(Status::Internal, e))?;
+        print("configuration", |out| out.write_all(text.as_bytes()))?;
         return Ok(Status::Success);
     }
 
+    let internal = |e| CliError::new(Status::Internal, e);
+    signals::ignore_file_size_limit().map_err(internal)?;
     let mut timeline = Timeline::starting_at(exec);
     let host = Host::open().map_err(|e| CliError::new(Status::Host, e))?;
     timeline.mark(Phase::KvmOpen);
@@ -116,11 +120,9 @@ pub fn run(args: RunArgs, exec: Instant) -> Result<Status, CliError> {
         },
     )?;
 
-    let internal = |e| CliError::new(Status::Internal, e);
-    signals::ignore_file_size_limit().map_err(internal)?;
     let stop_on_signals = StopOnSignals::new(vm.stopper()).map_err(internal)?;
     if let Some(pty) = vm.pty() {
-        eprintln!("mote: the guest's console is {}", pty.display());
+        say(format_args!("the guest's console is {}", pty.display()));
     }
     let terminal = match config.console {
         Console::Stdio => RawTerminal::enter().map_err(internal)?,
@@ -133,7 +135,7 @@ pub fn run(args: RunArgs, exec: Instant) -> Result<Status, CliError> {
 
     tell(&exit);
     if let Some(hint) = host_hint(&exit).or_else(|| vm.hint()) {
-        eprintln!("mote: hint: {hint}");
+        say(format_args!("hint: {hint}"));
     }
     if let Some(timings) = &args.timings {
         write_report(timings, &vm.report())?;
@@ -145,9 +147,9 @@ pub fn run(args: RunArgs, exec: Instant) -> Result<Status, CliError> {
 fn tell(exit: &Exit) {
     match exit {
         Exit::PowerOff | Exit::Reset | Exit::Quit | Exit::Stopped => {}
-        Exit::Failed => eprintln!("mote: a vCPU thread failed: this is a defect of mote"),
-        Exit::Panic => eprintln!("mote: the guest's kernel panicked"),
-        Exit::Crash(report) => eprintln!("mote: the guest crashed: {report}"),
+        Exit::Failed => say("a vCPU thread failed: this is a defect of mote"),
+        Exit::Panic => say("the guest's kernel panicked"),
+        Exit::Crash(report) => say(format_args!("the guest crashed: {report}")),
     }
 }
 
@@ -163,7 +165,7 @@ fn host_hint(exit: &Exit) -> Option<String> {
 
 fn write_report(timings: &Timings, report: &Report) -> Result<(), CliError> {
     match timings {
-        Timings::Text => eprint!("mote: boot time\n{report}"),
+        Timings::Text => say(format_args!("boot time\n{}", report.to_string().trim_end())),
         Timings::Json(path) => {
             let text = serde_json::to_string_pretty(report);
             let text = text.map_err(|e| CliError::new(Status::Internal, e))? + "\n";

@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicI32, Ordering};
 
 use motevm::Stopper;
 
+use super::{Status, terminal};
+
 /// The descriptor that a handler writes to; -1 before there is a VM.
 static STOP_EVENT: AtomicI32 = AtomicI32::new(-1);
 /// The last of these signals that came.
@@ -13,29 +15,51 @@ static RECEIVED: AtomicI32 = AtomicI32::new(0);
 /// What a user, a terminal that goes away, or a supervisor sends.
 const ENDING: [i32; 4] = [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM];
 
-/// While this lives, these signals stop the VM; afterwards they end the process again.
+/// How long the VM may take to end once it was asked to, in seconds. What it waits for is the
+/// host: a file system that doesn't answer, a pipe that nobody reads.
+const PATIENCE: u32 = 5;
+
+/// While this lives, these signals stop the VM, and the process ends in any case when it hasn't
+/// within [`PATIENCE`]; afterwards they end the process again.
 pub struct StopOnSignals {
     /// Keeps the descriptor open that the handler writes to.
     _stopper: Stopper,
+    heard: Vec<i32>,
 }
 
 impl StopOnSignals {
     /// From now on these signals stop the VM instead of the process.
     pub fn new(stopper: Stopper) -> io::Result<Self> {
         STOP_EVENT.store(stopper.event(), Ordering::Release);
-        for signal in ENDING {
+        on(libc::SIGALRM, give_up as *const () as usize, 0)?;
+        let wanted = |signal: &i32| *signal == libc::SIGTERM || !ignored(*signal);
+        let heard: Vec<_> = ENDING.into_iter().filter(wanted).collect();
+        for &signal in &heard {
             on(signal, stop as *const () as usize, 0)?;
         }
-        Ok(StopOnSignals { _stopper: stopper })
+        Ok(StopOnSignals {
+            _stopper: stopper,
+            heard,
+        })
     }
 }
 
 impl Drop for StopOnSignals {
     fn drop(&mut self) {
-        for signal in ENDING {
+        for &signal in &self.heard {
             let _ = on(signal, libc::SIG_DFL, 0);
         }
     }
+}
+
+/// Whether whoever started mote doesn't want it to hear this signal: nohup, or a shell script
+/// that starts a job in the background.
+fn ignored(signal: i32) -> bool {
+    // SAFETY: an all-zero sigaction is a valid value, filled in by the call.
+    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+    // SAFETY: changes nothing; a valid place for the result.
+    let result = unsafe { libc::sigaction(signal, std::ptr::null(), &raw mut action) };
+    result == 0 && action.sa_sigaction == libc::SIG_IGN
 }
 
 /// A write beyond the limit on file sizes shall fail as the guest's I/O error, not end the process.
@@ -62,15 +86,36 @@ pub fn on(signal: i32, handler: usize, flags: i32) -> io::Result<()> {
 }
 
 extern "C" fn stop(signal: i32) {
-    RECEIVED.store(signal, Ordering::Release);
+    let first = RECEIVED.swap(signal, Ordering::AcqRel) == 0;
     let one = 1u64.to_ne_bytes();
-    // SAFETY: write(2) is async-signal-safe; the descriptor is open as long as
-    // this handler is installed (StopOnSignals).
+    // SAFETY: write(2) and alarm(2) are async-signal-safe; the descriptor is open as long as this
+    // handler is installed (StopOnSignals).
     unsafe {
         libc::write(
             STOP_EVENT.load(Ordering::Acquire),
             one.as_ptr().cast(),
             one.len(),
-        )
-    };
+        );
+        if first {
+            libc::alarm(PATIENCE);
+        }
+    }
+}
+
+extern "C" fn give_up(_: i32) {
+    terminal::restore();
+    let why = b"mote: the VM doesn't end: the host's storage or the reader of an output hangs\n";
+    let status = Status::Signal(RECEIVED.load(Ordering::Acquire)).code();
+    // SAFETY: async-signal-safe calls. Standard error may be what hangs, so it isn't waited for.
+    unsafe {
+        let mut stderr = libc::pollfd {
+            fd: libc::STDERR_FILENO,
+            events: libc::POLLOUT,
+            revents: 0,
+        };
+        if libc::poll(&raw mut stderr, 1, 0) == 1 {
+            libc::write(libc::STDERR_FILENO, why.as_ptr().cast(), why.len());
+        }
+        libc::_exit(status.into());
+    }
 }
