@@ -84,6 +84,9 @@ need_rust() {
   fi
 }
 
+# can_open_kvm: looked at before it is opened, as opening makes a file where there is none.
+can_open_kvm() { [ -c /dev/kvm ] && { true <>/dev/kvm; } 2>/dev/null; }
+
 # newest_package META: the package that Debian's meta package META now stands for,
 # e.g. linux-image-6.12-amd64 -> linux-image-6.12.<n>+deb<m>-amd64.
 newest_package() {
