@@ -38,51 +38,79 @@ package_version() {
   dpkg-query -W -f '${db:Status-Status} ${Version}\n' "$1" 2>/dev/null | sed -n 's/^installed //p' || true
 }
 
+# have_root: whether as_root can work at all.
+have_root() { [ "$(id -u)" = 0 ] || command -v sudo >/dev/null; }
+
 # as_root COMMAND...: through sudo if that's what it takes.
 as_root() {
-  if [ "$(id -u)" = 0 ]; then
-    "$@"
-  elif command -v sudo >/dev/null; then
-    sudo "$@"
-  else
-    die "root is needed to install packages, and there is no sudo. Run as root: ${*/#DEBIAN_FRONTEND=*/}"
-  fi
+  if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi
 }
 
 # apt_update: refreshes the package lists, at most once per run (of all scripts), and only where something needs it.
 apt_update() {
   [ -z "${MOTE_APT_UPDATED:-}" ] || return 0
+  have_root || die "fresh package lists are needed, and there is no sudo. Run as root: apt-get update"
   export MOTE_APT_UPDATED=1
   say "apt-get update (the package lists: up to half a minute)"
   as_root apt-get -qq -o DPkg::Lock::Timeout=300 update
 }
 
-# need_packages PACKAGE...: installs the Debian packages that are missing. Runs nothing if none is.
-need_packages() {
-  local package missing=()
+# What the scripts together install where everything is missing, but for Rust: for a user who can't
+# install packages, so that they needn't ask for them one script at a time.
+ALL_PACKAGES=(ca-certificates make gcc libc6-dev linux-source-6.12 libelf-dev flex bison bc lz4 xz-utils
+  busybox-static cpio e2fsprogs fakeroot kmod zstd qemu-system-x86)
+
+# missing_of PACKAGE...: sets the array `missing` to those that aren't installed.
+missing_of() {
+  local package
+  missing=()
   for package; do
     [ -n "$(package_version "$package")" ] || missing+=("$package")
   done
+}
+
+# need_packages PACKAGE...: installs the Debian packages that are missing. Runs nothing if none is.
+need_packages() {
+  local missing
+  missing_of "$@"
   [ ${#missing[@]} -gt 0 ] || return 0
   command -v apt-get >/dev/null ||
     die "these Debian packages are needed, and there is no apt-get to install them: ${missing[*]}"
+  if ! have_root; then
+    missing_of "$@" "${ALL_PACKAGES[@]}"
+    die "Debian packages are missing, and there is no sudo. Run as root, once for all scripts:" \
+      "apt-get update && apt-get install --no-install-recommends" \
+      "$(printf '%s\n' "${missing[@]}" | awk '!seen[$0]++' | paste -sd ' ')"
+  fi
   apt_update
   say "installing Debian packages: ${missing[*]}"
-  as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=300 \
+  as_root env DEBIAN_FRONTEND=noninteractive DEBCONF_NOWARNINGS=yes apt-get -qq -o DPkg::Lock::Timeout=300 \
     install -y --no-install-recommends "${missing[@]}" >/dev/null ||
     die "couldn't install them; try: apt-get install ${missing[*]}"
 }
 
-# need_rust: cargo and a C linker. A Rust that is there already is taken as it is.
+# need_rust: cargo and a C linker. A Rust that is there already is taken as it is, unless it is too old.
 need_rust() {
-  need_packages gcc libc6-dev
-  command -v cargo >/dev/null && return
-  if apt-cache show cargo-web >/dev/null 2>&1; then
-    need_packages cargo-web rustc-web rustfmt-web rust-web-clippy # a current Rust for Debian 12
-  else
-    die "there is no cargo: install Rust with rustup (the version is in Cargo.toml: rust-version)"
+  local packages=(gcc libc6-dev) rust=(cargo-web rustc-web rustfmt-web rust-web-clippy) wanted version
+  [ -e /etc/ssl/certs/ca-certificates.crt ] || packages+=(ca-certificates) # cargo downloads by https
+  need_packages "${packages[@]}"
+  wanted=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' "$(dirname "${BASH_SOURCE[0]}")/../Cargo.toml")
+  if ! command -v cargo >/dev/null; then
+    apt-cache show cargo-web >/dev/null 2>&1 || ! have_root || apt_update
+    apt-cache show cargo-web >/dev/null 2>&1 ||
+      die "there is no cargo: install Rust $wanted or newer, with rustup" \
+        "or, on Debian 12, as root: apt-get update && apt-get install ${rust[*]}"
+    need_packages "${rust[@]}" # a current Rust for Debian 12
   fi
+  version=$(cargo --version) || die "cargo is there but doesn't run"
+  version=${version#cargo } version=${version%% *}
+  printf '%s\n' "$wanted" "$version" | sort -V -C ||
+    die "Rust $wanted or newer is needed, and cargo is $version: update it (rustup update)," \
+      "or, on Debian 12, have current packages in place of the old: apt-get install ${rust[*]}"
 }
+
+# can_open_kvm: looked at before it is opened, as opening makes a file where there is none.
+can_open_kvm() { [ -c /dev/kvm ] && { true <>/dev/kvm; } 2>/dev/null; }
 
 # newest_package META: the package that Debian's meta package META now stands for,
 # e.g. linux-image-6.12-amd64 -> linux-image-6.12.<n>+deb<m>-amd64.

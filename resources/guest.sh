@@ -6,6 +6,6 @@ HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # shellcheck source-path=SCRIPTDIR source=common.sh
 . "$HERE/common.sh"
 
+"$HERE/rootfs/build.sh" # the short one first: what this host lacks shows early
 "$HERE/kernel/build.sh"
-"$HERE/rootfs/build.sh"
 echo "$MOTE_CACHE_DIR/guest/x86_64"

@@ -44,15 +44,16 @@ if [ "$(uname -m)" = x86_64 ]; then
 else
   flags= # on arm64 a /dev/kvm is there only where EL2 is
 fi
-if [ ! -e /dev/kvm ]; then
+if [ ! -c /dev/kvm ]; then
   why='there is no /dev/kvm'
 elif [ -n "$flags" ]; then
   why=$flags
-elif ! true <>/dev/kvm; then
-  why="/dev/kvm can't be opened: you may want to join the kvm group"
+elif ! can_open_kvm; then
+  why="/dev/kvm can't be opened"
+  if [ ! -w /dev/kvm ]; then why+=': you may want to join the kvm group'; fi
 else
   why=
-fi 2>/dev/null
+fi
 [ "${ON_KVM:-}" != emulated ] || why=${why:-'ON_KVM=emulated'}
 [ -n "$why" ] || exec "$@"
 [ "$(uname -m)" = x86_64 ] || die "this host's KVM can't run Linux ($why), and there is no emulated machine for $(uname -m) yet"

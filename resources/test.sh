@@ -1,5 +1,5 @@
 #!/bin/bash
-# test.sh: every test there is, in three parts. Ends with cargo's own summary of the last part; fails if
+# test.sh: every test there is, in several parts. Ends with cargo's own summary of the last part; fails if
 # any part fails, or if a whole kind of test could not run at all (MOTE_REQUIRE).
 set -euo pipefail
 HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -27,14 +27,14 @@ part() {
 }
 
 # Tiny hand-assembled guests need a /dev/kvm, but not a processor's support: they run here if they can.
-if true 2>/dev/null <>/dev/kvm; then here=(env); else here=(env "$runner=$HERE/on-kvm.sh"); fi
+if can_open_kvm; then here=(env); else here=(env "$runner=$HERE/on-kvm.sh"); fi
 tests=()
 for file in tests/*.rs; do
   name=$(basename "$file" .rs)
   if [ -e "$file" ] && [ "$name" != linux ]; then tests+=(--test "$name"); fi
 done
-part "unit tests and tiny guests on KVM" \
-  "${here[@]}" MOTE_REQUIRE=kvm cargo test --lib --bins --examples "${tests[@]}"
+part "unit tests" cargo test --lib --bins --examples
+part "tiny guests on KVM" "${here[@]}" MOTE_REQUIRE=kvm cargo test "${tests[@]}"
 part "examples in the documentation" cargo test --doc
 
 part "guest for the tests" "$HERE/guest.sh"

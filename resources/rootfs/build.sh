@@ -12,7 +12,9 @@ RECIPE=1 # raise it when a change below changes the result
 UUID=6d6f7465-0000-4000-8000-000000000001
 export SOURCE_DATE_EPOCH=1700000000 E2FSPROGS_FAKE_TIME=1700000000
 
-need_packages busybox-static gcc libc6-dev e2fsprogs cpio
+packages=(busybox-static gcc libc6-dev e2fsprogs cpio)
+[ "$(id -u)" = 0 ] || packages+=(fakeroot)
+need_packages "${packages[@]}"
 guest=$MOTE_CACHE_DIR/guest
 rootfs=$guest/rootfs-$ARCH-$(hash_of "$HERE"/{init.c,etc/*} "$(package_version busybox-static)" "$RECIPE")
 use() {
@@ -57,7 +59,6 @@ find "$tree" -exec touch --no-dereference --date="@$SOURCE_DATE_EPOCH" {} +
 
 # The owner of every file is root, whoever builds.
 owner() { if [ "$(id -u)" = 0 ]; then "$@"; else fakeroot "$@"; fi; }
-[ "$(id -u)" = 0 ] || need_packages fakeroot
 
 # No journal: one image serves many boots, and a journal is only read and replayed at each. Directory
 # hashes and the UUID are fixed, since they are random otherwise.
