@@ -172,7 +172,9 @@ fn count_system_calls(folder: &Path, command: Command) -> String {
         Err(e) => format!("not counted (strace: {e})"),
         Ok(_) => {
             let text = std::fs::read_to_string(&trace).unwrap_or_default();
-            let before = text.lines().position(|line| line.contains("KVM_RUN"));
+            // A call that another thread interrupts has a second line, for its end.
+            let mut calls = text.lines().filter(|line| !line.contains(" resumed>"));
+            let before = calls.position(|line| line.contains("KVM_RUN"));
             before.map_or_else(|| "not counted".to_owned(), |count| count.to_string())
         }
     }

@@ -8,7 +8,7 @@ HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 cd "$HERE/.."
 
 [ -e "$MOTE_CACHE_DIR/guest/x86_64/vmlinux" ] ||
-  say "the first time takes 8 to 12 minutes, half of it for compiling a guest's Linux kernel; later ones 2 or 3"
+  say "the first time takes 10 to 16 minutes, half of it for compiling a guest's Linux kernel; later ones 3 or 4"
 need_rust
 need_packages e2fsprogs # the tests make disks, and look into them
 triple=$(host_triple)

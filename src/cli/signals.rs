@@ -32,10 +32,16 @@ impl StopOnSignals {
     pub fn new(stopper: Stopper) -> io::Result<Self> {
         STOP_EVENT.store(stopper.event(), Ordering::Release);
         on(libc::SIGALRM, give_up as *const () as usize, 0)?;
-        let wanted = |signal: &i32| *signal == libc::SIGTERM || !ignored(*signal);
-        let heard: Vec<_> = ENDING.into_iter().filter(wanted).collect();
-        for &signal in &heard {
-            on(signal, stop as *const () as usize, 0)?;
+        let mut heard = Vec::with_capacity(ENDING.len());
+        for signal in ENDING {
+            // Whoever started mote with a signal ignored doesn't want it to be heard: nohup, or a
+            // shell script that starts a job in the background. SIGTERM is always heard.
+            let before = on(signal, stop as *const () as usize, 0)?;
+            if before == libc::SIG_IGN && signal != libc::SIGTERM {
+                on(signal, libc::SIG_IGN, 0)?;
+            } else {
+                heard.push(signal);
+            }
         }
         Ok(StopOnSignals {
             _stopper: stopper,
@@ -52,19 +58,9 @@ impl Drop for StopOnSignals {
     }
 }
 
-/// Whether whoever started mote doesn't want it to hear this signal: nohup, or a shell script
-/// that starts a job in the background.
-fn ignored(signal: i32) -> bool {
-    // SAFETY: an all-zero sigaction is a valid value, filled in by the call.
-    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
-    // SAFETY: changes nothing; a valid place for the result.
-    let result = unsafe { libc::sigaction(signal, std::ptr::null(), &raw mut action) };
-    result == 0 && action.sa_sigaction == libc::SIG_IGN
-}
-
 /// A write beyond the limit on file sizes shall fail as the guest's I/O error, not end the process.
 pub fn ignore_file_size_limit() -> io::Result<()> {
-    on(libc::SIGXFSZ, libc::SIG_IGN, 0)
+    on(libc::SIGXFSZ, libc::SIG_IGN, 0).map(drop)
 }
 
 /// The last of these signals that came, if any.
@@ -72,15 +68,17 @@ pub fn received() -> Option<i32> {
     Some(RECEIVED.load(Ordering::Acquire)).filter(|&signal| signal != 0)
 }
 
-/// Installs a handler (a function of the signal's number, or SIG_DFL).
-pub fn on(signal: i32, handler: usize, flags: i32) -> io::Result<()> {
+/// Installs a handler (a function of the signal's number, SIG_DFL or SIG_IGN), and returns the one
+/// that was there.
+pub fn on(signal: i32, handler: usize, flags: i32) -> io::Result<usize> {
     // SAFETY: an all-zero sigaction is a valid value: an empty mask.
     let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+    let mut before = action;
     action.sa_sigaction = handler;
     action.sa_flags = flags;
     // SAFETY: the handlers passed here only use async-signal-safe calls and atomics.
-    match unsafe { libc::sigaction(signal, &raw const action, std::ptr::null_mut()) } {
-        0 => Ok(()),
+    match unsafe { libc::sigaction(signal, &raw const action, &raw mut before) } {
+        0 => Ok(before.sa_sigaction),
         _ => Err(io::Error::last_os_error()),
     }
 }

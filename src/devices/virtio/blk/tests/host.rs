@@ -40,7 +40,7 @@ fn in_own_filesystem(kind: &str, options: &str, test: impl FnOnce(&Path) + Send 
     });
     if let Err(error) = thread.join().unwrap() {
         not_run(&format!(
-            "mounting a file system needs root ({error}); run the tests as root"
+            "mounting a file system of its own: {error}; run the tests as root, and not in a chroot"
         ));
     }
 }
