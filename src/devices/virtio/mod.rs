@@ -26,6 +26,8 @@
 
 pub mod blk;
 pub mod buffers;
+#[cfg(test)]
+mod crowd;
 pub mod interrupt;
 pub mod queue;
 pub mod rng;
