@@ -5,6 +5,7 @@ mod common;
 
 use std::fs::File;
 use std::io::{Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
@@ -224,7 +225,10 @@ fn console_input_reaches_the_guest() {
     let mut vm = code.vm(&host, folder.path(), |config| config.console = Console::Pty);
     let name = vm.pty().unwrap().to_owned();
     let peer = thread::spawn(move || {
-        let mut pty = File::options().read(true).write(true).open(name).unwrap();
+        // Not as the controlling terminal, whose end would be a SIGHUP for the test program.
+        let mut pty = File::options();
+        pty.read(true).write(true).custom_flags(libc::O_NOCTTY);
+        let mut pty = pty.open(name).unwrap();
         // More than the port's FIFO of 64 bytes.
         let text: Vec<u8> = (0..300)
             .map(|n| b'a' + (n % 10) as u8)

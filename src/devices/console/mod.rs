@@ -149,12 +149,16 @@ fn in_foreground(terminal: i32) -> bool {
 mod tests {
     use super::*;
     use std::io::{Read, Write};
+    use std::os::unix::fs::OpenOptionsExt;
 
     #[test]
     fn a_pty_carries_bytes_both_ways_unchanged() {
         let console = Console::open(&config::Console::Pty).unwrap().unwrap();
         let (name, _other) = console.pty.as_ref().unwrap();
-        let mut peer = File::options().read(true).write(true).open(name).unwrap();
+        // Not as the controlling terminal, whose end would be a SIGHUP for the test program.
+        let mut peer = File::options();
+        peer.read(true).write(true).custom_flags(libc::O_NOCTTY);
+        let mut peer = peer.open(name).unwrap();
         let mut buffer = [0; 3];
         (&console.output).write_all(b"a\nb").unwrap();
         peer.read_exact(&mut buffer).unwrap();
