@@ -31,7 +31,6 @@ impl StopOnSignals {
     /// From now on these signals stop the VM instead of the process.
     pub fn new(stopper: Stopper) -> io::Result<Self> {
         STOP_EVENT.store(stopper.event(), Ordering::Release);
-        on(libc::SIGALRM, give_up as *const () as usize, 0)?;
         let mut heard = Vec::with_capacity(ENDING.len());
         for signal in ENDING {
             // Whoever started mote with a signal ignored doesn't want it to be heard: nohup, or a
@@ -86,17 +85,19 @@ pub fn on(signal: i32, handler: usize, flags: i32) -> io::Result<usize> {
 extern "C" fn stop(signal: i32) {
     let first = RECEIVED.swap(signal, Ordering::AcqRel) == 0;
     let one = 1u64.to_ne_bytes();
-    // SAFETY: write(2) and alarm(2) are async-signal-safe; the descriptor is open as long as this
-    // handler is installed (StopOnSignals).
+    // SAFETY: write(2) is async-signal-safe; the descriptor is open as long as this handler is
+    // installed (StopOnSignals).
     unsafe {
         libc::write(
             STOP_EVENT.load(Ordering::Acquire),
             one.as_ptr().cast(),
             one.len(),
-        );
-        if first {
-            libc::alarm(PATIENCE);
-        }
+        )
+    };
+    // Not before: an alarm may have been set by whoever started mote, to end it after a time.
+    if first && on(libc::SIGALRM, give_up as *const () as usize, 0).is_ok() {
+        // SAFETY: async-signal-safe, as sigaction(2) is.
+        unsafe { libc::alarm(PATIENCE) };
     }
 }
 
