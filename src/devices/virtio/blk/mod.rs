@@ -31,7 +31,7 @@ use virtio_bindings::virtio_ids::VIRTIO_ID_BLOCK;
 use super::worker::WorkerPool;
 use super::{ActivateError, Activation, VirtioDevice, read_config_bytes};
 use disk::{Disk, SECTOR};
-pub use open::{BlkConfig, BlkError, Cache};
+pub use open::{BlkConfig, BlkError};
 use request::Requests;
 
 const QUEUE_SIZES: [u16; 1] = [256];
