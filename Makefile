@@ -16,9 +16,10 @@ test: ## every test: units, tiny guests on /dev/kvm, real Linux guests
 guest: ## the default guest's kernel (4-5 minutes, once per machine) and root file system
 	@resources/guest.sh
 
-check: ## formatting and lints
+check: ## formatting, lints and the links of the API's documentation
 	cargo fmt --check
 	cargo clippy --all-targets -- -D warnings
+	cargo rustdoc --lib -- -D warnings
 
 clean: ## remove what was compiled here (what is in the cache folder stays)
 	cargo clean

@@ -39,16 +39,21 @@ const USE_PRECISION: Duration = Duration::from_secs(24 * 3600);
 /// Makes temporary names unique among the threads of this process.
 static NEXT_TEMPORARY: AtomicU64 = AtomicU64::new(0);
 
-/// Where unpacked kernels are kept by default: `mote/kernels` in `$XDG_CACHE_HOME`, or else
-/// in `~/.cache`; `None` where neither is known.
-pub fn default_folder() -> Option<PathBuf> {
+/// What the user lets mote keep: `mote` in `$XDG_CACHE_HOME`, or else in `~/.cache`; `None`
+/// where neither is known (a relative path counts as none, as the XDG specification has it).
+pub fn user_folder() -> Option<PathBuf> {
     let absolute = |name| {
         std::env::var_os(name)
             .map(PathBuf::from)
             .filter(|path| path.is_absolute())
     };
     let cache = absolute("XDG_CACHE_HOME").or_else(|| Some(absolute("HOME")?.join(".cache")))?;
-    Some(cache.join("mote/kernels"))
+    Some(cache.join("mote"))
+}
+
+/// Where unpacked kernels are kept by default: `kernels` in [`user_folder`].
+pub fn default_folder() -> Option<PathBuf> {
+    Some(user_folder()?.join("kernels"))
 }
 
 /// A folder of unpacked kernels that was found to be this user's own.

@@ -49,7 +49,7 @@ mod tests;
 mod unpacked;
 
 pub use bzimage::BzImageError;
-pub use cache::default_folder as default_cache_folder;
+pub use cache::{default_folder as default_cache_folder, user_folder as user_cache_folder};
 pub use cmdline::{COMMAND_LINE_SIZE, Cmdline, CmdlineError, write_cmdline};
 pub use decompress::{Compression, DecompressError};
 pub use error::{ElfError, KernelError};

@@ -3,13 +3,10 @@
 use std::time::{Duration, Instant};
 
 use super::{Check, Level, Root, cgroup, nx_huge_pages};
-use crate::kvm::{Host, KvmError};
+use crate::kvm::{Host, KvmError, SLOW_CREATE_VM};
 
 /// How many VMs are made. The first pays for what the next find done.
 const VMS: usize = 5;
-
-/// Above this, it is the host's settings.
-const SLOW: Duration = Duration::from_millis(5);
 
 /// Makes some VMs, one after the other, and drops them.
 pub(super) fn measure(root: &Root, host: &Host) -> Vec<Check> {
@@ -54,10 +51,13 @@ fn create(root: &Root, result: &Result<(), KvmError>, times: &[Duration]) -> Che
         (Ok(()), ..) => return Check::info(id, subject, "was not measured"),
         (Err(error), ..) => return Check::missing(id, subject, error.to_string(), remedy(error)),
     };
-    if slowest <= SLOW {
+    if slowest <= SLOW_CREATE_VM {
         return Check::ok(id, subject, range);
     }
-    let found = format!("{range}: above {} ms it is the host", SLOW.as_millis());
+    let found = format!(
+        "{range}: above {} ms it is the host",
+        SLOW_CREATE_VM.as_millis()
+    );
     Check::slow(id, subject, found, quicken(root))
 }
 

@@ -3,20 +3,17 @@
 use std::path::PathBuf;
 
 use motevm::VmConfig;
+use motevm::boot::user_cache_folder;
 use motevm::config::Rootfs;
 
 use super::CliError;
 
 /// Where `make guest` puts it (resources/common.sh).
 fn folder() -> Option<PathBuf> {
-    let absolute = |name| {
-        std::env::var_os(name)
-            .map(PathBuf::from)
-            .filter(|p| p.is_absolute())
-    };
-    let cache = absolute("MOTE_CACHE")
-        .or_else(|| Some(absolute("XDG_CACHE_HOME")?.join("mote")))
-        .or_else(|| Some(absolute("HOME")?.join(".cache/mote")))?;
+    let cache = std::env::var_os("MOTE_CACHE")
+        .map(PathBuf::from)
+        .filter(|path| path.is_absolute())
+        .or_else(user_cache_folder)?;
     Some(cache.join("guest").join(std::env::consts::ARCH))
 }
 

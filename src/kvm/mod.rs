@@ -11,6 +11,9 @@ pub use host::{Host, HostError};
 pub use vcpu::{IoWidth, Vcpu};
 pub use vm::Vm;
 
+/// KVM_CREATE_VM takes 1 to 2 ms; above this it is the host's settings.
+pub(crate) const SLOW_CREATE_VM: std::time::Duration = std::time::Duration::from_millis(5);
+
 /// A KVM ioctl that failed.
 #[derive(Debug, thiserror::Error)]
 #[error("{operation}: {source}{}", remedy(source.errno()))]

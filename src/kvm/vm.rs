@@ -1,7 +1,5 @@
 //! A virtual machine: its memory slots, interrupt controllers and event file descriptors.
 
-use std::os::fd::AsRawFd;
-
 use kvm_ioctls::{IoEventAddress, VmFd};
 use vm_memory::{Address, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
 use vmm_sys_util::eventfd::EventFd;
@@ -118,11 +116,5 @@ impl Vm {
     /// The ioctl failed.
     pub fn create_vcpu(&self, id: u8) -> Result<Vcpu, KvmError> {
         named("KVM_CREATE_VCPU", self.fd.create_vcpu(id.into())).map(|fd| Vcpu::new(id, fd))
-    }
-}
-
-impl AsRawFd for Vm {
-    fn as_raw_fd(&self) -> i32 {
-        self.fd.as_raw_fd()
     }
 }

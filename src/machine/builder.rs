@@ -1,7 +1,6 @@
 //! The recipe: from a configuration to a VM that is ready to run, read from top to bottom.
 
 use std::ffi::CString;
-use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
@@ -23,13 +22,13 @@ use crate::boot::{
     self, Cmdline, Entry, EntryPreference, FileFormat, KernelFile, KernelOptions, LoadedKernel,
 };
 use crate::bus::Bus;
-use crate::config::{Acpi, Cache, ConfigError, Disk, Protocol, VmConfig};
+use crate::config::{Acpi, ConfigError, Disk, Protocol, VmConfig};
 use crate::devices::acpi_sleep::AcpiSleep;
 use crate::devices::boot_timer::BootTimer;
 use crate::devices::console::{Console, EscapeFilter, Output};
 use crate::devices::i8042::I8042;
 use crate::devices::serial::SerialPort;
-use crate::devices::virtio::blk::{self, BlkConfig, BlkDevice};
+use crate::devices::virtio::blk::{BlkConfig, BlkDevice};
 use crate::devices::virtio::rng::RngDevice;
 use crate::devices::virtio::{MmioTransport, VirtioDevice};
 use crate::kvm::{self, Host};
@@ -113,10 +112,7 @@ pub fn build(host: &Host, config: &VmConfig, options: BuildOptions) -> Result<Vm
     fd.create_pit()?;
     timeline.mark(Phase::Irqchip);
 
-    let endings = Arc::new(Endings::new().map_err(|source| BuildError::Io {
-        what: EVENT,
-        source,
-    })?);
+    let endings = Arc::new(Endings::new().map_err(BuildError::Event)?);
     let init_event = Arc::new(event()?);
     let cpus = config.cpus.0;
     let clock = Arc::new(BootClock::new(
@@ -209,22 +205,8 @@ pub fn build(host: &Host, config: &VmConfig, options: BuildOptions) -> Result<Vm
     })
 }
 
-const EVENT: &str = "making an event file descriptor";
-
 fn event() -> Result<EventFd, BuildError> {
-    EventFd::new(libc::EFD_CLOEXEC).map_err(|source| BuildError::Io {
-        what: EVENT,
-        source,
-    })
-}
-
-fn clone_of(event: &EventFd) -> Result<EventFd, BuildError> {
-    event
-        .try_clone()
-        .map_err(|source: io::Error| BuildError::Io {
-            what: EVENT,
-            source,
-        })
+    EventFd::new(libc::EFD_CLOEXEC).map_err(BuildError::Event)
 }
 
 /// The serial port, between the guest and the console.
@@ -235,11 +217,12 @@ fn attach_serial(
 ) -> Result<ConsoleEnd, BuildError> {
     let (interrupt, input_space) = (event()?, event()?);
     fd.register_irqfd(&interrupt, layout::SERIAL_GSI)?;
-    let (output, drain) = Output::new(console.output).map_err(|source| BuildError::Io {
-        what: EVENT,
-        source,
-    })?;
-    let serial = SerialPort::new(interrupt, clone_of(&input_space)?, output);
+    let (output, drain) = Output::new(console.output).map_err(BuildError::Event)?;
+    let serial = SerialPort::new(
+        interrupt,
+        input_space.try_clone().map_err(BuildError::Event)?,
+        output,
+    );
     let serial = Arc::new(Mutex::new(serial));
     ports.insert("serial", layout::SERIAL_PORT, 8, serial.clone())?;
     let escapes = console.escapes.then(EscapeFilter::default);
@@ -308,13 +291,8 @@ impl VirtioPlacer<'_> {
         let interrupt = event()?;
         self.fd.register_irqfd(&interrupt, gsi)?;
         let name = format!("virtio-{}", device.name());
-        let transport =
-            MmioTransport::new(device, self.memory.clone(), interrupt).map_err(|source| {
-                BuildError::Io {
-                    what: EVENT,
-                    source,
-                }
-            })?;
+        let transport = MmioTransport::new(device, self.memory.clone(), interrupt)
+            .map_err(BuildError::Event)?;
         for (queue, notifier) in (0u32..).zip(transport.notifiers()) {
             self.fd
                 .register_ioeventfd(notifier, address + QUEUE_NOTIFY, queue)?;
@@ -335,10 +313,7 @@ fn blk_config(index: usize, disk: &Disk) -> BlkConfig {
         path: disk.path.clone(),
         read_only: disk.read_only,
         id: disk.id.clone(),
-        cache: match disk.cache {
-            Cache::Writeback => blk::Cache::Writeback,
-            Cache::None => blk::Cache::None,
-        },
+        cache: disk.cache,
     }
 }
 

@@ -54,14 +54,11 @@ pub enum BuildError {
     /// Two devices at one place: a defect of the layout.
     #[error(transparent)]
     Bus(#[from] BusError),
-    /// The host refused an event file descriptor or another resource.
-    #[error("{what}: {source}")]
-    Io {
-        /// What was asked for.
-        what: &'static str,
-        /// What the system call said.
-        source: io::Error,
-    },
+    /// The host refused an event file descriptor: each device and queue has one.
+    #[error(
+        "making an event file descriptor: {0}; is the limit on open files (ulimit -n) reached?"
+    )]
+    Event(io::Error),
 }
 
 /// Whose part it is to mend an error.
@@ -86,7 +83,7 @@ impl BuildError {
             | BuildError::Cmdline(_)
             | BuildError::Disk(_)
             | BuildError::Console(_) => Fault::Configuration,
-            BuildError::Memory(_) | BuildError::Kvm(_) | BuildError::Io { .. } => Fault::Host,
+            BuildError::Memory(_) | BuildError::Kvm(_) | BuildError::Event(_) => Fault::Host,
             BuildError::BootTables(_)
             | BuildError::Acpi(_)
             | BuildError::GuestMemory(_)

@@ -105,7 +105,7 @@ unsafe impl Sync for Reservation {}
 impl Reservation {
     fn new(bytes: usize) -> io::Result<Self> {
         // Slack, so that an aligned start exists wherever the kernel puts the mapping. It is
-        // never touched, and keeps an inaccessible distance from other mappings.
+        // never touched, and so costs no memory.
         let size = bytes
             .checked_add(HUGE_PAGE)
             .ok_or(io::ErrorKind::OutOfMemory)?;

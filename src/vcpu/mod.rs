@@ -22,7 +22,7 @@ pub use crash::{CrashKind, CrashReport};
 /// Why a vCPU stopped running the guest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Stop {
-    /// All its handlers in pieces: a crash, or how Linux reboots with `reboot=t`.
+    /// A fault that no handler was left for: a crash, or how Linux reboots with `reboot=t`.
     TripleFault(Box<CrashReport>),
     /// KVM can't run the guest any further.
     Crash(Box<CrashReport>),

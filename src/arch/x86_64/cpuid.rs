@@ -11,6 +11,9 @@ const KVM_SIGNATURE: u32 = 0x4000_0000;
 const KVM_TIMING: u32 = 0x4000_0010;
 /// KVM's local APIC timer counts nanoseconds.
 const APIC_BUS_KHZ: u32 = 1_000_000;
+/// The largest TSC/crystal numerator with which Linux's product of it and the crystal's kHz
+/// stays within 32 bits (arch/x86/kernel/tsc.c, native_calibrate_tsc).
+const MAX_NUMERATOR: u32 = u32::MAX / APIC_BUS_KHZ;
 
 /// What a VM's CPUID is made from.
 #[derive(Clone, Copy, Debug)]
@@ -29,6 +32,7 @@ pub struct CpuidOptions<'a> {
 pub fn template(supported: &CpuId, options: &CpuidOptions) -> CpuId {
     let mut cpuid = supported.clone();
     let cpus = u32::from(options.cpus);
+    let amd = is_amd(supported);
     for entry in cpuid.as_mut_slice() {
         match (entry.function, entry.index) {
             (1, _) => {
@@ -46,12 +50,13 @@ pub fn template(supported: &CpuId, options: &CpuidOptions) -> CpuId {
             // Performance counters aren't given to the guest: reading them is not tested here.
             (0xa, _) => (entry.eax, entry.ebx, entry.ecx, entry.edx) = (0, 0, 0, 0),
             (0x8000_0001, _) => {
-                set_bit(&mut entry.ecx, 1, cpus > 1); // AMD: CmpLegacy
+                set_bit(&mut entry.ecx, 1, amd && cpus > 1); // CmpLegacy: HTT means cores
                 // SVM, as VMX above: a guest that runs VMs of its own reaches much more of the
                 // host's KVM, and few want to.
                 set_bit(&mut entry.ecx, 2, false);
             }
-            (0x8000_0008, _) => {
+            // Number of cores, and of APIC id bits for them: reserved on Intel.
+            (0x8000_0008, _) if amd => {
                 let shift = core_shift(cpus);
                 entry.ecx = (entry.ecx & !0xf0ff) | (shift << 12) | (cpus - 1);
             }
@@ -69,7 +74,7 @@ pub fn template(supported: &CpuId, options: &CpuidOptions) -> CpuId {
     cpuid
 }
 
-/// Puts vCPU `id`'s own numbers into a copy of the template.
+/// Puts vCPU `id`'s own numbers into the template, in place of those of the vCPU before.
 pub fn set_apic_id(cpuid: &mut CpuId, id: u8) {
     let id = u32::from(id);
     for entry in cpuid.as_mut_slice() {
@@ -104,7 +109,7 @@ fn cache_sharing(entry: &mut kvm_cpuid_entry2, cpus: u32) {
     }
 }
 
-/// Extended topology (SDM vol. 2A, CPUID leaf 0BH): one thread per core, all cores in a package.
+/// Extended topology (SDM vol. 2A, CPUID leaf 0BH; AMD APM vol. 3 §E.3.8): one thread per core, all cores in a package.
 fn replace_topology(cpuid: &mut CpuId, cpus: u32) {
     let max_leaf = leaf(cpuid, 0, 0).map_or(0, |entry| entry.eax);
     cpuid.retain(|entry| !matches!(entry.function, 0xb | 0x1f));
@@ -146,12 +151,13 @@ fn tell_tsc_frequency(cpuid: &mut CpuId, khz: u32) {
     // the speed of KVM's local APIC timer, since Linux takes the one for the other.
     let intel = leaf(cpuid, 0, 0).filter(|entry| entry.ebx == u32::from_le_bytes(*b"Genu"));
     if intel.is_some_and(|entry| entry.eax >= 0x16) {
+        let (numerator, denominator) = fraction(khz, APIC_BUS_KHZ, MAX_NUMERATOR);
         push(
             cpuid,
             kvm_cpuid_entry2 {
                 function: 0x15,
-                eax: APIC_BUS_KHZ,
-                ebx: khz,
+                eax: denominator,
+                ebx: numerator,
                 ecx: APIC_BUS_KHZ * 1000,
                 ..Default::default()
             },
@@ -168,6 +174,35 @@ fn tell_tsc_frequency(cpuid: &mut CpuId, khz: u32) {
             },
         );
     }
+}
+
+/// The fraction with a numerator up to `max` that is nearest to `a / b`, by its continued
+/// fraction: exact or within some parts per million for the frequencies that processors have,
+/// within 120 for any between 1 and 4 GHz.
+fn fraction(mut a: u32, mut b: u32, max: u32) -> (u32, u32) {
+    let (mut before, mut best) = ((0, 1), (1, 0));
+    while b != 0 {
+        let whole = a / b;
+        let most = (max - before.0).checked_div(best.0).unwrap_or(whole);
+        let times = whole.min(most);
+        // Less than half of the way to the next convergent is no nearer than the last.
+        if times < whole && times <= whole / 2 {
+            break;
+        }
+        let next = (times * best.0 + before.0, times * best.1 + before.1);
+        (before, best) = (best, next);
+        if times < whole {
+            break;
+        }
+        (a, b) = (b, a % b);
+    }
+    best
+}
+
+/// Whether this is an AMD processor, or a Hygon, which is one.
+fn is_amd(cpuid: &CpuId) -> bool {
+    let vendors = [*b"Auth", *b"Hygo"].map(u32::from_le_bytes);
+    leaf(cpuid, 0, 0).is_some_and(|entry| vendors.contains(&entry.ebx))
 }
 
 fn set_bit(value: &mut u32, bit: u32, on: bool) {
@@ -190,90 +225,4 @@ fn push(cpuid: &mut CpuId, entry: kvm_cpuid_entry2) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn entry(function: u32, index: u32, regs: [u32; 4]) -> kvm_cpuid_entry2 {
-        let [eax, ebx, ecx, edx] = regs;
-        kvm_cpuid_entry2 {
-            function,
-            index,
-            eax,
-            ebx,
-            ecx,
-            edx,
-            ..Default::default()
-        }
-    }
-
-    fn intel() -> CpuId {
-        CpuId::from_entries(&[
-            entry(0, 0, [0x1f, u32::from_le_bytes(*b"Genu"), 0, 0]),
-            entry(1, 0, [0, 0x0504_0800, 1 << 13, 1 << 28]),
-            entry(4, 1, [0x0400_4122, 0, 0, 0]), // L1, shared by two
-            entry(4, 3, [0x0400_4163, 0, 0, 0]), // L3
-            entry(0xb, 0, [1, 2, 0x100, 5]),
-            entry(0x4000_0000, 0, [0x4000_0001, 0, 0, 0]),
-        ])
-        .unwrap()
-    }
-
-    fn options(cpus: u8, mask: &[Feature]) -> CpuidOptions<'_> {
-        CpuidOptions {
-            cpus,
-            tsc_khz: Some(2_100_000),
-            tsc_deadline: true,
-            mask,
-        }
-    }
-
-    #[test]
-    fn topology_is_one_package_of_single_thread_cores() {
-        let mut cpuid = template(&intel(), &options(6, &[]));
-        set_apic_id(&mut cpuid, 5);
-        let one = leaf(&cpuid, 1, 0).unwrap();
-        assert_eq!(one.ebx >> 24, 5);
-        assert_eq!((one.ebx >> 16) & 0xff, 8); // rounded up to a power of two
-        assert_eq!(one.ecx & (1 << 24 | 1 << 31), 1 << 24 | 1 << 31);
-        let smt = leaf(&cpuid, 0xb, 0).unwrap();
-        assert_eq!((smt.eax, smt.ebx, smt.ecx, smt.edx), (0, 1, 0x100, 5));
-        let core = leaf(&cpuid, 0xb, 1).unwrap();
-        assert_eq!((core.eax, core.ebx, core.ecx, core.edx), (3, 6, 0x201, 5));
-        assert_eq!(leaf(&cpuid, 4, 1).unwrap().eax >> 14, 7 << 12);
-        assert_eq!((leaf(&cpuid, 4, 3).unwrap().eax >> 14) & 0xfff, 7);
-    }
-
-    #[test]
-    fn one_cpu_has_no_multithreading() {
-        let cpuid = template(&intel(), &options(1, &[]));
-        assert_eq!(leaf(&cpuid, 1, 0).unwrap().edx & (1 << 28), 0);
-    }
-
-    #[test]
-    fn the_tsc_needs_no_calibration() {
-        let cpuid = template(&intel(), &options(1, &[]));
-        assert_eq!(leaf(&cpuid, KVM_TIMING, 0).unwrap().eax, 2_100_000);
-        assert_eq!(leaf(&cpuid, KVM_SIGNATURE, 0).unwrap().eax, KVM_TIMING);
-        let crystal = leaf(&cpuid, 0x15, 0).unwrap();
-        let hz = u64::from(crystal.ecx) * u64::from(crystal.ebx) / u64::from(crystal.eax);
-        assert_eq!(hz, 2_100_000_000);
-    }
-
-    #[test]
-    fn nested_virtualization_is_not_offered() {
-        let supported = CpuId::from_entries(&[
-            entry(1, 0, [0, 0, 1 << 5, 0]),
-            entry(0x8000_0001, 0, [0, 0, 1 << 2, 0]),
-        ]);
-        let cpuid = template(&supported.unwrap(), &options(1, &[]));
-        assert_eq!(leaf(&cpuid, 1, 0).unwrap().ecx & (1 << 5), 0);
-        assert_eq!(leaf(&cpuid, 0x8000_0001, 0).unwrap().ecx & (1 << 2), 0);
-    }
-
-    #[test]
-    fn masked_features_are_gone_also_those_that_mote_adds() {
-        let mask = ["cx16", "tsc_deadline_timer"].map(|name| Feature::named(name).unwrap());
-        let cpuid = template(&intel(), &options(2, &mask));
-        assert_eq!(leaf(&cpuid, 1, 0).unwrap().ecx & (1 << 13 | 1 << 24), 0);
-    }
-}
+mod tests;

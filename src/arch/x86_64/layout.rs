@@ -59,11 +59,11 @@ pub const LOCAL_APIC: u64 = 0xfee0_0000;
 /// Three pages for KVM's real-mode task state (Intel without unrestricted guest).
 pub const KVM_TSS: u64 = 0xfffb_d000;
 
-/// Port of the first serial port, and its interrupt line.
+/// First of the 8 ports of the serial port.
 pub const SERIAL_PORT: u64 = 0x3f8;
 /// The serial port's interrupt line.
 pub const SERIAL_GSI: u32 = 4;
-/// Ports of the keyboard controller (data; status and command are at +4).
+/// First of the 5 ports of the keyboard controller (data; status and command are at +4).
 pub const I8042_PORT: u64 = 0x60;
 /// ACPI sleep control and sleep status registers.
 pub const ACPI_SLEEP_PORT: u64 = 0x600;

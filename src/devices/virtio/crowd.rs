@@ -8,11 +8,12 @@ use virtio_bindings::virtio_mmio::*;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-use super::blk::{BlkConfig, BlkDevice, Cache};
+use super::blk::{BlkConfig, BlkDevice};
 use super::rng::RngDevice;
 use super::testing::{DRIVER_OK, EVENT_IDX, FEATURES_OK, INDIRECT, NEXT, VERSION_1, WRITE};
 use super::{MmioTransport, VirtioDevice};
 use crate::bus::Bus;
+use crate::config::Cache;
 
 /// As in a machine with more than 3 GiB: RAM up to the device gap, and on after it.
 const LOW_END: u64 = 0xc000_0000;

@@ -19,7 +19,6 @@ pub struct Interrupt {
     needs_reset: AtomicBool,
     /// Between DRIVER_OK and reset: a device must not interrupt outside of it (§3.1.1).
     live: AtomicBool,
-    shared: AtomicBool,
     failed_before: AtomicBool,
 }
 
@@ -33,7 +32,6 @@ impl Interrupt {
             generation: AtomicU32::new(0),
             needs_reset: AtomicBool::new(false),
             live: AtomicBool::new(false),
-            shared: AtomicBool::new(false),
             failed_before: AtomicBool::new(false),
         }
     }
@@ -63,14 +61,6 @@ impl Interrupt {
         self.raise(VIRTIO_MMIO_INT_CONFIG);
     }
 
-    /// The eventfd, for a party that raises the interrupt by itself (a vhost or vhost-user
-    /// back-end). It can't set InterruptStatus, so until the next reset the driver always
-    /// reads there that buffers have been used.
-    pub fn share(&self) -> &EventFd {
-        self.shared.store(true, Ordering::Release);
-        &self.irq
-    }
-
     /// Whether [`fail`](Self::fail) was called since the last reset.
     pub fn needs_reset(&self) -> bool {
         self.needs_reset.load(Ordering::Acquire)
@@ -81,11 +71,7 @@ impl Interrupt {
     }
 
     pub(super) fn status(&self) -> u32 {
-        let shared = match self.shared.load(Ordering::Acquire) {
-            true => VIRTIO_MMIO_INT_VRING,
-            false => 0,
-        };
-        self.status.load(Ordering::Acquire) | shared
+        self.status.load(Ordering::Acquire)
     }
 
     pub(super) fn acknowledge(&self, bits: u32) {
@@ -99,7 +85,6 @@ impl Interrupt {
     pub(super) fn reset(&self) {
         self.live.store(false, Ordering::Release);
         self.needs_reset.store(false, Ordering::Release);
-        self.shared.store(false, Ordering::Release);
         self.status.store(0, Ordering::Release);
     }
 
@@ -134,16 +119,5 @@ mod tests {
         assert_eq!((irq.read().unwrap(), interrupt.status()), (2, 3));
         interrupt.acknowledge(1);
         assert_eq!((interrupt.status(), interrupt.generation()), (2, 1));
-    }
-
-    #[test]
-    fn a_shared_interrupt_always_reads_as_used_buffers() {
-        let interrupt = Interrupt::new("x", EventFd::new(0).unwrap());
-        interrupt.set_live();
-        interrupt.share();
-        interrupt.acknowledge(1);
-        assert_eq!(interrupt.status(), 1);
-        interrupt.reset();
-        assert_eq!(interrupt.status(), 0);
     }
 }

@@ -6,7 +6,7 @@
 //! - [`interrupt`]: from a device to its driver
 //! - [`worker`]: threads that serve a queue
 //! - one file or folder per device: [`blk`], [`rng`]
-//! - [`testing`]: a driver in plain memory, to try a device with no VM
+//! - `testing`, in tests only: a driver in plain memory, to try a device with no VM
 //!
 //! A device is a [`VirtioDevice`]: its configuration space, and what to do once the driver has
 //! set it up. It never sees a register. Its life, as the driver's writes to Status and the
@@ -31,8 +31,8 @@ mod crowd;
 pub mod interrupt;
 pub mod queue;
 pub mod rng;
-#[doc(hidden)]
-pub mod testing;
+#[cfg(test)]
+mod testing;
 pub mod transport;
 pub mod worker;
 

@@ -1,5 +1,5 @@
 //! A driver in plain memory, to try a device with no VM: good manners by default, and bad ones
-//! on request. For tests and benchmarks; it panics at whatever goes wrong.
+//! on request. It panics at whatever goes wrong.
 
 use std::os::fd::AsRawFd;
 use std::sync::atomic::{Ordering, fence};

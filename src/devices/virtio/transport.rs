@@ -100,11 +100,6 @@ impl MmioTransport {
         self.driver_ok
     }
 
-    /// The device behind the registers.
-    pub fn device(&self) -> &dyn VirtioDevice {
-        &*self.device
-    }
-
     fn features(&self) -> u64 {
         self.device.features() | RING_FEATURES
     }

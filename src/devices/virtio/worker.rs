@@ -6,10 +6,11 @@
 //! - A thread that finds the queue empty *listens*: it blocks in a read of the queue's eventfd.
 //!   There's at most one listener; the driver is asked to notify only while there is one.
 //! - A thread that takes a request gets *help* if another waits behind it, or if this one had to
-//!   wait for want of a listener: it wakes the listener or a parked thread, or starts a new one. There's no queue of jobs besides the
-//!   guest's own, and no lock is held while a request is served.
+//!   wait for want of a listener: it wakes the listener or a parked thread, or starts a new one.
+//!   There's no queue of jobs besides the guest's own, and no lock is held while a request is
+//!   served.
 //! - A thread that finds the queue empty and a listener there already *parks*, and ends if it
-//!   isn't needed within [`LINGER`].
+//!   isn't needed within a second.
 //!
 //! With one request at a time that's one thread and two system calls for each besides the
 //! work itself: a read of the eventfd and a write of the interrupt's.

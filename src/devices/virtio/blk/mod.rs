@@ -1,6 +1,6 @@
 //! virtio-blk (virtio 1.3 §5.2): a raw image or a block device of the host.
 //!
-//! - [`open`]: from a path to a [`Disk`](disk::Disk), or a message that says what's wrong
+//! - [`open`]: from a path to a [`Disk`], or a message that says what's wrong
 //! - [`disk`]: reads, writes and the rest, between the file and guest memory
 //! - [`request`]: what the driver asks for
 //!
@@ -31,7 +31,7 @@ use virtio_bindings::virtio_ids::VIRTIO_ID_BLOCK;
 use super::worker::WorkerPool;
 use super::{ActivateError, Activation, VirtioDevice, read_config_bytes};
 use disk::{Disk, SECTOR};
-pub use open::{BlkConfig, BlkError, Cache};
+pub use open::{BlkConfig, BlkError};
 use request::Requests;
 
 const QUEUE_SIZES: [u16; 1] = [256];

@@ -7,6 +7,7 @@ use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use super::disk::{Alignment, Disk, SECTOR};
+use crate::config::Cache;
 
 /// A drive, as the user wants it.
 #[derive(Clone, Debug)]
@@ -21,16 +22,6 @@ pub struct BlkConfig {
     pub id: Option<String>,
     /// Whether the host's page cache is used.
     pub cache: Cache,
-}
-
-/// What happens with data on its way to the disk.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Cache {
-    /// Through the host's page cache; durable after a flush.
-    #[default]
-    Writeback,
-    /// Past the host's page cache (O_DIRECT); durable after a flush.
-    None,
 }
 
 /// Why a drive can't be used.

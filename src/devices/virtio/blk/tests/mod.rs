@@ -10,6 +10,7 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use super::*;
+use crate::config::Cache;
 use crate::devices::virtio::testing::{Buffer::*, *};
 use virtio_bindings::virtio_blk::*;
 
