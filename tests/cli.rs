@@ -72,10 +72,10 @@ fn a_mistake_is_one_line_that_names_option_value_and_remedy() {
         (&["--kernel", folder], &[folder, "vmlinux or a bzImage"]),
         (&["--kernel", "/etc/passwd"], &["/etc/passwd"]),
     ];
+    if !kvm() {
+        return;
+    }
     for (arguments, expected) in cases {
-        if !kvm() {
-            return;
-        }
         let mut words = vec!["run", "--console", "none"];
         if !arguments.contains(&"--kernel") {
             words.extend(["--kernel", &kernel]);
@@ -188,10 +188,9 @@ fn a_wrong_key_in_a_file_is_named() {
 fn check_tells_people_and_scripts_the_same() {
     let (code, text, err) = outcome(&["check"]);
     assert!(matches!(code, 0 | 3 | 6), "{code}: {err}");
-    assert!(
-        text.contains("/dev/kvm") && text.contains("KVM_CREATE_VM"),
-        "{text}"
-    );
+    assert!(text.contains("/dev/kvm"), "{text}");
+    // Where no KVM opens there is none to measure.
+    assert!(code == 3 || text.contains("KVM_CREATE_VM"), "{text}");
     let (json_code, json, _) = outcome(&["check", "--json"]);
     let json: serde_json::Value = serde_json::from_str(&json).unwrap();
     assert_eq!(

@@ -82,6 +82,10 @@ impl Cmdline {
     }
 
     /// The whole line.
+    ///
+    /// # Errors
+    ///
+    /// See [`CmdlineError`]: a character or a quote that Linux can't read, or too long a line.
     pub fn finish(&self) -> Result<CString, CmdlineError> {
         let mut parameters = Vec::new();
         let mut init_arguments = Vec::new();
@@ -168,6 +172,10 @@ fn same_key(a: &str, b: &str) -> bool {
 
 /// Writes the command line with its terminating zero at `at`. Returns the first address after
 /// it.
+///
+/// # Errors
+///
+/// The line would not lie in guest memory, whole.
 pub fn write_cmdline(
     memory: &GuestMemoryMmap<()>,
     line: &CStr,

@@ -59,6 +59,10 @@ fn remedy(needed_mib: Option<u64>) -> String {
 
 /// Loads an initrd to the highest page at which it ends at or below `highest`, in the RAM that
 /// holds the kernel, and above the kernel.
+///
+/// # Errors
+///
+/// See [`InitrdError`].
 pub fn load_initrd(
     path: &Path,
     memory: &GuestMemoryMmap<()>,

@@ -106,6 +106,10 @@ enum Content {
 }
 
 /// Opens, recognises and loads a kernel: [`KernelFile::open`] and [`KernelFile::load`].
+///
+/// # Errors
+///
+/// See [`KernelError`].
 pub fn load_kernel(
     path: &Path,
     memory: &GuestMemoryMmap<()>,
@@ -116,6 +120,10 @@ pub fn load_kernel(
 
 impl KernelFile {
     /// Opens a kernel and reads its first 4 KiB, which tell what it is.
+    ///
+    /// # Errors
+    ///
+    /// It can't be read, or is no kernel that this loads: see [`KernelError`].
     pub fn open(path: &Path) -> Result<Self, KernelError> {
         let path = path.to_path_buf();
         // O_NONBLOCK: opening a FIFO must not wait for a writer.
@@ -156,6 +164,10 @@ impl KernelFile {
     }
 
     /// Loads the kernel into fresh guest memory (see the [module](super) for what that means).
+    ///
+    /// # Errors
+    ///
+    /// It is damaged, doesn't fit into `memory`, or lacks the entry asked for: see [`KernelError`].
     pub fn load(
         self,
         memory: &GuestMemoryMmap<()>,

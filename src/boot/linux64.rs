@@ -31,6 +31,10 @@ const CMDLINE_SIZE: usize = 0x238;
 ///
 /// What lies above 4 GiB would go to the `ext_` fields; the initrd and the command line are
 /// kept below instead, where PVH needs them too, and the fields stay zero.
+///
+/// # Errors
+///
+/// See [`BootTableError`]: a mistake of the caller's layout.
 pub fn write_zero_page(
     memory: &GuestMemoryMmap<()>,
     map: &[MemoryMapEntry],

@@ -14,6 +14,10 @@ const MODULE_SIZE: u64 = 32;
 /// Writes the start info, the module list (the initrd) and the memory map, one after the
 /// other, at `at`; EBX must hold that address at the entry. Returns the first address after
 /// them: `at` + 88 + 24 for each entry of the map, at most.
+///
+/// # Errors
+///
+/// See [`BootTableError`]: a mistake of the caller's layout.
 pub fn write_pvh(
     memory: &GuestMemoryMmap<()>,
     map: &[MemoryMapEntry],

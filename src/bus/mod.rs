@@ -87,6 +87,10 @@ impl Bus {
     }
 
     /// Places `device` at the `len` bytes from `start`.
+    ///
+    /// # Errors
+    ///
+    /// See [`BusError`].
     pub fn insert(
         &mut self,
         name: &str,

@@ -18,6 +18,9 @@ pub const MAX_CPUS: u8 = 64;
 /// The least memory in which a Linux kernel can be placed at its usual address of 16 MiB.
 pub const MIN_MEMORY: Size = Size::mib(24);
 
+/// The most memory that a VM can have.
+pub const MAX_MEMORY: Size = Size::gib(1024);
+
 /// Everything that can be said of one VM.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -175,8 +178,8 @@ pub enum ConfigError {
     /// Not a whole number of MiB.
     #[error("--memory {0}: must be a whole number of MiB")]
     MemoryUnaligned(Size),
-    /// More memory than the address space of the guest holds.
-    #[error("--memory {0}: at most {max} fit into the guest's physical addresses", max = Size::gib(1024))]
+    /// More memory than is supported.
+    #[error("--memory {0}: a VM has at most {MAX_MEMORY}")]
     MemoryTooLarge(Size),
     /// No kernel was named.
     #[error("no kernel: give --kernel PATH (a vmlinux or a bzImage)")]
@@ -205,7 +208,7 @@ impl VmConfig {
         if memory < MIN_MEMORY {
             return Err(ConfigError::MemoryTooSmall(memory));
         }
-        if memory > Size::gib(1024) {
+        if memory > MAX_MEMORY {
             return Err(ConfigError::MemoryTooLarge(memory));
         }
         if !memory.bytes().is_multiple_of(1 << 20) {
@@ -265,6 +268,11 @@ mod tests {
                 .unwrap_err()
                 .to_string()
                 .contains("--memory 2M")
+        );
+        config.memory = Memory(Size::new(MAX_MEMORY.bytes() + 1));
+        assert_eq!(
+            config.validate().unwrap_err().to_string(),
+            "--memory 1099511627777: a VM has at most 1T"
         );
         config.memory = Memory(Size::new((128 << 20) + 4096));
         assert!(matches!(

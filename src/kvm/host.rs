@@ -207,7 +207,14 @@ impl Host {
     ///
     /// The ioctl failed.
     pub fn create_vm(&self) -> Result<Vm, KvmError> {
-        named("KVM_CREATE_VM", self.kvm.create_vm()).map(Vm::new)
+        loop {
+            match self.kvm.create_vm() {
+                // To watch the process's memory KVM takes all its locks, and gives up at any
+                // signal that comes meanwhile (Linux mm_take_all_locks): a timer's, say.
+                Err(e) if e.errno() == libc::EINTR => {}
+                result => return named("KVM_CREATE_VM", result).map(Vm::new),
+            }
+        }
     }
 }
 

@@ -1,4 +1,4 @@
-//! x86_64: guest layout, CPUID and registers, irqchip, MP table and ACPI tables.
+//! x86_64: guest layout, CPUID and registers, the kernel's default flags, MP and ACPI tables.
 
 pub mod acpi;
 pub mod cmdline;

@@ -76,6 +76,10 @@ impl Buffers {
     }
 
     /// Takes the buffers of `chain`. Each descriptor is read from guest memory once.
+    ///
+    /// # Errors
+    ///
+    /// See [`ChainError`]; the buffers are then of no use.
     pub fn load(&mut self, chain: Chain) -> Result<(), ChainError> {
         self.readable.clear();
         self.writable.clear();

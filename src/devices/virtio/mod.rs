@@ -74,6 +74,11 @@ pub trait VirtioDevice: Send {
     /// The driver has finished set-up (DRIVER_OK): start serving the queues.
     ///
     /// Runs on a vCPU thread, so whatever takes long belongs to a thread started here.
+    ///
+    /// # Errors
+    ///
+    /// The host refused what the device needs. The transport then fails the device, which its
+    /// driver may reset and try again.
     fn activate(&mut self, activation: Activation) -> Result<(), ActivateError>;
 
     /// Back to before [`activate`](Self::activate). On return no request is in flight and no

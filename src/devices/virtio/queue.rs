@@ -109,6 +109,11 @@ impl QueueRegisters {
 }
 
 /// The next available chain, if there is one, and whether there are more behind it.
+///
+/// # Errors
+///
+/// The rings are not in guest memory, or the available index is further ahead than the queue is
+/// long.
 pub fn pop<'m>(
     queue: &mut Queue,
     memory: &'m GuestMemoryMmap<()>,
@@ -120,12 +125,20 @@ pub fn pop<'m>(
 }
 
 /// Whether there's an available chain.
+///
+/// # Errors
+///
+/// The available ring is not in guest memory.
 pub fn waiting(queue: &Queue, memory: &GuestMemoryMmap<()>) -> Result<bool, Error> {
     Ok(queue.avail_idx(memory, Ordering::Relaxed)?.0 != queue.next_avail())
 }
 
 /// Gives a chain back to the driver; `len` bytes of it were written. True if the driver wants
 /// an interrupt for it.
+///
+/// # Errors
+///
+/// A ring is not in guest memory, or `head` is no descriptor of the queue.
 pub fn push_used(
     queue: &mut Queue,
     memory: &GuestMemoryMmap<()>,

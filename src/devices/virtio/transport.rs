@@ -59,6 +59,10 @@ pub struct MmioTransport {
 
 impl MmioTransport {
     /// Puts `device` behind registers; `irq` raises its interrupt.
+    ///
+    /// # Errors
+    ///
+    /// No event file descriptor could be had for a queue.
     pub fn new(
         device: Box<dyn VirtioDevice>,
         memory: GuestMemoryMmap<()>,

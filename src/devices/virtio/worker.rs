@@ -40,6 +40,10 @@ pub trait RequestHandler: Send + Sync + 'static {
 
     /// Serves one request; how many bytes it wrote from the start of the writable ones. An
     /// error stops the device until the driver resets it.
+    ///
+    /// # Errors
+    ///
+    /// The driver got the chain wrong, so that no answer can be given.
     fn handle(&self, buffers: &mut Buffers, scratch: &mut Self::Scratch)
     -> Result<u32, ChainError>;
 }
@@ -51,6 +55,10 @@ pub struct WorkerPool<H: RequestHandler> {
 
 impl<H: RequestHandler> WorkerPool<H> {
     /// Starts the first thread. `name` is the name of all of them, at most 15 bytes.
+    ///
+    /// # Errors
+    ///
+    /// The host refused the thread.
     pub fn start(
         name: &str,
         max_threads: usize,

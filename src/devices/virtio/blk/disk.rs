@@ -79,6 +79,11 @@ impl Disk {
     }
 
     /// Fills `data` from `offset` on. `bounce` is kept by the caller from one call to the next.
+    ///
+    /// # Errors
+    ///
+    /// The host's, or `UnexpectedEof` where the image has shrunk, or `InvalidInput` where
+    /// `offset` or the length is no multiple of the block size that O_DIRECT needs.
     pub fn read(&self, data: &mut GuestBytes, offset: u64, bounce: &mut Vec<u8>) -> io::Result<()> {
         if self.needs_bounce(data, offset)? {
             return self.read_bounced(data, offset, bounce);
@@ -91,6 +96,11 @@ impl Disk {
     }
 
     /// Writes `data` from `offset` on; `sync` for data that is durable on return.
+    ///
+    /// # Errors
+    ///
+    /// The host's, or `InvalidInput` where `offset` or the length is no multiple of the block size
+    /// that O_DIRECT needs.
     pub fn write(
         &self,
         data: &mut GuestBytes,
@@ -115,11 +125,19 @@ impl Disk {
     }
 
     /// Makes durable what was written.
+    ///
+    /// # Errors
+    ///
+    /// The host's: then nothing is known of what is durable.
     pub fn flush(&self) -> io::Result<()> {
         self.file.sync_data()
     }
 
     /// The guest doesn't need these bytes any more. It's a hint: a host that can't is fine.
+    ///
+    /// # Errors
+    ///
+    /// The host's, but for one that only says that it can't.
     pub fn discard(&self, offset: u64, len: u64) -> io::Result<()> {
         let result = match self.is_block {
             true => self.discard_blocks(offset, len),
@@ -135,6 +153,10 @@ impl Disk {
     }
 
     /// Zeros, without allocated blocks if the guest doesn't mind (`unmap`) and the host can.
+    ///
+    /// # Errors
+    ///
+    /// The host's, such as a full disk.
     pub fn write_zeroes(&self, offset: u64, len: u64, unmap: bool) -> io::Result<()> {
         let modes: &[i32] = match unmap {
             true => &[libc::FALLOC_FL_PUNCH_HOLE, libc::FALLOC_FL_ZERO_RANGE],

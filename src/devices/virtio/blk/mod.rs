@@ -58,6 +58,10 @@ pub struct BlkDevice {
 
 impl BlkDevice {
     /// Opens the image and takes its lock. No thread is started before the driver is ready.
+    ///
+    /// # Errors
+    ///
+    /// See [`BlkError`].
     pub fn open(config: &BlkConfig) -> Result<Self, BlkError> {
         let disk = open::open(config)?;
         Ok(Self {
