@@ -35,8 +35,7 @@ fn main() {
     let runs: usize = arguments
         .next()
         .map_or(40, |runs| runs.parse().expect("--runs N"));
-    let obstacle = motevm::Host::open().err().map(|e| e.to_string());
-    if !common::can_run("kvm", obstacle) {
+    if common::kvm().is_none() {
         return;
     }
     let folder = tempfile::tempdir().expect("a temporary folder");

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{Code, can_run};
+use common::{Code, kvm};
 
 fn mote(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_mote"));
@@ -28,10 +28,6 @@ fn outcome(arguments: &[&str]) -> (i32, String, String) {
     } = mote(arguments).output().unwrap();
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
     (status.code().unwrap_or(-1), text(stdout), text(stderr))
-}
-
-fn kvm() -> bool {
-    can_run("kvm", motevm::Host::open().err().map(|e| e.to_string()))
 }
 
 /// A folder with a guest in it, as "kernel".
@@ -72,7 +68,7 @@ fn a_mistake_is_one_line_that_names_option_value_and_remedy() {
         (&["--kernel", folder], &[folder, "vmlinux or a bzImage"]),
         (&["--kernel", "/etc/passwd"], &["/etc/passwd"]),
     ];
-    if !kvm() {
+    if kvm().is_none() {
         return;
     }
     for (arguments, expected) in cases {
@@ -117,7 +113,7 @@ fn arguments_that_make_no_sense_are_refused_by_the_parser() {
 
 #[test]
 fn the_exit_status_tells_how_the_guest_ended() {
-    if !kvm() {
+    if kvm().is_none() {
         return;
     }
     for (code, expected) in [
@@ -167,7 +163,7 @@ fn a_file_and_arguments_make_one_configuration() {
     // What is printed can be run.
     let again = folder.path().join("again.toml");
     fs::write(&again, &printed).unwrap();
-    if !kvm() {
+    if kvm().is_none() {
         return;
     }
     let (code, out, err) = outcome(&["run", "--config", again.to_str().unwrap()]);
@@ -205,7 +201,7 @@ fn check_tells_people_and_scripts_the_same() {
 
 #[test]
 fn two_vms_do_not_write_to_one_image() {
-    if !kvm() {
+    if kvm().is_none() {
         return;
     }
     let (folder, kernel) = guest(Code::new().print("up").spin());
@@ -321,7 +317,7 @@ fn nobody_to_tell_changes_no_exit_status() {
     assert_eq!(code(mote(&dump).stdout(writer)), Some(0));
     let nothing = ["run", "--config", "/nonexistent.toml"];
     assert_eq!(code(mote(&nothing).stderr(full())), Some(2));
-    if !kvm() {
+    if kvm().is_none() {
         return;
     }
     let (_folder, kernel) = guest(Code::new().print("x").triple_fault());
@@ -361,7 +357,7 @@ fn ended(mote: &mut Child, within: Duration) -> Option<ExitStatus> {
 
 #[test]
 fn signals_that_were_ignored_at_the_start_stay_so() {
-    if !kvm() {
+    if kvm().is_none() {
         return;
     }
     let (_folder, kernel) = guest(Code::new().print("ready").spin());
@@ -389,7 +385,7 @@ fn signals_that_were_ignored_at_the_start_stay_so() {
 
 #[test]
 fn a_host_that_hangs_does_not_keep_mote_from_ending() {
-    if !kvm() {
+    if kvm().is_none() {
         return;
     }
     let (folder, kernel) = guest(Code::new().print("ready").reset());
@@ -410,7 +406,7 @@ fn a_host_that_hangs_does_not_keep_mote_from_ending() {
 
 #[test]
 fn a_file_size_limit_costs_the_kernel_cache_not_the_vm() {
-    if !kvm() {
+    if kvm().is_none() {
         return;
     }
     let (folder, kernel) = guest(Code::new());

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 use std::time::Duration;
 
-use common::{Code, can_run};
+use common::{Code, kvm};
 use motevm::bus::{Bus, BusDevice};
 use motevm::config::{Acpi, Console, Cpus, Disk, Memory, Size};
 use motevm::memory::GuestRam;
@@ -19,24 +19,13 @@ use motevm::vcpu::{CrashKind, ExitCounters, Stop, Surroundings, VcpuThread};
 use motevm::{Exit, Host};
 use vm_memory::{Bytes, GuestAddress};
 
-/// The host, or `None` (said aloud) where these tests can't run.
-fn host() -> Option<Host> {
-    match Host::open() {
-        Ok(host) => Some(host),
-        Err(e) => {
-            can_run("kvm", Some(e.to_string()));
-            None
-        }
-    }
-}
-
 /// Runs `code` as a guest; its exit, and what it printed.
 fn run(code: Code) -> Option<(Exit, String)> {
     run_with(code, |_| ())
 }
 
 fn run_with(code: Code, change: impl FnOnce(&mut motevm::VmConfig)) -> Option<(Exit, String)> {
-    let host = host()?;
+    let host = kvm()?;
     let folder = tempfile::tempdir().unwrap();
     let exit = code.vm(&host, folder.path(), change).run().unwrap();
     Some((exit, printed(folder.path())))
@@ -104,7 +93,7 @@ fn running_where_there_is_no_memory_ends_the_vm_with_a_report() {
 
 #[test]
 fn the_boot_timer_marks_init_and_counts_are_exact() {
-    let Some(host) = host() else { return };
+    let Some(host) = kvm() else { return };
     let folder = tempfile::tempdir().unwrap();
     let code = Code::new()
         .print("ab")
@@ -141,7 +130,7 @@ fn nobody_home_reads_as_ones() {
         .read_byte(0xd00f_0000)
         .print_al()
         .reset();
-    let Some(host) = host() else { return };
+    let Some(host) = kvm() else { return };
     let folder = tempfile::tempdir().unwrap();
     code.vm(&host, folder.path(), |_| ()).run().unwrap();
     assert_eq!(
@@ -152,7 +141,7 @@ fn nobody_home_reads_as_ones() {
 
 #[test]
 fn a_string_instruction_is_as_many_accesses() {
-    let Some(host) = host() else { return };
+    let Some(host) = kvm() else { return };
     let folder = tempfile::tempdir().unwrap();
     const AT: u32 = 0x20_0000;
     let code = Code::new().read_string(0x3fd, AT, 4);
@@ -173,7 +162,7 @@ fn virtio_devices_are_where_the_command_line_says() {
         .print_al()
         .read_long(0xd000_2008)
         .print_al();
-    let Some(host) = host() else { return };
+    let Some(host) = kvm() else { return };
     let folder = tempfile::tempdir().unwrap();
     let disk = folder.path().join("disk");
     File::create(&disk).unwrap().set_len(1 << 20).unwrap();
@@ -193,7 +182,7 @@ fn virtio_devices_are_where_the_command_line_says() {
 
 #[test]
 fn a_guest_that_never_ends_is_stopped() {
-    let Some(host) = host() else { return };
+    let Some(host) = kvm() else { return };
     for code in [Code::new().spin(), Code::new().halt().spin()] {
         let folder = tempfile::tempdir().unwrap();
         let mut vm = code.vm(&host, folder.path(), |config| config.cpus = Cpus(3));
@@ -209,7 +198,7 @@ fn a_guest_that_never_ends_is_stopped() {
 
 #[test]
 fn a_stop_before_the_run_is_not_lost() {
-    let Some(host) = host() else { return };
+    let Some(host) = kvm() else { return };
     let folder = tempfile::tempdir().unwrap();
     let mut vm = Code::new().spin().vm(&host, folder.path(), |_| ());
     vm.stopper().stop();
@@ -219,7 +208,7 @@ fn a_stop_before_the_run_is_not_lost() {
 
 #[test]
 fn console_input_reaches_the_guest() {
-    let Some(host) = host() else { return };
+    let Some(host) = kvm() else { return };
     let folder = tempfile::tempdir().unwrap();
     let code = Code::new().echo_until_q().reset();
     let mut vm = code.vm(&host, folder.path(), |config| config.console = Console::Pty);
@@ -265,7 +254,7 @@ fn memory_above_the_device_gap_is_there() {
         .read_byte(0xc000_0000)
         .print_al()
         .reset();
-    let Some(host) = host() else { return };
+    let Some(host) = kvm() else { return };
     let folder = tempfile::tempdir().unwrap();
     let mut vm = code.vm(&host, folder.path(), |config| {
         config.memory = Memory(Size::gib(4))
@@ -280,7 +269,7 @@ fn memory_above_the_device_gap_is_there() {
 #[test]
 fn a_guest_cannot_hold_the_monitor_by_flooding_the_console() {
     // Nobody reads the pty: output is dropped in time, and the VM still ends.
-    let Some(host) = host() else { return };
+    let Some(host) = kvm() else { return };
     let folder = tempfile::tempdir().unwrap();
     let code = (0..200)
         .fold(Code::new(), |code, _| code.print("xxxxxxxxxxxxxxxx"))
@@ -291,7 +280,7 @@ fn a_guest_cannot_hold_the_monitor_by_flooding_the_console() {
 
 #[test]
 fn a_program_that_blocks_all_signals_can_stop_its_vm() {
-    let Some(host) = host() else { return };
+    let Some(host) = kvm() else { return };
     let (send, ended) = mpsc::channel();
     // As programs do that wait for signals by sigwait or signalfd.
     thread::spawn(move || {
@@ -360,7 +349,7 @@ fn vcpu_thread(host: &Host, code: &[u8]) -> (GuestRam, VcpuThread, mpsc::Receive
 
 #[test]
 fn a_panic_on_a_vcpu_thread_is_told_and_the_thread_can_still_be_stopped() {
-    let Some(host) = host() else { return };
+    let Some(host) = kvm() else { return };
     // out 0x10, al
     let (_ram, thread, stops) = vcpu_thread(&host, &[0xe6, 0x10]);
     let stop = stops.recv_timeout(Duration::from_secs(10)).unwrap();
@@ -373,7 +362,7 @@ fn a_panic_on_a_vcpu_thread_is_told_and_the_thread_can_still_be_stopped() {
 
 #[test]
 fn a_vcpu_thread_that_is_dropped_has_ended() {
-    let Some(host) = host() else { return };
+    let Some(host) = kvm() else { return };
     // jmp $
     let (_ram, thread, stops) = vcpu_thread(&host, &[0xeb, 0xfe]);
     drop(thread);

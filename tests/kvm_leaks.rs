@@ -6,19 +6,13 @@ mod common;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::{Code, can_run};
+use common::{Code, kvm};
+use motevm::Exit;
 use motevm::config::Cpus;
-use motevm::{Exit, Host};
 
 #[test]
 fn many_vms_ask_for_cpuid_once_and_leave_nothing_behind() {
-    let host = match Host::open() {
-        Ok(host) => host,
-        Err(e) => {
-            can_run("kvm", Some(e.to_string()));
-            return;
-        }
-    };
+    let Some(host) = kvm() else { return };
     let before = (entries("fd"), entries("task"), entries("map_files"));
     for round in 0..5 {
         thread::scope(|scope| {

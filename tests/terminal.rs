@@ -9,7 +9,7 @@ use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{Code, can_run};
+use common::{Code, kvm};
 
 /// An exit status, or the signal that killed the process.
 type End = (Option<i32>, Option<i32>);
@@ -119,10 +119,6 @@ impl Session {
     }
 }
 
-fn can_run_here() -> bool {
-    can_run("kvm", motevm::Host::open().err().map(|e| e.to_string()))
-}
-
 /// Prints a word once it runs, and echoes until a `q`.
 fn guest() -> Code {
     Code::new().print("ready").echo_until_q().reset()
@@ -130,7 +126,7 @@ fn guest() -> Code {
 
 #[test]
 fn keys_reach_the_guest_unchanged_and_the_terminal_comes_back() {
-    if !can_run_here() {
+    if kvm().is_none() {
         return;
     }
     let mut session = Session::start(guest());
@@ -149,7 +145,7 @@ fn keys_reach_the_guest_unchanged_and_the_terminal_comes_back() {
 
 #[test]
 fn every_other_end_gives_the_terminal_back_too() {
-    if !can_run_here() {
+    if kvm().is_none() {
         return;
     }
     let ends: [(&str, i32, End); 7] = [
@@ -177,7 +173,7 @@ fn every_other_end_gives_the_terminal_back_too() {
 
 #[test]
 fn the_escape_works_also_where_the_guest_never_reads() {
-    if !can_run_here() {
+    if kvm().is_none() {
         return;
     }
     let mut session = Session::start(Code::new().print("ready").spin());
@@ -190,7 +186,7 @@ fn the_escape_works_also_where_the_guest_never_reads() {
 
 #[test]
 fn a_stopped_mote_lends_the_terminal_to_the_shell() {
-    if !can_run_here() {
+    if kvm().is_none() {
         return;
     }
     let mut session = Session::start(guest());
@@ -217,7 +213,7 @@ fn a_stopped_mote_lends_the_terminal_to_the_shell() {
 
 #[test]
 fn a_mote_in_the_background_leaves_the_terminal_alone_and_ends() {
-    if !can_run_here() {
+    if kvm().is_none() {
         return;
     }
     // The first stop gives the shell its job; the second would be the kernel's, for changing the

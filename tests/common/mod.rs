@@ -24,6 +24,18 @@ pub fn can_run(kind: &str, obstacle: Option<String>) -> bool {
     false
 }
 
+/// The host, or `None` (said aloud) where tests with tiny guests can't run.
+#[allow(dead_code)] // each test binary uses its own part
+pub fn kvm() -> Option<Host> {
+    match Host::open() {
+        Ok(host) => Some(host),
+        Err(e) => {
+            can_run("kvm", Some(e.to_string()));
+            None
+        }
+    }
+}
+
 /// 32-bit protected-mode code, as PVH enters it: flat segments, no paging, no interrupts.
 #[derive(Default)]
 pub struct Code(Vec<u8>);
