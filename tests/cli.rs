@@ -97,6 +97,26 @@ fn a_mistake_is_one_line_that_names_option_value_and_remedy() {
 }
 
 #[test]
+fn a_wrong_option_is_one_also_where_kvm_does_not_open() {
+    let status = |cpus| {
+        let mut command = mote(&["run", "--kernel", "k", "--cpus", cpus]);
+        // SAFETY: only async-signal-safe calls between fork and exec.
+        unsafe {
+            command.pre_exec(|| {
+                let limit = libc::rlimit {
+                    rlim_cur: 3,
+                    rlim_max: 3,
+                };
+                libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit);
+                Ok(())
+            });
+        }
+        command.output().unwrap().status.code()
+    };
+    assert_eq!((status("1"), status("0")), (Some(3), Some(2)));
+}
+
+#[test]
 fn arguments_that_make_no_sense_are_refused_by_the_parser() {
     for arguments in [
         ["run", "--disk", "path=a,colour=red"].as_slice(),

@@ -98,16 +98,17 @@ pub fn run(args: RunArgs, exec: Instant) -> Result<Status, CliError> {
     };
     args.apply(&mut config);
     default_guest::fill_in(&mut config)?;
+    // Before KVM is asked for: a wrong option is one on every host.
+    config.validate().map_err(CliError::usage)?;
     if args.dump_config {
-        config.validate().map_err(CliError::usage)?;
         let text = toml::to_string_pretty(&config);
         let text = text.map_err(|e| CliError::new(Status::Internal, e))?;
         print("configuration", |out| out.write_all(text.as_bytes()))?;
         return Ok(Status::Success);
     }
 
-    let internal = |e| CliError::new(Status::Internal, e);
-    signals::ignore_file_size_limit().map_err(internal)?;
+    let internal = |what| move |e| CliError::new(Status::Internal, format_args!("{what}: {e}"));
+    signals::ignore_file_size_limit().map_err(internal("ignoring SIGXFSZ"))?;
     let mut timeline = Timeline::starting_at(exec);
     let host = Host::open().map_err(|e| CliError::new(Status::Host, e))?;
     timeline.mark(Phase::KvmOpen);
@@ -120,12 +121,12 @@ pub fn run(args: RunArgs, exec: Instant) -> Result<Status, CliError> {
         },
     )?;
 
-    let stop_on_signals = StopOnSignals::new(vm.stopper()).map_err(internal)?;
+    let stop_on_signals = StopOnSignals::new(vm.stopper()).map_err(internal("handling signals"))?;
     if let Some(pty) = vm.pty() {
         say(format_args!("the guest's console is {}", pty.display()));
     }
     let terminal = match config.console {
-        Console::Stdio => RawTerminal::enter().map_err(internal)?,
+        Console::Stdio => RawTerminal::enter().map_err(internal("setting the terminal's mode"))?,
         _ => None,
     };
     let exit = vm.run().map_err(|e| CliError::new(Status::Host, e));
