@@ -2,6 +2,7 @@
 
 use std::io;
 use std::ops::Range;
+use std::sync::Arc;
 
 use vm_memory::{GuestAddress, GuestMemoryMmap, GuestRegionMmap, MmapRegion};
 
@@ -29,9 +30,9 @@ pub enum MemoryError {
 
 /// The guest's RAM, for as long as this value lives.
 ///
-/// [`GuestRam::memory`] hands out views of it; whoever holds one (devices, vCPUs) must be gone
-/// before the `GuestRam` is dropped. [`crate::machine::Vm`] keeps to that by the order of its
-/// fields.
+/// [`GuestRam::memory`] hands out views of it; whoever holds one (devices, vCPUs) should be gone
+/// before the `GuestRam` is dropped, as otherwise the memory is never given back.
+/// [`crate::machine::Vm`] keeps to that by the order of its fields.
 #[derive(Debug)]
 pub struct GuestRam {
     memory: GuestMemoryMmap<()>,
@@ -51,12 +52,13 @@ impl GuestRam {
         for &(start, size) in ranges {
             let layout = |e: &dyn std::fmt::Display| MemoryError::Layout(start.0, e.to_string());
             let bytes = usize::try_from(size).map_err(|e| layout(&e))?;
-            let reservation = Reservation::new(bytes).map_err(|source| MemoryError::Reserve {
-                size: size >> 20,
-                source,
-            })?;
+            let reservation =
+                Reservation::new(start, bytes).map_err(|source| MemoryError::Reserve {
+                    size: size >> 20,
+                    source,
+                })?;
             // SAFETY: the reservation maps `bytes` at this address, and outlives the region (see
-            // the type's documentation).
+            // Drop).
             let mapping =
                 unsafe { MmapRegion::build_raw(reservation.start, bytes, PROTECTION, FLAGS) }
                     .map_err(|e| layout(&e))?;
@@ -84,12 +86,32 @@ impl GuestRam {
     }
 }
 
+impl Drop for GuestRam {
+    /// Unmaps what nobody can reach any more. The rest leaks: less harm than a view into nothing.
+    fn drop(&mut self) {
+        let mut memory = std::mem::take(&mut self.memory);
+        for reservation in self.reservations.drain(..) {
+            let removed = memory.remove_region(reservation.guest, reservation.bytes as u64);
+            let last = removed.ok().and_then(|(rest, region)| {
+                memory = rest;
+                Arc::into_inner(region)
+            });
+            if last.is_none() {
+                log::error!("guest memory is still in use after its end, and stays mapped");
+                std::mem::forget(reservation);
+            }
+        }
+    }
+}
+
 const PROTECTION: i32 = libc::PROT_READ | libc::PROT_WRITE;
 const FLAGS: i32 = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
 
 /// An anonymous mapping that is unmapped when dropped.
 #[derive(Debug)]
 struct Reservation {
+    /// Where the guest sees it.
+    guest: GuestAddress,
     /// What was mapped, with the slack that alignment takes.
     mapped: (*mut u8, usize),
     /// The first usable byte, aligned to a huge page.
@@ -103,7 +125,7 @@ unsafe impl Send for Reservation {}
 unsafe impl Sync for Reservation {}
 
 impl Reservation {
-    fn new(bytes: usize) -> io::Result<Self> {
+    fn new(guest: GuestAddress, bytes: usize) -> io::Result<Self> {
         // Slack, so that an aligned start exists wherever the kernel puts the mapping. It is
         // never touched, and so costs no memory.
         let size = bytes
@@ -126,6 +148,7 @@ impl Reservation {
         // SAFETY: as above.
         unsafe { libc::madvise(start.cast(), bytes, libc::MADV_DONTDUMP) };
         Ok(Reservation {
+            guest,
             mapped: (base, size),
             start,
             bytes,
@@ -161,6 +184,34 @@ mod tests {
         assert_eq!(value, 0);
         ram.memory().write_obj(7u64, GuestAddress(4 << 30)).unwrap();
         assert!(ram.memory().write_obj(7u64, GuestAddress(1 << 30)).is_err());
+    }
+
+    #[test]
+    fn it_is_unmapped_at_its_end_unless_someone_still_reaches_it() {
+        let mapped = |address: u64| {
+            let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+            let range = |line: &str| {
+                let (start, end) = line.split(' ').next()?.split_once('-')?;
+                let number = |text| u64::from_str_radix(text, 16).ok();
+                Some(number(start)?..number(end)?)
+            };
+            let mut ranges = maps.lines().filter_map(range);
+            ranges.any(|range| range.contains(&address))
+        };
+        // Large enough that no other test's mapping is put there.
+        let ranges = [(GuestAddress(0), 2 << 30), (GuestAddress(4 << 30), 2 << 30)];
+        let start = {
+            let ram = GuestRam::new(&ranges).unwrap();
+            assert!(ram.host_ranges().iter().all(|r| mapped(r.start)));
+            ram.host_ranges()
+        };
+        assert!(!mapped(start[0].start + (1 << 30)) && !mapped(start[1].start + (1 << 30)));
+        let view = GuestRam::new(&[(GuestAddress(0), 1 << 20)])
+            .unwrap()
+            .memory()
+            .clone();
+        view.write_obj(7u64, GuestAddress(0x1000)).unwrap();
+        assert_eq!(view.read_obj::<u64>(GuestAddress(0x1000)).unwrap(), 7);
     }
 
     #[test]
