@@ -75,7 +75,8 @@ pub fn build(host: &Host, config: &VmConfig, options: BuildOptions) -> Result<Vm
     let ram = GuestRam::new(&layout::ram_ranges(config.memory.0.bytes()))?;
     let memory = ram.memory().clone();
     // Before the irqchip: see kvm::Vm::set_memory.
-    // SAFETY: `ram` moves into the Vm, which drops it after the KVM file descriptors.
+    // SAFETY: `ram` moves into the Vm, which drops it after the KVM file descriptors. Where an error
+    // below drops it before `fd`, no vCPU has run, and none can any more.
     unsafe { fd.set_memory(&memory)? };
     fd.set_tss_address(layout::KVM_TSS)?;
     timeline.mark(Phase::Memory);
