@@ -14,7 +14,7 @@ use std::time::Duration;
 use common::{Code, kvm};
 use motevm::bus::{Bus, BusDevice};
 use motevm::config::{Acpi, Console, Cpus, Disk, Memory, Size};
-use motevm::memory::GuestRam;
+use motevm::memory::{Backing, GuestRam};
 use motevm::vcpu::{CrashKind, ExitCounters, Stop, Surroundings, VcpuThread};
 use motevm::{Exit, Host};
 use vm_memory::{Bytes, GuestAddress};
@@ -316,7 +316,7 @@ impl BusDevice for Defect {
 /// A vCPU thread in real mode at 0x1000, where `code` is; its memory, and what it says when it
 /// stops.
 fn vcpu_thread(host: &Host, code: &[u8]) -> (GuestRam, VcpuThread, mpsc::Receiver<Stop>) {
-    let ram = GuestRam::new(&[(GuestAddress(0), 1 << 20)]).unwrap();
+    let ram = GuestRam::new(&[(GuestAddress(0), 1 << 20)], Backing::Anonymous).unwrap();
     ram.memory()
         .write_slice(code, GuestAddress(0x1000))
         .unwrap();

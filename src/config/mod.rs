@@ -226,6 +226,11 @@ impl VmConfig {
         Ok(())
     }
 
+    /// Whether another process serves a device, and so must reach the guest's memory.
+    pub fn shares_memory(&self) -> bool {
+        false
+    }
+
     /// All drives in the order in which the guest sees them: the root file system first.
     pub fn drives(&self) -> impl Iterator<Item = Disk> + '_ {
         let root = self.rootfs.iter().map(|root| Disk {

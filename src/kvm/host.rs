@@ -16,6 +16,11 @@ use super::{KvmError, Vm, named};
 const REQUIRED: &[(Cap, &str, &str)] = &[
     (Cap::UserMemory, "KVM_CAP_USER_MEMORY", "guest memory"),
     (
+        Cap::ReadonlyMem,
+        "KVM_CAP_READONLY_MEM",
+        "memory that the guest may only read",
+    ),
+    (
         Cap::Irqchip,
         "KVM_CAP_IRQCHIP",
         "interrupts without the monitor's help",

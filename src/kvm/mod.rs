@@ -9,7 +9,7 @@ mod vm;
 
 pub use host::{Host, HostError};
 pub use vcpu::{IoWidth, Vcpu};
-pub use vm::Vm;
+pub use vm::{MemorySlot, Vm};
 
 /// KVM_CREATE_VM takes 1 to 2 ms; above this it is the host's settings.
 pub(crate) const SLOW_CREATE_VM: std::time::Duration = std::time::Duration::from_millis(5);

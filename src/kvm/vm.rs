@@ -12,6 +12,21 @@ pub struct Vm {
     fd: VmFd,
 }
 
+/// Memory of this process that the guest sees.
+#[derive(Clone, Copy, Debug)]
+pub struct MemorySlot {
+    /// The slot's number: one that no other memory of the VM has.
+    pub slot: u32,
+    /// The guest physical address, a multiple of the host's page size.
+    pub guest: u64,
+    /// The host address, likewise.
+    pub host: u64,
+    /// The length in bytes, likewise.
+    pub len: u64,
+    /// Whether a guest's write exits as if nothing were there, instead of changing it.
+    pub read_only: bool,
+}
+
 impl Vm {
     pub(super) fn new(fd: VmFd) -> Self {
         Vm { fd }
@@ -30,18 +45,45 @@ impl Vm {
     /// The ioctl failed.
     pub unsafe fn set_memory(&self, memory: &GuestMemoryMmap<()>) -> Result<(), KvmError> {
         for (slot, region) in memory.iter().enumerate() {
-            let slot = kvm_bindings::kvm_userspace_memory_region {
+            let range = MemorySlot {
                 slot: slot as u32,
-                flags: 0,
-                guest_phys_addr: region.start_addr().raw_value(),
-                memory_size: region.len(),
-                userspace_addr: region.as_ptr() as u64,
+                guest: region.start_addr().raw_value(),
+                host: region.as_ptr() as u64,
+                len: region.len(),
+                read_only: false,
             };
-            // SAFETY: the range is mapped, and stays so (the caller's promise).
-            let result = unsafe { self.fd.set_user_memory_region(slot) };
-            named("KVM_SET_USER_MEMORY_REGION", result)?;
+            // SAFETY: the caller's promise.
+            unsafe { self.set_slot(range)? };
         }
         Ok(())
+    }
+
+    /// Shows the guest memory of this process that is not its RAM. The same as for
+    /// [`Vm::set_memory`] holds for when to call it.
+    ///
+    /// # Safety
+    ///
+    /// The range must stay mapped until this `Vm` and all its vCPUs are dropped, and the guest's
+    /// access to it must not break Rust's rules: nobody may have a reference to it, unless to
+    /// atomics, or to what the guest can't write either.
+    ///
+    /// # Errors
+    ///
+    /// The ioctl failed.
+    pub unsafe fn set_slot(&self, slot: MemorySlot) -> Result<(), KvmError> {
+        let region = kvm_bindings::kvm_userspace_memory_region {
+            slot: slot.slot,
+            flags: match slot.read_only {
+                true => kvm_bindings::KVM_MEM_READONLY,
+                false => 0,
+            },
+            guest_phys_addr: slot.guest,
+            memory_size: slot.len,
+            userspace_addr: slot.host,
+        };
+        // SAFETY: the range is mapped, and stays so (the caller's promise).
+        let result = unsafe { self.fd.set_user_memory_region(region) };
+        named("KVM_SET_USER_MEMORY_REGION", result)
     }
 
     /// Makes the in-kernel interrupt controllers: two PICs, an IOAPIC of 24 lines, and a local

@@ -13,6 +13,7 @@ use super::ending::Endings;
 use super::error::BuildError;
 use super::timings::{BootClock, Phase, Timeline};
 use super::usage::cpu_time;
+use super::virtio::{Registers, VirtioPlacer};
 use super::vm::Vm;
 use crate::arch::acpi::{self, MmioDevice};
 use crate::arch::cpuid::{self, CpuidOptions};
@@ -30,9 +31,8 @@ use crate::devices::i8042::I8042;
 use crate::devices::serial::SerialPort;
 use crate::devices::virtio::blk::{BlkConfig, BlkDevice};
 use crate::devices::virtio::rng::RngDevice;
-use crate::devices::virtio::{MmioTransport, VirtioDevice};
 use crate::kvm::{self, Host};
-use crate::memory::GuestRam;
+use crate::memory::{Backing, GuestRam};
 use crate::vcpu::{ExitCounters, Surroundings};
 
 /// What the embedding program decides, apart from the VM itself.
@@ -72,12 +72,17 @@ pub fn build(host: &Host, config: &VmConfig, options: BuildOptions) -> Result<Vm
     let fd = host.create_vm()?;
     timeline.mark(Phase::CreateVm);
 
-    let ram = GuestRam::new(&layout::ram_ranges(config.memory.0.bytes()))?;
+    let backing = match config.shares_memory() {
+        true => Backing::Shared,
+        false => Backing::Anonymous,
+    };
+    let ram = GuestRam::new(&layout::ram_ranges(config.memory.0.bytes()), backing)?;
     let memory = ram.memory().clone();
     // Before the irqchip: see kvm::Vm::set_memory.
     // SAFETY: `ram` moves into the Vm, which drops it after the KVM file descriptors. Where an error
     // below drops it before `fd`, no vCPU has run, and none can any more.
     unsafe { fd.set_memory(&memory)? };
+    let registers = Registers::new(&fd)?;
     fd.set_tss_address(layout::KVM_TSS)?;
     timeline.mark(Phase::Memory);
 
@@ -135,14 +140,17 @@ pub fn build(host: &Host, config: &VmConfig, options: BuildOptions) -> Result<Vm
         fd: &fd,
         mmio: &mut mmio,
         memory: &memory,
+        registers: &registers,
         placed: Vec::new(),
+        transports: Vec::new(),
     };
-    let mut transports = Vec::with_capacity(drives.len() + 1);
     for (index, drive) in drives.iter().enumerate() {
-        transports.push(placer.place(Box::new(BlkDevice::open(&blk_config(index, drive))?))?);
+        placer.place(Box::new(BlkDevice::open(&blk_config(index, drive))?))?;
     }
-    transports.push(placer.place(Box::new(RngDevice::new()))?);
-    let placed = placer.placed;
+    placer.place(Box::new(RngDevice::new()))?;
+    let VirtioPlacer {
+        placed, transports, ..
+    } = placer;
 
     let has_serial = console.is_some();
     let text = command_line(config, &placed, has_serial, with_acpi)?;
@@ -202,6 +210,7 @@ pub fn build(host: &Host, config: &VmConfig, options: BuildOptions) -> Result<Vm
         acpi: with_acpi,
         drives: drives.len(),
         ended: None,
+        _registers: registers.pages(),
         ram,
     })
 }
@@ -264,46 +273,6 @@ fn attach_boot_timer(
     });
     let timer = Arc::new(Mutex::new(timer));
     Ok(mmio.insert("boot-timer", layout::BOOT_TIMER, layout::MMIO_PAGE, timer)?)
-}
-
-/// Gives each virtio device its page of registers, its interrupt line and its notifications.
-struct VirtioPlacer<'a> {
-    fd: &'a kvm::Vm,
-    mmio: &'a mut Bus,
-    memory: &'a vm_memory::GuestMemoryMmap<()>,
-    placed: Vec<MmioDevice>,
-}
-
-/// QueueNotify (virtio 1.3 §4.2.2).
-const QUEUE_NOTIFY: u64 = 0x50;
-
-impl VirtioPlacer<'_> {
-    fn place(
-        &mut self,
-        device: Box<dyn VirtioDevice>,
-    ) -> Result<Arc<Mutex<MmioTransport>>, BuildError> {
-        let index = self.placed.len();
-        let most = (layout::GSI_COUNT - layout::VIRTIO_GSI_START) as usize;
-        if index >= most {
-            return Err(ConfigError::TooManyDevices(index + 1, most).into());
-        }
-        let address = layout::VIRTIO_START + index as u64 * layout::MMIO_PAGE;
-        let gsi = layout::VIRTIO_GSI_START + index as u32;
-        let interrupt = event()?;
-        self.fd.register_irqfd(&interrupt, gsi)?;
-        let name = format!("virtio-{}", device.name());
-        let transport = MmioTransport::new(device, self.memory.clone(), interrupt)
-            .map_err(BuildError::Event)?;
-        for (queue, notifier) in (0u32..).zip(transport.notifiers()) {
-            self.fd
-                .register_ioeventfd(notifier, address + QUEUE_NOTIFY, queue)?;
-        }
-        let transport = Arc::new(Mutex::new(transport));
-        self.mmio
-            .insert(&name, address, layout::MMIO_PAGE, transport.clone())?;
-        self.placed.push(MmioDevice { address, gsi });
-        Ok(transport)
-    }
 }
 
 fn blk_config(index: usize, disk: &Disk) -> BlkConfig {

@@ -13,6 +13,7 @@ mod hint;
 mod report;
 mod timings;
 mod usage;
+mod virtio;
 mod vm;
 
 pub use builder::{BuildOptions, build};

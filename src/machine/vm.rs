@@ -17,6 +17,7 @@ use crate::devices::console::Request;
 use crate::devices::virtio::MmioTransport;
 use crate::kvm;
 use crate::memory::GuestRam;
+use crate::memory::pages::Pages;
 use crate::vcpu::{Surroundings, VcpuThread};
 
 /// Why a VM could not be run to its end.
@@ -53,6 +54,7 @@ pub struct Vm {
     pub(super) acpi: bool,
     pub(super) drives: usize,
     pub(super) ended: Option<Exit>,
+    pub(super) _registers: Arc<Pages>,
     pub(super) ram: GuestRam,
 }
 

@@ -48,6 +48,10 @@ pub const BOOT_TIMER: u64 = 0xd000_0000;
 pub const VIRTIO_START: u64 = 0xd000_1000;
 /// Size of a device's MMIO range.
 pub const MMIO_PAGE: u64 = 0x1000;
+/// Whether the guest may read device registers as memory. On x86 an uncached access sees what
+/// other processors have in their caches (Intel SDM vol. 3 §12.3.1), so that the monitor's writes
+/// arrive whatever memory type the guest's driver has chosen.
+pub const REGISTERS_AS_MEMORY: bool = true;
 /// Interrupt line of the first virtio device: 5 and up are free on a PC without floppy and LPT.
 pub const VIRTIO_GSI_START: u32 = 5;
 /// Lines of KVM's IOAPIC; those from here up don't exist.

@@ -9,6 +9,7 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::blk::{BlkConfig, BlkDevice};
+use super::registers::RegisterPage;
 use super::rng::RngDevice;
 use super::testing::{DRIVER_OK, EVENT_IDX, FEATURES_OK, INDIRECT, NEXT, VERSION_1, WRITE};
 use super::{MmioTransport, VirtioDevice};
@@ -267,7 +268,9 @@ fn a_crowd_of_wild_drivers_hurts_nobody() {
     let mut transports = Vec::new();
     for (index, device) in (0..).zip(devices) {
         let irq = EventFd::new(EFD_NONBLOCK).unwrap();
-        let transport = MmioTransport::new(device, memory.clone(), irq).unwrap();
+        let transport =
+            MmioTransport::new(device, memory.clone(), irq, RegisterPage::alone().unwrap())
+                .unwrap();
         let transport = Arc::new(Mutex::new(transport));
         let start = DEVICES + index * PAGE;
         bus.insert("virtio", start, PAGE, transport.clone())

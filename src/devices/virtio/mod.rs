@@ -1,6 +1,7 @@
 //! virtio 1.3 over MMIO, and the virtio devices.
 //!
-//! - [`transport`]: the registers that the guest's driver sees (§4.2), for any device
+//! - [`transport`]: what a driver writes to the registers (§4.2), for any device
+//! - [`registers`]: what it reads there
 //! - [`queue`]: what the driver says about a queue, checked, and its rings at work
 //! - [`buffers`]: descriptor chains as byte streams over guest memory
 //! - [`interrupt`]: from a device to its driver
@@ -30,6 +31,7 @@ pub mod buffers;
 mod crowd;
 pub mod interrupt;
 pub mod queue;
+pub mod registers;
 pub mod rng;
 #[cfg(test)]
 mod testing;
@@ -60,10 +62,9 @@ pub trait VirtioDevice: Send {
     /// The largest size of each queue, in descriptors; powers of two.
     fn queue_sizes(&self) -> &[u16];
 
-    /// Reads from the configuration space. `data` comes filled with zeros; what lies beyond
-    /// the end of the space stays so. A device that changes its configuration does it under
-    /// the lock which this takes, and calls [`Interrupt::config_changed`] before it lets go
-    /// of that lock: then no driver can take half of a change for the whole (§2.5.1).
+    /// Reads from the configuration space, of at most [`registers::CONFIG_SIZE`] bytes. `data`
+    /// comes filled with zeros; what lies beyond the end of the space stays so. A device that
+    /// changes its configuration while it is live says so by [`Interrupt::set_config`].
     fn read_config(&self, offset: u64, data: &mut [u8]);
 
     /// Writes to the configuration space. Most devices have nothing to write there.
@@ -117,6 +118,14 @@ pub enum ActivateError {
         /// The thread's name.
         name: String,
         /// Why.
+        source: std::io::Error,
+    },
+    /// The host, or another process that serves the device, refused something.
+    #[error("{what}: {source}")]
+    Host {
+        /// What was tried, and on what.
+        what: String,
+        /// Why it failed.
         source: std::io::Error,
     },
 }

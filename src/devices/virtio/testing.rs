@@ -12,6 +12,7 @@ use virtio_queue::desc::{RawDescriptor, split::Descriptor};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
+use super::registers::RegisterPage;
 use super::{MmioTransport, VirtioDevice};
 use crate::bus::BusDevice;
 
@@ -78,7 +79,13 @@ impl FakeGuest {
         let memory = GuestMemoryMmap::from_ranges(&REGIONS).unwrap();
         let irq = EventFd::new(EFD_NONBLOCK).unwrap();
         let irqfd = irq.try_clone().unwrap();
-        let transport = MmioTransport::new(Box::new(device), memory.clone(), irqfd).unwrap();
+        let transport = MmioTransport::new(
+            Box::new(device),
+            memory.clone(),
+            irqfd,
+            RegisterPage::alone().unwrap(),
+        )
+        .unwrap();
         Self {
             memory,
             transport,

@@ -1,8 +1,9 @@
 //! The registers of a virtio device over MMIO, version 2 (virtio 1.3 §4.2.2).
 //!
-//! Registers are 32 bits wide and nothing else reaches them; the configuration space takes any
-//! width. What a driver does out of order (§3.1.1) has no effect and is logged; set-up that
-//! can't work, such as a ring outside of guest memory, fails the device.
+//! Writes to registers are 32 bits wide and nothing else reaches them; the configuration space
+//! takes any width. What a driver does out of order (§3.1.1) has no effect and is logged; set-up
+//! that can't work, such as a ring outside of guest memory, fails the device. What it reads is in
+//! a [`RegisterPage`], brought up to date after each write.
 
 use std::fmt::Display;
 use std::io;
@@ -15,6 +16,7 @@ use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EventFd};
 
 use super::queue::QueueRegisters;
+use super::registers::{CONFIG_SIZE, RegisterPage};
 use super::{Activation, ActiveQueue, Interrupt, VirtioDevice};
 use crate::bus::BusDevice;
 
@@ -58,7 +60,7 @@ pub struct MmioTransport {
 }
 
 impl MmioTransport {
-    /// Puts `device` behind registers; `irq` raises its interrupt.
+    /// Puts `device` behind the registers of `page`; `irq` raises its interrupt.
     ///
     /// # Errors
     ///
@@ -67,6 +69,7 @@ impl MmioTransport {
         device: Box<dyn VirtioDevice>,
         memory: GuestMemoryMmap<()>,
         irq: EventFd,
+        page: RegisterPage,
     ) -> io::Result<Self> {
         let sizes = device.queue_sizes();
         let queues: Vec<_> = sizes.iter().copied().map(QueueRegisters::new).collect();
@@ -74,8 +77,23 @@ impl MmioTransport {
             .iter()
             .map(|_| EventFd::new(EFD_CLOEXEC).map(Arc::new))
             .collect::<io::Result<_>>()?;
-        Ok(Self {
-            interrupt: Arc::new(Interrupt::new(device.name(), irq)),
+        let interrupt = Arc::new(Interrupt::new(device.name(), irq, page));
+        let page = interrupt.page();
+        page.set(VIRTIO_MMIO_MAGIC_VALUE, MAGIC);
+        page.set(VIRTIO_MMIO_VERSION, VERSION);
+        page.set(VIRTIO_MMIO_DEVICE_ID, device.device_type());
+        page.set(VIRTIO_MMIO_VENDOR_ID, VENDOR);
+        // No shared memory regions: all of length and base are ones.
+        for register in [
+            VIRTIO_MMIO_SHM_LEN_LOW,
+            VIRTIO_MMIO_SHM_LEN_HIGH,
+            VIRTIO_MMIO_SHM_BASE_LOW,
+            VIRTIO_MMIO_SHM_BASE_HIGH,
+        ] {
+            page.set(register, !0);
+        }
+        let transport = Self {
+            interrupt,
             device,
             memory,
             notifiers,
@@ -89,7 +107,10 @@ impl MmioTransport {
             activated: false,
             driver_ok: false,
             erred: false,
-        })
+        };
+        transport.publish();
+        transport.publish_config(0, CONFIG_SIZE);
+        Ok(transport)
     }
 
     /// One eventfd per queue, to be registered as ioeventfds for 32-bit writes of the queue's
@@ -112,32 +133,29 @@ impl MmioTransport {
         self.queues.get(self.queue_sel as usize)
     }
 
-    fn read_register(&self, offset: u32) -> u32 {
-        match offset {
-            VIRTIO_MMIO_MAGIC_VALUE => MAGIC,
-            VIRTIO_MMIO_VERSION => VERSION,
-            VIRTIO_MMIO_DEVICE_ID => self.device.device_type(),
-            VIRTIO_MMIO_VENDOR_ID => VENDOR,
-            VIRTIO_MMIO_DEVICE_FEATURES => match self.device_features_sel {
-                0 => self.features() as u32,
-                1 => (self.features() >> 32) as u32,
-                _ => 0,
-            },
-            VIRTIO_MMIO_QUEUE_NUM_MAX => self.queue().map_or(0, |q| q.max_size.into()),
-            VIRTIO_MMIO_QUEUE_READY => self.queue().map_or(0, |q| q.ready.into()),
-            VIRTIO_MMIO_INTERRUPT_STATUS => self.interrupt.status(),
-            VIRTIO_MMIO_STATUS => match self.interrupt.needs_reset() {
-                true => self.status | VIRTIO_CONFIG_S_NEEDS_RESET,
-                false => self.status,
-            },
-            // No shared memory regions: all of length and base are ones.
-            VIRTIO_MMIO_SHM_LEN_LOW
-            | VIRTIO_MMIO_SHM_LEN_HIGH
-            | VIRTIO_MMIO_SHM_BASE_LOW
-            | VIRTIO_MMIO_SHM_BASE_HIGH => !0,
-            VIRTIO_MMIO_CONFIG_GENERATION => self.interrupt.generation(),
+    /// Brings the registers up to date that a driver's write can have changed.
+    fn publish(&self) {
+        let page = self.interrupt.page();
+        let features = match self.device_features_sel {
+            0 => self.features() as u32,
+            1 => (self.features() >> 32) as u32,
             _ => 0,
-        }
+        };
+        page.set(VIRTIO_MMIO_DEVICE_FEATURES, features);
+        let (max, ready) = self.queue().map_or((0, false), |q| (q.max_size, q.ready));
+        page.set(VIRTIO_MMIO_QUEUE_NUM_MAX, max.into());
+        page.set(VIRTIO_MMIO_QUEUE_READY, ready.into());
+        self.interrupt.publish_status(self.status);
+    }
+
+    /// Brings a part of the configuration space up to date.
+    fn publish_config(&self, offset: usize, len: usize) {
+        let mut config = [0; CONFIG_SIZE];
+        let Some(part) = config.get_mut(offset..(offset + len).min(CONFIG_SIZE)) else {
+            return;
+        };
+        self.device.read_config(offset as u64, part);
+        self.interrupt.publish_config(offset, part);
     }
 
     fn write_register(&mut self, offset: u32, value: u32) {
@@ -305,6 +323,8 @@ impl MmioTransport {
         self.driver_features = 0;
         self.foreign_features = false;
         self.queue_sel = 0;
+        self.publish();
+        self.publish_config(0, CONFIG_SIZE);
     }
 
     fn has(&self, bit: u32) -> bool {
@@ -323,23 +343,20 @@ impl MmioTransport {
 
 impl BusDevice for MmioTransport {
     fn read(&mut self, offset: u64, data: &mut [u8]) {
-        data.fill(0);
-        if let Some(offset) = offset.checked_sub(CONFIG) {
-            self.device.read_config(offset, data);
-        } else if data.len() == 4 && offset.is_multiple_of(4) {
-            data.copy_from_slice(&self.read_register(offset as u32).to_le_bytes());
-        }
+        self.interrupt.page().read(offset, data);
     }
 
     fn write(&mut self, offset: u64, data: &[u8]) {
         if let Some(offset) = offset.checked_sub(CONFIG) {
             if self.has(VIRTIO_CONFIG_S_DRIVER) && !self.has(VIRTIO_CONFIG_S_FAILED) {
                 self.device.write_config(offset, data);
+                self.publish_config(offset as usize, data.len());
             }
         } else if offset.is_multiple_of(4)
             && let Ok(value) = data.try_into()
         {
             self.write_register(offset as u32, u32::from_le_bytes(value));
+            self.publish();
         }
     }
 }

@@ -1,4 +1,5 @@
 use super::*;
+use crate::bus::BusDevice;
 use crate::devices::virtio::testing::{Buffer::*, *};
 use crate::devices::virtio::{Activation, VirtioDevice};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -105,6 +106,8 @@ fn bench(gated: bool, features: u64) -> Bench {
 }
 
 fn threads(guest: &mut FakeGuest) -> u8 {
+    // A driver's write has the transport ask the device anew.
+    guest.transport.write(0x100, &[0]);
     guest.config::<1>(0)[0]
 }
 
