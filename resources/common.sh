@@ -58,7 +58,8 @@ apt_update() {
 # What the scripts together install where everything is missing, but for Rust: for a user who can't
 # install packages, so that they needn't ask for them one script at a time.
 ALL_PACKAGES=(ca-certificates make gcc libc6-dev linux-source-6.12 libelf-dev flex bison bc lz4 xz-utils
-  busybox-static cpio e2fsprogs fakeroot kmod zstd qemu-system-x86)
+  busybox-static cpio e2fsprogs fakeroot kmod zstd qemu-system-x86
+  qemu-utils iproute2 iperf3 socat ethtool erofs-utils xfsprogs libcap-ng-dev libseccomp-dev)
 
 # missing_of PACKAGE...: sets the array `missing` to those that aren't installed.
 missing_of() {
@@ -152,6 +153,26 @@ copy_modules() {
 
 # cpio_of DIR: an initramfs archive of DIR on stdout; the same content gives the same bytes.
 cpio_of() { (cd "$1" && find . | LC_ALL=C sort | cpio --quiet --reproducible -o -H newc -R 0:0); }
+
+# as_owner COMMAND...: with every file owned by root, whoever builds.
+as_owner() { if [ "$(id -u)" = 0 ]; then "$@"; else fakeroot "$@"; fi; }
+
+# ext4_of TREE IMAGE SIZE INODES: a file system of a folder's content, made with no root rights and no
+# mounts; the same content gives the same bytes. Needs e2fsprogs, and fakeroot for whoever isn't root.
+ext4_of() {
+  local tree=$1 image=$2 size=$3 inodes=$4 uuid=6d6f7465-0000-4000-8000-000000000001 date=1700000000 log
+  find "$tree" -exec touch --no-dereference --date="@$date" {} +
+  # No journal: one image serves many boots, and a journal is only read and replayed at each. Directory
+  # hashes and the UUID are fixed, since they are random otherwise.
+  log=$(E2FSPROGS_FAKE_TIME=$date SOURCE_DATE_EPOCH=$date as_owner mke2fs -q -t ext4 -d "$tree" -b 4096 \
+    -N "$inodes" -m 0 -L mote-root -U $uuid -O '^has_journal,^resize_inode,^metadata_csum_seed,^orphan_file' \
+    -E "hash_seed=$uuid,root_owner=0:0,lazy_itable_init=0" "$image" "$size" 2>&1) || die "mke2fs failed: $log"
+  # It copies the times of the last change of each file's inode too, which can't be set on a file.
+  inodes=$(dumpe2fs "$image" 2>/dev/null |
+    awk -F: '/^Inode count:/ { all = $2 } /^Free inodes:/ { free = $2 } END { print all - free }')
+  seq 1 "$inodes" | sed "s/.*/sif <&> ctime @$date\nsif <&> atime @$date/" |
+    E2FSPROGS_FAKE_TIME=$date debugfs -w -f - "$image" >/dev/null 2>&1
+}
 
 # lock NAME: waits until no other process builds the same thing. Held until the script ends.
 lock() {
