@@ -8,7 +8,7 @@ HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 cd "$HERE/.."
 
 [ -e "$MOTE_CACHE_DIR/guest/x86_64/vmlinux" ] ||
-  say "the first time takes 10 to 16 minutes, half of it for compiling a guest's Linux kernel; later ones 3 or 4"
+  say "the first time takes 12 to 18 minutes, half of it for compiling a guest's Linux kernel; later ones 3 or 4"
 need_rust
 need_packages e2fsprogs # the tests make disks, and look into them
 triple=$(host_triple)
@@ -39,6 +39,8 @@ part "examples in the documentation" cargo test --doc
 
 part "guest for the tests" "$HERE/guest.sh"
 part "stock Debian kernel for the tests" "$HERE/debian-kernel.sh"
+part "guest with programs for the tests" "$HERE/rootfs/test-rootfs.sh"
+part "real peers for the tests" "$HERE/peers.sh"
 
 # Real Linux guests, run by the release binary.
 part "building the tests with Linux guests" cargo test --release --test linux --no-run
@@ -47,7 +49,7 @@ say "so far: ${summary%, }"
 # One CPU: with more, the emulated machine's kernel may trip over code that it patches while another CPU
 # runs it (see on-kvm.sh).
 part "tests with Linux guests (two or three minutes where the machine is emulated)" \
-  env "$runner=$HERE/on-kvm.sh -t 1800 -m 3072 --" MOTE_REQUIRE=linux \
+  env "$runner=$HERE/on-kvm.sh -t 1800 -m 3072 --" MOTE_REQUIRE=linux,peers \
   cargo test --release --test linux -- --test-threads 2
 
 # A test that could not run has said so; none is passed over in silence.

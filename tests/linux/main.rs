@@ -9,6 +9,7 @@ mod boot;
 mod cpu_memory;
 mod disk;
 mod life;
+mod peers;
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
@@ -28,16 +29,18 @@ struct Guests {
     debian_initrd: PathBuf,
 }
 
+/// Where the scripts in resources/ put what they make.
+fn cache() -> PathBuf {
+    let folder = |name| std::env::var_os(name).map(PathBuf::from);
+    folder("MOTE_CACHE").unwrap_or_else(|| {
+        let home = || folder("HOME").unwrap_or_default().join(".cache");
+        folder("XDG_CACHE_HOME").unwrap_or_else(home).join("mote")
+    })
+}
+
 /// The guests, or `None` (said aloud) where these tests can't run.
 fn guests() -> Option<Guests> {
-    let cache = std::env::var_os("MOTE_CACHE")
-        .map(PathBuf::from)
-        .unwrap_or_else(|| {
-            let base = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
-            let home =
-                || PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".cache");
-            base.unwrap_or_else(home).join("mote")
-        });
+    let cache = cache();
     let (guest, debian) = (cache.join("guest/x86_64"), cache.join("debian"));
     let guests = Guests {
         vmlinux: guest.join("vmlinux"),
