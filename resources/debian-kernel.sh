@@ -3,7 +3,8 @@
 # that it needs to find its devices over ACPI and mount a disk, in an initramfs.
 #   CACHE/debian/vmlinuz, initrd.cpio.gz   (links into the folder of that version)
 # With root=... on the command line the disk's own init takes over; otherwise the initramfs's does, which
-# is the default guest's (see rootfs/init.c for what it understands).
+# is the default guest's (see rootfs/init.c for what it understands). With mote.modules=all the modules of
+# further devices and file systems are loaded first.
 set -euo pipefail
 HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # shellcheck source-path=SCRIPTDIR source=common.sh
@@ -11,6 +12,7 @@ HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 
 META=linux-image-6.12-cloud-amd64
 MODULES=(virtio_mmio virtio_blk virtio_rng virtio_net ext4)
+MORE=(virtio_pmem nd_pmem virtio_balloon vmw_vsock_virtio_transport xfs erofs) # the rest is built in
 
 "$HERE/rootfs/build.sh"
 base=$(readlink -f "$MOTE_CACHE_DIR/guest/x86_64/initrd.cpio.gz")
@@ -37,12 +39,20 @@ if [ -z "$debian" ]; then
   cp "$WORK/package/boot/vmlinuz-$version" "$WORK/out/vmlinuz"
   [ -d "$WORK/package/lib/modules" ] || ln -s usr/lib "$WORK/package/lib" # newer packages have it in /usr
   copy_modules "$WORK/package" "$version" "$WORK/tree/modules" "${MODULES[@]}"
+  copy_modules "$WORK/package" "$version" "$WORK/tree/more" "${MORE[@]}"
+  while read -r module; do # what the first ones needed too
+    rm -f "$WORK/tree/more/$module.ko"
+    sed -i "/^$module\$/d" "$WORK/tree/more/order"
+  done <"$WORK/tree/modules/order"
 
   cat >"$WORK/tree/init" <<'INIT'
 #!/bin/busybox sh
 busybox mount -t proc proc /proc
 busybox mount -t devtmpfs dev /dev
 for module in $(busybox cat /modules/order); do busybox insmod "/modules/$module.ko"; done
+case " $(busybox cat /proc/cmdline) " in
+  *" mote.modules=all "*) for module in $(busybox cat /more/order); do busybox insmod "/more/$module.ko"; done ;;
+esac
 for word in $(busybox cat /proc/cmdline); do
   case $word in
     root=*)
