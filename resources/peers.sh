@@ -60,7 +60,8 @@ make_virtiofsd() {
 # --- passt ---
 passt=passt-$PASST_RELEASE-$RECIPE
 # release_apt DIR RELEASE: an apt of its own in DIR, which knows nothing but a Debian release (from the
-# mirror that this host uses) and changes nothing outside of DIR; commands find it by APT_CONFIG.
+# mirror and by the proxy that this host uses) and changes nothing outside of DIR; commands find it by
+# APT_CONFIG. The system's own configuration isn't read: it may run commands after each update.
 release_apt() {
   local dir=$1 release=$2 mirror mirrors keyring=/usr/share/keyrings/debian-archive-keyring.gpg
   # shellcheck disable=SC2016 # $(...) is apt's own syntax
@@ -69,19 +70,22 @@ release_apt() {
   [ -e "$keyring" ] || need_packages debian-archive-keyring
   mkdir -p "$dir"/{state/lists/partial,cache/archives/partial}
   : >"$dir/state/status"
-  cat >"$dir/apt.conf" <<CONF
+  {
+    apt-config dump | grep '^Acquire::' | grep -vE '^Acquire::(IndexTargets|Languages|Changelogs)' || true
+    cat <<CONF
 Dir::State "$dir/state";
 Dir::State::status "$dir/state/status";
 Dir::Cache "$dir/cache";
+Dir::Etc::main "/dev/null";
+Dir::Etc::parts "/dev/null";
 Dir::Etc::sourcelist "$dir/sources.list";
 Dir::Etc::sourceparts "/dev/null";
 Dir::Etc::preferences "/dev/null";
 Dir::Etc::preferencesparts "/dev/null";
 APT::Sandbox::User "root";
 Acquire::Languages "none";
-Acquire::IndexTargets::deb::Contents-deb::DefaultEnabled "false";
-Acquire::IndexTargets::deb::DEP-11::DefaultEnabled "false";
 CONF
+  } >"$dir/apt.conf"
   for mirror in $mirrors http://deb.debian.org/debian; do
     echo "deb [signed-by=$keyring] $mirror $release main" >"$dir/sources.list"
     ! APT_CONFIG=$dir/apt.conf apt-get -qq update || return 0
