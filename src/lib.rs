@@ -15,6 +15,7 @@
 //!
 //! - [`config`]: what a VM is, as plain serde structs with validation
 //! - [`memory`]: guest RAM: backing and placement
+//! - [`metrics`]: counters, and their text form
 //! - [`kvm`]: the only place that calls KVM ioctls
 //! - [`boot`]: kernel images and their entry, initrd, command line
 //! - [`arch`]: what differs between processors: layout, registers, tables
@@ -33,6 +34,7 @@ pub mod devices;
 pub mod kvm;
 pub mod machine;
 pub mod memory;
+pub mod metrics;
 pub mod vcpu;
 
 pub use config::VmConfig;

@@ -7,7 +7,7 @@ use std::time::Instant;
 use clap::{Args, ValueHint};
 use log::LevelFilter;
 use motevm::check::{Root, has_hardware};
-use motevm::config::{Acpi, Cache, Console, Cpus, Disk, Memory, Protocol, Rootfs, Size};
+use motevm::config::{Acpi, Console, Cpus, Disk, Memory, Protocol, Rootfs, Size};
 use motevm::machine::{Phase, Report, Timeline};
 use motevm::{BuildOptions, Exit, Host, VmConfig, build};
 
@@ -218,46 +218,11 @@ impl RunArgs {
 }
 
 fn parse_rootfs(text: &str) -> Result<Rootfs, String> {
-    let disk = parse_drive(text, &["ro"])?;
-    Ok(Rootfs {
-        path: disk.path,
-        read_only: disk.read_only,
-    })
+    keyval::parse(text, Some("path"))
 }
 
 fn parse_disk(text: &str) -> Result<Disk, String> {
-    parse_drive(text, &["ro", "id=ID", "cache=writeback|none"])
-}
-
-/// `PATH` or `path=PATH`, then what `keys` names.
-fn parse_drive(text: &str, keys: &[&str]) -> Result<Disk, String> {
-    let mut disk = Disk::default();
-    for (index, (key, value)) in keyval::split(text).into_iter().enumerate() {
-        let known = keys.iter().any(|k| k.split('=').next() == Some(&key));
-        match (key.as_str(), value) {
-            ("path", Some(path)) => disk.path = path.into(),
-            (path, None) if index == 0 && !path.is_empty() => disk.path = path.into(),
-            ("ro", None) => disk.read_only = true,
-            ("id", Some(id)) if known => disk.id = Some(id),
-            ("cache", Some(cache)) if known => {
-                disk.cache = match cache.as_str() {
-                    "writeback" => Cache::Writeback,
-                    "none" => Cache::None,
-                    _ => return Err(format!("cache={cache}: must be writeback or none")),
-                }
-            }
-            (other, _) => {
-                let keys = keys.join(", ");
-                return Err(format!(
-                    "`{other}` is not understood here; known are path=PATH, {keys}"
-                ));
-            }
-        }
-    }
-    if disk.path.as_os_str().is_empty() {
-        return Err("no path: write path=FILE".to_owned());
-    }
-    Ok(disk)
+    keyval::parse(text, Some("path"))
 }
 
 fn parse_console(text: &str) -> Result<Console, String> {
@@ -309,7 +274,7 @@ mod tests {
             path: "y".into(),
             read_only: true,
             id: Some("data".to_owned()),
-            cache: Cache::None,
+            cache: motevm::config::Cache::None,
         };
         assert_eq!(config.disks, [expected]);
     }
@@ -329,13 +294,6 @@ mod tests {
         ] {
             assert!(parse(words).is_err(), "{words:?}");
         }
-    }
-
-    #[test]
-    fn a_first_word_is_a_path_whatever_it_is() {
-        let args = parse(&["--disk", "ro"]).unwrap();
-        assert_eq!(args.disk[0].path, std::path::Path::new("ro"));
-        assert!(!args.disk[0].read_only);
     }
 
     #[test]

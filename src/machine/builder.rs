@@ -33,6 +33,7 @@ use crate::devices::virtio::blk::{BlkConfig, BlkDevice};
 use crate::devices::virtio::rng::RngDevice;
 use crate::kvm::{self, Host};
 use crate::memory::{Backing, GuestRam};
+use crate::metrics::Registry;
 use crate::vcpu::{ExitCounters, Surroundings};
 
 /// What the embedding program decides, apart from the VM itself.
@@ -136,6 +137,7 @@ pub fn build(host: &Host, config: &VmConfig, options: BuildOptions) -> Result<Vm
     attach_boot_timer(&mut mmio, &clock, &init_event)?;
 
     let drives: Vec<Disk> = config.drives().collect();
+    let mut metrics = Registry::new();
     let mut placer = VirtioPlacer {
         fd: &fd,
         mmio: &mut mmio,
@@ -143,6 +145,7 @@ pub fn build(host: &Host, config: &VmConfig, options: BuildOptions) -> Result<Vm
         registers: &registers,
         placed: Vec::new(),
         transports: Vec::new(),
+        metrics: &mut metrics,
     };
     for (index, drive) in drives.iter().enumerate() {
         placer.place(Box::new(BlkDevice::open(&blk_config(index, drive))?))?;
@@ -210,6 +213,7 @@ pub fn build(host: &Host, config: &VmConfig, options: BuildOptions) -> Result<Vm
         acpi: with_acpi,
         drives: drives.len(),
         ended: None,
+        metrics,
         _registers: registers.pages(),
         ram,
     })

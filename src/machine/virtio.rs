@@ -14,6 +14,7 @@ use crate::devices::virtio::registers::RegisterPage;
 use crate::devices::virtio::{MmioTransport, VirtioDevice};
 use crate::kvm::{self, MemorySlot};
 use crate::memory::pages::{PAGE, Pages};
+use crate::metrics::Registry;
 
 /// The most virtio devices: one interrupt line each.
 pub const MOST: usize = (layout::GSI_COUNT - layout::VIRTIO_GSI_START) as usize;
@@ -76,6 +77,7 @@ pub struct VirtioPlacer<'a> {
     /// Where each device is, in order.
     pub placed: Vec<MmioDevice>,
     pub transports: Vec<Arc<Mutex<MmioTransport>>>,
+    pub metrics: &'a mut Registry,
 }
 
 impl VirtioPlacer<'_> {
@@ -89,6 +91,9 @@ impl VirtioPlacer<'_> {
         let gsi = layout::VIRTIO_GSI_START + index as u32;
         let interrupt = EventFd::new(libc::EFD_CLOEXEC).map_err(BuildError::Event)?;
         self.fd.register_irqfd(&interrupt, gsi)?;
+        if let Some(source) = device.metrics() {
+            self.metrics.add(source);
+        }
         let name = format!("virtio-{}", device.name());
         let page = RegisterPage::new(&self.registers.pages, index);
         let transport = MmioTransport::new(device, self.memory.clone(), interrupt, page)

@@ -18,6 +18,7 @@ use crate::devices::virtio::MmioTransport;
 use crate::kvm;
 use crate::memory::GuestRam;
 use crate::memory::pages::Pages;
+use crate::metrics::Registry;
 use crate::vcpu::{Surroundings, VcpuThread};
 
 /// Why a VM could not be run to its end.
@@ -54,6 +55,7 @@ pub struct Vm {
     pub(super) acpi: bool,
     pub(super) drives: usize,
     pub(super) ended: Option<Exit>,
+    pub(super) metrics: Registry,
     pub(super) _registers: Arc<Pages>,
     pub(super) ram: GuestRam,
 }
@@ -146,6 +148,11 @@ impl Vm {
             self.supported_cpuid_calls,
             usage,
         )
+    }
+
+    /// What the devices count. A clone of it can be asked from any thread, at any time.
+    pub fn metrics(&self) -> &Registry {
+        &self.metrics
     }
 
     /// Advice for the user, where the way in which the guest ended calls for it.

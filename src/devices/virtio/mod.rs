@@ -44,6 +44,7 @@ use virtio_queue::Queue;
 use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::eventfd::EventFd;
 
+use crate::metrics::Source;
 pub use interrupt::Interrupt;
 pub use transport::MmioTransport;
 
@@ -85,6 +86,11 @@ pub trait VirtioDevice: Send {
     /// Back to before [`activate`](Self::activate). On return no request is in flight and no
     /// thread of the device touches guest memory. Also called after a failed activation.
     fn reset(&mut self);
+
+    /// What the device counts.
+    fn metrics(&self) -> Option<Arc<dyn Source>> {
+        None
+    }
 }
 
 /// What a device gets when its driver is ready.
