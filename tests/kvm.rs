@@ -181,6 +181,42 @@ fn virtio_devices_are_where_the_command_line_says() {
 }
 
 #[test]
+fn a_driver_reads_registers_and_acknowledges_interrupts_without_an_exit() {
+    const DEVICE: u32 = 0xd000_1000;
+    const FEATURES: u32 = DEVICE + 0x10;
+    const SELECT: u32 = DEVICE + 0x14;
+    const STATUS: u32 = DEVICE + 0x70;
+    let code = Code::new()
+        .write_long(STATUS, 1) // ACKNOWLEDGE
+        .read_long(STATUS)
+        .print_al()
+        .write_long(STATUS, 3) // and DRIVER: the next read has it
+        .read_long(STATUS)
+        .print_al()
+        .write_long(SELECT, 1)
+        .read_long(FEATURES) // VIRTIO_F_VERSION_1 is bit 32
+        .print_al();
+    // 100 more reads, 100 acknowledgements of used buffers, and one of something else.
+    let code = (0..100).fold(code, |code, _| {
+        code.read_long(STATUS).write_long(DEVICE + 0x64, 1)
+    });
+    let code = code.write_long(DEVICE + 0x64, 3).write_long(STATUS, 0);
+    let code = code.read_long(STATUS).print_al().reset();
+    let Some(host) = kvm() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let mut vm = code.vm(&host, folder.path(), |_| ());
+    vm.run().unwrap();
+    assert_eq!(
+        std::fs::read(folder.path().join("out")).unwrap(),
+        [1, 3, 1, 0]
+    );
+    let counts = vm.report().exits;
+    let device = counts.by_device.iter().find(|d| d.device == "virtio-rng");
+    let device = device.unwrap();
+    assert_eq!((device.reads, device.writes), (0, 5), "{counts:?}");
+}
+
+#[test]
 fn a_guest_that_never_ends_is_stopped() {
     let Some(host) = kvm() else { return };
     for code in [Code::new().spin(), Code::new().halt().spin()] {
