@@ -5,6 +5,7 @@ pub mod boot_timer;
 pub mod console;
 pub mod i8042;
 pub mod serial;
+pub mod vhost;
 pub mod virtio;
 
 /// How a guest ends its VM by way of a device.
