@@ -4,12 +4,14 @@
 //! a program that embeds the library, so a new option is one field here and one argument in
 //! `cli/`.
 
+mod rate;
 mod size;
 
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+pub use rate::{Rate, RateLimit};
 pub use size::Size;
 
 /// The most vCPUs that a VM can have (MP table, APIC ids of 8 bits, and what is tested).
@@ -189,6 +191,26 @@ pub enum ConfigError {
         "--disk id={0}: a drive's id has 1 to 20 bytes of printable ASCII (virtio 1.3 §5.2.6.1)"
     )]
     DiskId(String),
+    /// A rate of nothing at all.
+    #[error(
+        "{option} {key}: a rate or burst of 0 would stop the device; leave it out for no limit"
+    )]
+    RateZero {
+        /// The option, such as "--disk".
+        option: &'static str,
+        /// Its key, such as "iops".
+        key: &'static str,
+    },
+    /// A burst over no rate.
+    #[error(
+        "{option} {key}-burst without {key}: a burst needs the rate that it is over, e.g. {key}=1000"
+    )]
+    BurstAlone {
+        /// The option, such as "--disk".
+        option: &'static str,
+        /// The rate's key, such as "iops".
+        key: &'static str,
+    },
     /// More devices than interrupt lines.
     #[error("{0} virtio devices: at most {1} fit; give fewer --disk options")]
     TooManyDevices(usize, usize),

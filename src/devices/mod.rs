@@ -4,6 +4,7 @@ pub mod acpi_sleep;
 pub mod boot_timer;
 pub mod console;
 pub mod i8042;
+pub mod rate_limit;
 pub mod serial;
 pub mod vhost;
 pub mod virtio;
