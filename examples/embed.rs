@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::mpsc;
 use std::time::Duration;
 
-use motevm::config::{Console, Rootfs};
+use motevm::config::{Console, Disk};
 use motevm::{BuildOptions, Host, VmConfig, build};
 
 const TIME_LIMIT: Duration = Duration::from_secs(120);
@@ -39,9 +39,9 @@ fn config(kernel: &str, rootfs: &str, number: u32) -> VmConfig {
     let mut config = VmConfig::default();
     config.boot.kernel = Some(kernel.into());
     config.boot.cmdline = Some("mote.demo".to_owned());
-    config.rootfs = Some(Rootfs {
-        path: rootfs.into(),
+    config.rootfs = Some(Disk {
         read_only: true,
+        ..Disk::at(rootfs)
     });
     let log: PathBuf = std::env::temp_dir().join(format!("mote-embed-{number}.log"));
     config.console = Console::File(log);

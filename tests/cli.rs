@@ -264,7 +264,7 @@ cmdline = "loglevel=7"
 cmdline_only = false
 protocol = "auto"             # auto, linux64
 
-[rootfs]
+[rootfs]                      # a drive: takes the same keys as those below
 path = "root.ext4"
 ro = true
 
@@ -272,7 +272,13 @@ ro = true
 path = "data.img"
 ro = false
 id = "DATA-1"
-cache = "none"                # writeback, none
+cache = "none"                # writeback, none, unsafe
+engine = "io_uring"           # threads, io_uring
+queues = 2                    # 1 to 64
+iops = 5000                   # requests in a second; and at once, after a pause:
+iops-burst = 20000
+bw = "100M"                   # bytes in a second; and at once:
+bw-burst = "1G"
 "#;
 
 #[test]

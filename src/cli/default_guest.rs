@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use motevm::VmConfig;
 use motevm::boot::user_cache_folder;
-use motevm::config::Rootfs;
+use motevm::config::Disk;
 
 use super::CliError;
 
@@ -34,9 +34,9 @@ pub fn fill_in(config: &mut VmConfig) -> Result<(), CliError> {
     }
     config.boot.kernel = Some(kernel);
     if config.rootfs.is_none() && config.boot.initrd.is_none() {
-        config.rootfs = Some(Rootfs {
-            path: rootfs,
+        config.rootfs = Some(Disk {
             read_only: true,
+            ..Disk::at(rootfs)
         });
     }
     Ok(())

@@ -7,7 +7,7 @@ use std::time::Instant;
 use clap::{Args, ValueHint};
 use log::LevelFilter;
 use motevm::check::{Root, has_hardware};
-use motevm::config::{Acpi, Console, Cpus, Disk, Memory, Protocol, Rootfs, Size};
+use motevm::config::{Acpi, Console, Cpus, Disk, Memory, Protocol, Size};
 use motevm::machine::{Phase, Report, Timeline};
 use motevm::{BuildOptions, Exit, Host, VmConfig, build};
 
@@ -53,14 +53,12 @@ pub struct RunArgs {
     #[arg(long, value_enum)]
     acpi: Option<Acpi>,
     /// The root file system, as first drive, with the root= for it
-    #[arg(long, value_name = "PATH[,ro]", value_parser = parse_rootfs)]
-    rootfs: Option<Rootfs>,
-    /// A further drive (repeatable)
-    #[arg(
-        long,
-        value_name = "path=PATH[,ro][,id=ID][,cache=writeback|none]",
-        value_parser = parse_disk
-    )]
+    #[arg(long, value_name = "PATH[,ro][,KEY=VALUE]...", value_parser = parse_disk)]
+    rootfs: Option<Disk>,
+    /// A further drive (repeatable). Keys, as of --rootfs: path=PATH, ro, id=ID,
+    /// cache=writeback|none|unsafe, engine=threads|io_uring, queues=N, iops=N, bw=SIZE, and the
+    /// bursts iops-burst=N, bw-burst=SIZE
+    #[arg(long, value_name = "PATH[,ro][,KEY=VALUE]...", value_parser = parse_disk)]
     disk: Vec<Disk>,
     /// Where the guest's serial port leads: stdio, none, file=PATH or pty [default: stdio]
     #[arg(long, value_name = "WHERE", value_parser = parse_console)]
@@ -217,10 +215,6 @@ impl RunArgs {
     }
 }
 
-fn parse_rootfs(text: &str) -> Result<Rootfs, String> {
-    keyval::parse(text, Some("path"))
-}
-
 fn parse_disk(text: &str) -> Result<Disk, String> {
     keyval::parse(text, Some("path"))
 }
@@ -265,16 +259,21 @@ mod tests {
             "cpus = 2\nmemory = \"1G\"\n[boot]\nkernel = \"a\"\n[[disks]]\npath = \"x\"",
         )
         .unwrap();
-        let args = parse(&["--cpus", "4", "--disk", "path=y,ro,id=data,cache=none"]).unwrap();
+        let disk = "path=y,ro,id=data,cache=none,engine=io_uring,queues=2,iops=5,bw-burst=1K";
+        let args = parse(&["--cpus", "4", "--disk", disk]).unwrap();
         args.apply(&mut config);
         assert_eq!(config.cpus.0, 4);
         assert_eq!(config.memory.0, Size::gib(1));
         assert_eq!(config.boot.kernel, Some("a".into()));
         let expected = Disk {
-            path: "y".into(),
             read_only: true,
             id: Some("data".to_owned()),
             cache: motevm::config::Cache::None,
+            engine: motevm::config::Engine::IoUring,
+            queues: motevm::config::Queues(2),
+            iops: Some(5),
+            bw_burst: Some(Size::new(1024)),
+            ..Disk::at("y")
         };
         assert_eq!(config.disks, [expected]);
     }
@@ -285,7 +284,8 @@ mod tests {
             ["--disk", "path=a,color=red"].as_slice(),
             &["--disk", "path=a,cache=maybe"],
             &["--disk", "path="],
-            &["--rootfs", "a,id=x"],
+            &["--rootfs", "a,queues=many"],
+            &["--disk", "a,engine=steam"],
             &["--console", "file="],
             &["--console", "tty"],
             &["--memory", "lots"],
@@ -308,9 +308,9 @@ mod tests {
         let args = args.unwrap();
         assert_eq!(
             args.rootfs,
-            Some(Rootfs {
-                path: "r.ext4".into(),
-                read_only: true
+            Some(Disk {
+                read_only: true,
+                ..Disk::at("r.ext4")
             })
         );
         assert_eq!(args.console, Some(Console::File("a.log".into())));

@@ -4,6 +4,7 @@
 //! a program that embeds the library, so a new option is one field here and one argument in
 //! `cli/`.
 
+mod disk;
 mod rate;
 mod size;
 
@@ -11,6 +12,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+pub use disk::{Cache, Disk, Engine, MAX_QUEUES, Queues};
 pub use rate::{Rate, RateLimit};
 pub use size::Size;
 
@@ -42,7 +44,7 @@ pub struct VmConfig {
     pub boot: Boot,
     /// The drive that holds the root file system, and so the first drive.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub rootfs: Option<Rootfs>,
+    pub rootfs: Option<Disk>,
     /// Further drives, in the guest's order.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub disks: Vec<Disk>,
@@ -129,45 +131,6 @@ pub enum Console {
     File(PathBuf),
 }
 
-/// The drive that holds the root file system.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Rootfs {
-    /// A raw image or a block device.
-    pub path: PathBuf,
-    /// The guest may not write to it.
-    #[serde(default, rename = "ro")]
-    pub read_only: bool,
-}
-
-/// A drive (virtio-blk).
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Disk {
-    /// A raw image or a block device.
-    pub path: PathBuf,
-    /// The guest may not write to it.
-    #[serde(default, rename = "ro")]
-    pub read_only: bool,
-    /// The drive's serial number as the guest sees it, at most 20 bytes.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub id: Option<String>,
-    /// Whether the host's page cache stands in between.
-    #[serde(default)]
-    pub cache: Cache,
-}
-
-/// Whether the host's page cache stands between guest and file.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Cache {
-    /// Through the page cache; a guest flush is an fdatasync.
-    #[default]
-    Writeback,
-    /// O_DIRECT; a guest flush is still an fdatasync.
-    None,
-}
-
 /// What is wrong with a configuration.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum ConfigError {
@@ -191,6 +154,9 @@ pub enum ConfigError {
         "--disk id={0}: a drive's id has 1 to 20 bytes of printable ASCII (virtio 1.3 §5.2.6.1)"
     )]
     DiskId(String),
+    /// A number of queues out of range.
+    #[error("--disk queues={0}: a drive has 1 to {MAX_QUEUES} queues")]
+    DiskQueues(u16),
     /// A rate of nothing at all.
     #[error(
         "{option} {key}: a rate or burst of 0 would stop the device; leave it out for no limit"
@@ -239,13 +205,7 @@ impl VmConfig {
         if self.boot.kernel.is_none() {
             return Err(ConfigError::NoKernel);
         }
-        for id in self.disks.iter().filter_map(|disk| disk.id.as_ref()) {
-            let printable = id.bytes().all(|b| b.is_ascii_graphic() || b == b' ');
-            if id.is_empty() || id.len() > 20 || !printable {
-                return Err(ConfigError::DiskId(id.clone()));
-            }
-        }
-        Ok(())
+        self.drives().try_for_each(Disk::validate)
     }
 
     /// Whether another process serves a device, and so must reach the guest's memory.
@@ -254,13 +214,8 @@ impl VmConfig {
     }
 
     /// All drives in the order in which the guest sees them: the root file system first.
-    pub fn drives(&self) -> impl Iterator<Item = Disk> + '_ {
-        let root = self.rootfs.iter().map(|root| Disk {
-            path: root.path.clone(),
-            read_only: root.read_only,
-            ..Disk::default()
-        });
-        root.chain(self.disks.iter().cloned())
+    pub fn drives(&self) -> impl Iterator<Item = &Disk> {
+        self.rootfs.iter().chain(&self.disks)
     }
 }
 

@@ -136,7 +136,7 @@ pub fn build(host: &Host, config: &VmConfig, options: BuildOptions) -> Result<Vm
     attach_endings(&mut ports, &endings)?;
     attach_boot_timer(&mut mmio, &clock, &init_event)?;
 
-    let drives: Vec<Disk> = config.drives().collect();
+    let drives: Vec<&Disk> = config.drives().collect();
     let mut metrics = Registry::new();
     let mut placer = VirtioPlacer {
         fd: &fd,
@@ -148,7 +148,7 @@ pub fn build(host: &Host, config: &VmConfig, options: BuildOptions) -> Result<Vm
         metrics: &mut metrics,
     };
     for (index, drive) in drives.iter().enumerate() {
-        placer.place(Box::new(BlkDevice::open(&blk_config(index, drive))?))?;
+        placer.place(Box::new(BlkDevice::open(&blk_config(index, drive)?)?))?;
     }
     placer.place(Box::new(RngDevice::new()))?;
     let VirtioPlacer {
@@ -279,16 +279,19 @@ fn attach_boot_timer(
     Ok(mmio.insert("boot-timer", layout::BOOT_TIMER, layout::MMIO_PAGE, timer)?)
 }
 
-fn blk_config(index: usize, disk: &Disk) -> BlkConfig {
+fn blk_config(index: usize, disk: &Disk) -> Result<BlkConfig, ConfigError> {
     // Named as Linux will: vda, vdb, ... There are fewer drives than letters (layout::GSI_COUNT).
     let letter = char::from(b'a'.saturating_add(index as u8));
-    BlkConfig {
+    Ok(BlkConfig {
         name: format!("vd{letter}"),
         path: disk.path.clone(),
         read_only: disk.read_only,
         id: disk.id.clone(),
         cache: disk.cache,
-    }
+        engine: disk.engine,
+        queues: disk.queues,
+        limit: disk.rate_limit()?,
+    })
 }
 
 /// mote's fast defaults, the devices, and what the user says, which wins.

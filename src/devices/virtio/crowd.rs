@@ -14,7 +14,6 @@ use super::rng::RngDevice;
 use super::testing::{DRIVER_OK, EVENT_IDX, FEATURES_OK, INDIRECT, NEXT, VERSION_1, WRITE};
 use super::{MmioTransport, VirtioDevice};
 use crate::bus::Bus;
-use crate::config::Cache;
 
 /// As in a machine with more than 3 GiB: RAM up to the device gap, and on after it.
 const LOW_END: u64 = 0xc000_0000;
@@ -252,13 +251,7 @@ fn a_crowd_of_wild_drivers_hurts_nobody() {
     let bytes: Vec<u8> = (0..SECTORS).flat_map(|s| [s as u8; 512]).collect();
     std::fs::write(&path, &bytes).unwrap();
     let memory = GuestMemoryMmap::<()>::from_ranges(&REGIONS).unwrap();
-    let drive = BlkConfig {
-        name: "vda".into(),
-        path: path.clone(),
-        read_only: false,
-        id: None,
-        cache: Cache::Writeback,
-    };
+    let drive = BlkConfig::new("vda", &path);
     let devices: [Box<dyn VirtioDevice>; 2] = [
         Box::new(BlkDevice::open(&drive).unwrap()),
         Box::new(RngDevice::new()),

@@ -7,7 +7,7 @@ use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use super::disk::{Alignment, Disk, SECTOR};
-use crate::config::Cache;
+use crate::config::{Cache, Engine, Queues, RateLimit};
 
 /// A drive, as the user wants it.
 #[derive(Clone, Debug)]
@@ -20,8 +20,30 @@ pub struct BlkConfig {
     pub read_only: bool,
     /// The serial number that the guest sees, at most 20 bytes.
     pub id: Option<String>,
-    /// Whether the host's page cache is used.
+    /// Whether the host's page cache is used, and what a flush does.
     pub cache: Cache,
+    /// How the file is read and written.
+    pub engine: Engine,
+    /// Number of queues.
+    pub queues: Queues,
+    /// How much it may do in a second.
+    pub limit: RateLimit,
+}
+
+impl BlkConfig {
+    /// A drive that is this file, and all else by default.
+    pub fn new(name: impl Into<String>, path: impl Into<PathBuf>) -> Self {
+        Self {
+            name: name.into(),
+            path: path.into(),
+            read_only: false,
+            id: None,
+            cache: Cache::default(),
+            engine: Engine::default(),
+            queues: Queues::default(),
+            limit: RateLimit::default(),
+        }
+    }
 }
 
 /// Why a drive can't be used.

@@ -21,11 +21,8 @@ const UNSUPP: u8 = VIRTIO_BLK_S_UNSUPP as u8;
 
 fn config(path: &Path) -> BlkConfig {
     BlkConfig {
-        name: "vda".into(),
-        path: path.to_owned(),
-        read_only: false,
         id: Some("serial-1".into()),
-        cache: Cache::Writeback,
+        ..BlkConfig::new("vda", path)
     }
 }
 
