@@ -279,6 +279,18 @@ iops = 5000                   # requests in a second; and at once, after a pause
 iops-burst = 20000
 bw = "100M"                   # bytes in a second; and at once:
 bw-burst = "1G"
+
+[[nets]]
+tap = "tap0"                  # or fd = 3
+mac = "02:00:00:00:00:01"     # a random one by default
+queues = 1                    # pairs, 1 to 8
+mtu = 1500
+vhost = false                 # let the host's kernel move the packets
+link = true                   # false: as if the cable weren't plugged in
+rx-bw = "100M"                # bytes a second to the guest; tx-bw: from it
+rx-bw-burst = "10M"
+rx-pps = 100000               # packets a second; tx-pps
+rx-pps-burst = 1000
 "#;
 
 #[test]

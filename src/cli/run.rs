@@ -7,7 +7,7 @@ use std::time::Instant;
 use clap::{Args, ValueHint};
 use log::LevelFilter;
 use motevm::check::{Root, has_hardware};
-use motevm::config::{Acpi, Console, Cpus, Disk, Memory, Protocol, Size};
+use motevm::config::{Acpi, Console, Cpus, Disk, Memory, Net, Protocol, Size};
 use motevm::machine::{Phase, Report, Timeline};
 use motevm::{BuildOptions, Exit, Host, VmConfig, build};
 
@@ -60,6 +60,13 @@ pub struct RunArgs {
     /// bursts iops-burst=N, bw-burst=SIZE
     #[arg(long, value_name = "PATH[,ro][,KEY=VALUE]...", value_parser = parse_disk)]
     disk: Vec<Disk>,
+    /// A network device on a tap of the host (repeatable)
+    #[arg(
+        long,
+        value_name = "tap=NAME|fd=N[,mac=MAC][,queues=N][,mtu=N][,vhost][,link=off][,rx-bw=SIZE][,...]",
+        value_parser = parse_net
+    )]
+    net: Vec<Net>,
     /// Where the guest's serial port leads: stdio, none, file=PATH or pty [default: stdio]
     #[arg(long, value_name = "WHERE", value_parser = parse_console)]
     console: Option<Console>,
@@ -212,11 +219,18 @@ impl RunArgs {
         if !self.disk.is_empty() {
             config.disks.clone_from(&self.disk);
         }
+        if !self.net.is_empty() {
+            config.nets.clone_from(&self.net);
+        }
     }
 }
 
 fn parse_disk(text: &str) -> Result<Disk, String> {
     keyval::parse(text, Some("path"))
+}
+
+fn parse_net(text: &str) -> Result<Net, String> {
+    keyval::parse(text, None)
 }
 
 fn parse_console(text: &str) -> Result<Console, String> {

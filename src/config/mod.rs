@@ -5,6 +5,7 @@
 //! `cli/`.
 
 mod disk;
+mod net;
 mod rate;
 mod size;
 
@@ -13,6 +14,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 pub use disk::{Cache, Disk, Engine, MAX_QUEUES, Queues};
+pub use net::{MAX_QUEUES as MAX_NET_QUEUES, Mac, Net};
 pub use rate::{Rate, RateLimit};
 pub use size::Size;
 
@@ -48,6 +50,9 @@ pub struct VmConfig {
     /// Further drives, in the guest's order.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub disks: Vec<Disk>,
+    /// Network devices, in the guest's order.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub nets: Vec<Net>,
 }
 
 /// A number of vCPUs.
@@ -177,6 +182,19 @@ pub enum ConfigError {
         /// The rate's key, such as "iops".
         key: &'static str,
     },
+    /// A network device that leads nowhere.
+    #[error("--net leads nowhere: give tap=NAME or fd=N")]
+    NetNowhere,
+    /// A value of a network device that it can't have.
+    #[error("--net {key}={value}: {remedy}")]
+    Net {
+        /// The key.
+        key: &'static str,
+        /// Its value.
+        value: String,
+        /// What it may be.
+        remedy: &'static str,
+    },
     /// More devices than interrupt lines.
     #[error("{0} virtio devices: at most {1} fit; give fewer --disk options")]
     TooManyDevices(usize, usize),
@@ -205,7 +223,8 @@ impl VmConfig {
         if self.boot.kernel.is_none() {
             return Err(ConfigError::NoKernel);
         }
-        self.drives().try_for_each(Disk::validate)
+        self.drives().try_for_each(Disk::validate)?;
+        self.nets.iter().try_for_each(Net::validate)
     }
 
     /// Whether another process serves a device, and so must reach the guest's memory.

@@ -1,0 +1,258 @@
+//! A network device: what the guest sees, and what it leads to on the host.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use super::{ConfigError, Size};
+
+/// The most queue pairs: one thread for each.
+pub const MAX_QUEUES: u16 = 8;
+
+/// MTUs that virtio (virtio 1.3 §5.1.4.1) and a tap allow.
+const MTU: std::ops::RangeInclusive<u16> = 68..=65521;
+
+/// A network device (virtio-net). Exactly one of `tap` and `fd` says what it leads to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Net {
+    /// A tap of the host, by name; made if there is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tap: Option<String>,
+    /// A tap (or macvtap) that is open already, by its descriptor.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fd: Option<i32>,
+    /// The guest's address; a random one of the locally administered ones by default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mac: Option<Mac>,
+    /// Pairs of a receive and a transmit queue, 1 to [`MAX_QUEUES`].
+    pub queues: u16,
+    /// The largest packet, without its Ethernet header.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mtu: Option<u16>,
+    /// The host's kernel moves the packets (vhost-net).
+    pub vhost: bool,
+    /// Whether the guest finds the cable plugged in.
+    pub link: bool,
+    /// Bytes a second from the host to the guest.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rx_bw: Option<Size>,
+    /// Bytes that may pass at once after a pause.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rx_bw_burst: Option<Size>,
+    /// Packets a second from the host to the guest.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rx_pps: Option<u64>,
+    /// Packets that may pass at once after a pause.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rx_pps_burst: Option<u64>,
+    /// Bytes a second from the guest to the host.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tx_bw: Option<Size>,
+    /// Bytes that may pass at once after a pause.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tx_bw_burst: Option<Size>,
+    /// Packets a second from the guest to the host.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tx_pps: Option<u64>,
+    /// Packets that may pass at once after a pause.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tx_pps_burst: Option<u64>,
+}
+
+impl Default for Net {
+    fn default() -> Self {
+        Net {
+            tap: None,
+            fd: None,
+            mac: None,
+            queues: 1,
+            mtu: None,
+            vhost: false,
+            link: true,
+            rx_bw: None,
+            rx_bw_burst: None,
+            rx_pps: None,
+            rx_pps_burst: None,
+            tx_bw: None,
+            tx_bw_burst: None,
+            tx_pps: None,
+            tx_pps_burst: None,
+        }
+    }
+}
+
+impl Net {
+    /// Checks what can be checked without looking at the host.
+    pub(super) fn validate(&self) -> Result<(), ConfigError> {
+        let wrong = |key: &'static str, value: &dyn fmt::Display, remedy: &'static str| {
+            let value = value.to_string();
+            Err(ConfigError::Net { key, value, remedy })
+        };
+        match (&self.tap, self.fd) {
+            (None, None) => return Err(ConfigError::NetNowhere),
+            (Some(_), Some(fd)) => return wrong("fd", &fd, "give either tap=NAME or fd=N"),
+            (Some(name), None) if name.len() > 15 => {
+                return wrong("tap", name, "the name of an interface has at most 15 bytes");
+            }
+            (Some(name), None) if !is_interface_name(name) => {
+                let remedy = "the name of an interface has no spaces, and none of / : %";
+                return wrong("tap", name, remedy);
+            }
+            (None, Some(fd)) if fd < 0 => {
+                return wrong("fd", &fd, "must be the number of an open descriptor");
+            }
+            (None, Some(_)) if self.queues > 1 => {
+                let remedy = "a descriptor is one queue pair; give tap=NAME for more";
+                return wrong("queues", &self.queues, remedy);
+            }
+            _ => {}
+        }
+        if self.queues == 0 || self.queues > MAX_QUEUES {
+            return wrong("queues", &self.queues, "must be 1 to 8");
+        }
+        if let Some(mtu) = self.mtu.filter(|mtu| !MTU.contains(mtu)) {
+            return wrong("mtu", &mtu, "must be 68 to 65521");
+        }
+        if let Some(mac) = self.mac.filter(|mac| !mac.is_unicast()) {
+            let remedy = "must be the address of one station: the first byte even, not all zero";
+            return wrong("mac", &mac, remedy);
+        }
+        Ok(())
+    }
+}
+
+/// What Linux takes for a name (dev_valid_name), and no `%`, by which it would number it itself.
+fn is_interface_name(name: &str) -> bool {
+    let fine = |c: char| !c.is_whitespace() && !c.is_control() && !matches!(c, '/' | ':' | '%');
+    !name.is_empty() && name != "." && name != ".." && name.chars().all(fine)
+}
+
+/// An Ethernet address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mac(pub [u8; 6]);
+
+impl Mac {
+    /// Whether it's the address of one station, and not of a group or of none.
+    pub fn is_unicast(&self) -> bool {
+        self.0[0] & 1 == 0 && self.0 != [0; 6]
+    }
+}
+
+impl fmt::Display for Mac {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [a, b, c, d, e, g] = self.0;
+        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
+    }
+}
+
+impl FromStr for Mac {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let mut mac = [0; 6];
+        let mut parts = text.split(':');
+        for byte in &mut mac {
+            let part = parts.next().filter(|part| part.len() == 2);
+            let hex = part.filter(|part| part.bytes().all(|b| b.is_ascii_hexdigit()));
+            let value = hex.and_then(|hex| u8::from_str_radix(hex, 16).ok());
+            *byte = value.ok_or_else(|| format!("`{text}` is not like 02:00:00:00:00:01"))?;
+        }
+        match parts.next() {
+            None => Ok(Mac(mac)),
+            Some(_) => Err(format!("`{text}` has more than six bytes")),
+        }
+    }
+}
+
+impl Serialize for Mac {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Mac {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tap(name: &str) -> Net {
+        Net {
+            tap: Some(name.to_owned()),
+            ..Net::default()
+        }
+    }
+
+    #[test]
+    fn addresses_are_read_as_they_are_written() {
+        let mac: Mac = "02:00:5e:10:00:fF".parse().unwrap();
+        assert_eq!(mac, Mac([2, 0, 0x5e, 0x10, 0, 0xff]));
+        assert_eq!(mac.to_string(), "02:00:5e:10:00:ff");
+        for wrong in [
+            "",
+            "02",
+            "02:00:5e:10:00",
+            "02:00:5e:10:00:01:02",
+            "02:00:5e:10:0:01",
+        ] {
+            assert!(wrong.parse::<Mac>().is_err(), "{wrong}");
+        }
+        assert!("+2:00:5e:10:00:01".parse::<Mac>().is_err());
+    }
+
+    #[test]
+    fn every_wrong_value_is_named() {
+        assert_eq!(tap("tap0").validate(), Ok(()));
+        let fd = |fd| Net {
+            fd: Some(fd),
+            ..Net::default()
+        };
+        assert_eq!(fd(3).validate(), Ok(()));
+        assert_eq!(Net::default().validate(), Err(ConfigError::NetNowhere));
+        let mut both = tap("tap0");
+        both.fd = Some(3);
+        let mut queues = tap("tap0");
+        queues.queues = 9;
+        let mut none = tap("tap0");
+        none.queues = 0;
+        let mut fd_queues = fd(3);
+        fd_queues.queues = 2;
+        let mut mtu = tap("tap0");
+        mtu.mtu = Some(67);
+        let mut group = tap("tap0");
+        group.mac = Some(Mac([1, 0, 0, 0, 0, 1]));
+        for (net, expected) in [
+            (both, "--net fd=3: "),
+            (tap("a-name-of-sixteen"), "--net tap=a-name-of-sixteen: "),
+            (tap("a/b"), "--net tap=a/b: "),
+            (tap("tap%d"), "--net tap=tap%d: "),
+            (fd(-1), "--net fd=-1: "),
+            (queues, "--net queues=9: "),
+            (none, "--net queues=0: "),
+            (fd_queues, "--net queues=2: "),
+            (mtu, "--net mtu=67: "),
+            (group, "--net mac=01:00:00:00:00:01: "),
+        ] {
+            let error = net.validate().unwrap_err().to_string();
+            assert!(error.starts_with(expected), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_file_says_the_same_as_it_prints() {
+        let text = "tap = \"tap0\"\nmac = \"02:00:00:00:00:01\"\nrx-bw = \"10M\"\nlink = false";
+        let net: Net = toml::from_str(text).unwrap();
+        assert_eq!(net.rx_bw, Some(Size::mib(10)));
+        assert!(!net.link && net.queues == 1);
+        let printed = toml::to_string(&net).unwrap();
+        assert_eq!(toml::from_str::<Net>(&printed).unwrap(), net);
+        assert!(toml::from_str::<Net>("tap = \"a\"\nip = \"1.2.3.4\"").is_err());
+    }
+}
