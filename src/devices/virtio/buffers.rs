@@ -52,6 +52,9 @@ pub enum ChainError {
     /// There's no room to say how the request went.
     #[error("a request has no writable byte for its status")]
     NoStatus,
+    /// Nothing is wrong with it; it just won't be answered any more.
+    #[error("the queue was stopped before the request was served")]
+    Stopped,
 }
 
 /// The buffers of one chain. Made once per thread and loaded again for each chain, so that

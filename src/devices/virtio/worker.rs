@@ -46,6 +46,10 @@ pub trait RequestHandler: Send + Sync + 'static {
     /// The driver got the chain wrong, so that no answer can be given.
     fn handle(&self, buffers: &mut Buffers, scratch: &mut Self::Scratch)
     -> Result<u32, ChainError>;
+
+    /// The queue is being stopped: a handler that waits for something else than the host's answer
+    /// ends its wait, now and from now on, and gives [`ChainError::Stopped`]. Must not block.
+    fn stop(&self) {}
 }
 
 /// The threads that serve one queue. Dropping it stops them.
@@ -90,6 +94,11 @@ impl<H: RequestHandler> WorkerPool<H> {
         })?;
         pool.lock().handles.push(handle);
         Ok(Self { pool })
+    }
+
+    /// Has the threads end once they are done with their requests, and doesn't wait for it.
+    pub fn begin_stop(&self) {
+        self.pool.end(&mut self.pool.lock());
     }
 
     /// Waits for the requests in flight and ends the threads.
@@ -275,6 +284,7 @@ impl<H: RequestHandler> Pool<H> {
     /// Has all threads end once they are done with their requests.
     fn end(&self, state: &mut State) {
         state.stopping = true;
+        self.handler.stop();
         self.parked.notify_all();
         self.wake_listener();
     }

@@ -30,39 +30,20 @@ pub struct Alignment {
 
 /// An open image.
 pub struct Disk {
-    file: File,
-    path: PathBuf,
-    size: u64,
-    block_size: u32,
-    read_only: bool,
-    is_block: bool,
-    direct: Option<Alignment>,
+    pub(super) file: File,
+    pub(super) path: PathBuf,
+    pub(super) size: u64,
+    pub(super) block_size: u32,
+    pub(super) read_only: bool,
+    pub(super) is_block: bool,
+    pub(super) direct: Option<Alignment>,
+    /// Writes become durable whenever the host likes.
+    pub(super) never_flush: bool,
     /// Which kinds of errors the log has seen.
-    reported: AtomicU8,
+    pub(super) reported: AtomicU8,
 }
 
 impl Disk {
-    pub(super) fn new(
-        file: File,
-        path: PathBuf,
-        size: u64,
-        block_size: u32,
-        read_only: bool,
-        is_block: bool,
-        direct: Option<Alignment>,
-    ) -> Self {
-        Self {
-            file,
-            path,
-            size,
-            block_size,
-            read_only,
-            is_block,
-            direct,
-            reported: AtomicU8::new(0),
-        }
-    }
-
     /// In bytes; a multiple of the block size.
     pub fn size(&self) -> u64 {
         self.size
@@ -114,7 +95,7 @@ impl Disk {
         }
         transfer(data, offset, |iov, count, offset| {
             let fd = self.file.as_raw_fd();
-            match sync {
+            match sync && !self.never_flush {
                 // SAFETY: the kernel reads guest memory that `data` keeps mapped and says is
                 // `count` pieces.
                 false => unsafe { libc::pwritev(fd, iov, count, offset) },
@@ -124,13 +105,16 @@ impl Disk {
         })
     }
 
-    /// Makes durable what was written.
+    /// Makes durable what was written, unless the user does without.
     ///
     /// # Errors
     ///
     /// The host's: then nothing is known of what is durable.
     pub fn flush(&self) -> io::Result<()> {
-        self.file.sync_data()
+        match self.never_flush {
+            true => Ok(()),
+            false => self.file.sync_data(),
+        }
     }
 
     /// The guest doesn't need these bytes any more. It's a hint: a host that can't is fine.

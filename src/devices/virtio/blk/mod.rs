@@ -2,43 +2,55 @@
 //!
 //! - [`open`]: from a path to a [`Disk`], or a message that says what's wrong
 //! - [`disk`]: reads, writes and the rest, between the file and guest memory
-//! - [`request`]: what the driver asks for
+//! - `request`: what the driver asks for
+//!
+//! - [`metrics`]: what a drive counts
 //!
 //! # What is promised
 //!
 //! A write is in the host's page cache (`cache=writeback`) or at the disk (`cache=none`) when
 //! the guest hears of it, and durable after the guest's next flush, which is an fdatasync. A
-//! driver that does without flushes (§5.2.5.2) gets every write durable. Reads beyond the end
-//! of an image that has shrunk, and writes to a full host disk, are I/O errors for the guest.
+//! driver that does without flushes (§5.2.5.2), or switches the write cache off, gets every write
+//! durable. With `cache=unsafe` nothing is: flushes do nothing. Reads beyond the end of an image
+//! that has shrunk, and writes to a full host disk, are I/O errors for the guest.
 //!
 //! # What it costs
 //!
 //! One request at a time: a read of the queue's eventfd, a preadv or pwritev of the data in
-//! guest memory, and a write of the irqfd; one thread. More at once: see [`super::worker`].
+//! guest memory, and a write of the irqfd; one thread for each queue. More at once: see
+//! [`super::worker`].
 
 pub mod disk;
+pub mod metrics;
 pub mod open;
-pub mod request;
+mod request;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use virtio_bindings::virtio_blk::{
-    VIRTIO_BLK_F_BLK_SIZE, VIRTIO_BLK_F_DISCARD, VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_F_RO,
-    VIRTIO_BLK_F_SEG_MAX, VIRTIO_BLK_F_WRITE_ZEROES,
+    VIRTIO_BLK_F_BLK_SIZE, VIRTIO_BLK_F_CONFIG_WCE, VIRTIO_BLK_F_DISCARD, VIRTIO_BLK_F_FLUSH,
+    VIRTIO_BLK_F_MQ, VIRTIO_BLK_F_RO, VIRTIO_BLK_F_SEG_MAX, VIRTIO_BLK_F_WRITE_ZEROES,
 };
 use virtio_bindings::virtio_ids::VIRTIO_ID_BLOCK;
 
 use super::worker::WorkerPool;
 use super::{ActivateError, Activation, VirtioDevice, read_config_bytes};
+use crate::devices::rate_limit::RateLimiter;
+use crate::metrics::Source;
 use disk::{Disk, SECTOR};
+use metrics::BlkMetrics;
 pub use open::{BlkConfig, BlkError};
-use request::Requests;
+use request::{Requests, Shared};
 
-const QUEUE_SIZES: [u16; 1] = [256];
+const QUEUE_SIZE: u16 = 256;
 /// Data buffers in a request: what the queue holds, less the header and the status.
-const SEG_MAX: u32 = QUEUE_SIZES[0] as u32 - 2;
-/// Requests that wait for the host at the same time.
+const SEG_MAX: u32 = QUEUE_SIZE as u32 - 2;
+/// Threads of all queues together, if none has less than `MIN_THREADS` or more than
+/// `MAX_THREADS`: so many requests wait for the host at the same time.
+const ALL_THREADS: usize = 16;
 const MAX_THREADS: usize = 8;
+const MIN_THREADS: usize = 2;
 /// The largest discard or write of zeros; of the latter, as the host may have to write them.
 const MAX_DISCARD_SECTORS: u32 = 1 << 22;
 const MAX_ZEROES_SECTORS: u32 = 1 << 17;
@@ -47,12 +59,15 @@ const MAX_RANGES: u32 = 16;
 /// Discards in pieces of a page free something in any file system.
 const DISCARD_ALIGN: u32 = 4096 / SECTOR as u32;
 
+/// Where `writeback` is in the configuration space (§5.2.4).
+const WRITEBACK: usize = 32;
+
 /// A virtio block device.
 pub struct BlkDevice {
     name: String,
-    disk: Arc<Disk>,
-    id: String,
+    shared: Arc<Shared>,
     config: [u8; 60],
+    queue_sizes: Vec<u16>,
     workers: Vec<WorkerPool<Requests>>,
 }
 
@@ -64,18 +79,32 @@ impl BlkDevice {
     /// See [`BlkError`].
     pub fn open(config: &BlkConfig) -> Result<Self, BlkError> {
         let disk = open::open(config)?;
+        let queues = config.queues.0.max(1);
+        let mut id = [0; 20];
+        for (to, from) in id
+            .iter_mut()
+            .zip(config.id.iter().flat_map(|id| id.bytes()))
+        {
+            *to = from;
+        }
         Ok(Self {
             name: config.name.clone(),
-            config: config_space(&disk),
-            disk: Arc::new(disk),
-            id: config.id.clone().unwrap_or_default(),
+            config: config_space(&disk, queues),
+            queue_sizes: vec![QUEUE_SIZE; queues.into()],
+            shared: Arc::new(Shared {
+                disk,
+                id,
+                write_through: AtomicBool::new(false),
+                limiter: RateLimiter::new(&config.limit),
+                metrics: Arc::new(BlkMetrics::new(&config.name)),
+            }),
             workers: Vec::new(),
         })
     }
 
     /// The size of the disk in bytes.
     pub fn size(&self) -> u64 {
-        self.disk.size()
+        self.shared.disk.size()
     }
 
     /// How many threads serve it at the moment.
@@ -99,31 +128,54 @@ impl VirtioDevice for BlkDevice {
             VIRTIO_BLK_F_BLK_SIZE,
             VIRTIO_BLK_F_FLUSH,
         ];
-        let rest: &[u32] = match self.disk.read_only() {
+        let rest: &[u32] = match self.shared.disk.read_only() {
             true => &[VIRTIO_BLK_F_RO],
-            false => &[VIRTIO_BLK_F_DISCARD, VIRTIO_BLK_F_WRITE_ZEROES],
+            false => &[
+                VIRTIO_BLK_F_CONFIG_WCE,
+                VIRTIO_BLK_F_DISCARD,
+                VIRTIO_BLK_F_WRITE_ZEROES,
+            ],
+        };
+        let several: &[u32] = match self.queue_sizes.len() {
+            1 => &[],
+            _ => &[VIRTIO_BLK_F_MQ],
         };
         always
             .iter()
             .chain(rest)
+            .chain(several)
             .fold(0, |bits, bit| bits | 1 << bit)
     }
 
     fn queue_sizes(&self) -> &[u16] {
-        &QUEUE_SIZES
+        &self.queue_sizes
     }
 
     fn read_config(&self, offset: u64, data: &mut [u8]) {
         read_config_bytes(&self.config, offset, data);
     }
 
+    /// The driver may write `writeback` alone (§5.2.5): whether there is a write cache, so that
+    /// writes are durable after a flush only.
+    fn write_config(&mut self, offset: u64, data: &[u8]) {
+        if let (WRITEBACK, &[value @ (0 | 1)]) = (offset as usize, data)
+            && !self.shared.disk.read_only()
+        {
+            self.set_writeback(value == 1);
+        }
+    }
+
     fn activate(&mut self, activation: Activation) -> Result<(), ActivateError> {
-        let write_through = activation.features & (1 << VIRTIO_BLK_F_FLUSH) == 0;
+        // §5.2.5.2: a driver that can't flush has no write cache.
+        if activation.features & (1 << VIRTIO_BLK_F_FLUSH) == 0 {
+            self.set_writeback(false);
+        }
+        let threads = ALL_THREADS / activation.queues.len().max(1);
         for queue in activation.queues {
             self.workers.push(WorkerPool::start(
                 &format!("mote-{}", self.name),
-                MAX_THREADS,
-                Requests::new(self.disk.clone(), &self.id, write_through),
+                threads.clamp(MIN_THREADS, MAX_THREADS),
+                Requests::new(self.shared.clone()),
                 queue,
                 activation.memory.clone(),
                 activation.interrupt.clone(),
@@ -133,12 +185,26 @@ impl VirtioDevice for BlkDevice {
     }
 
     fn reset(&mut self) {
+        // All at the same time, and then one after the other.
+        self.workers.iter().for_each(WorkerPool::begin_stop);
         self.workers.clear();
+        self.set_writeback(true);
+    }
+
+    fn metrics(&self) -> Option<Arc<dyn Source>> {
+        Some(self.shared.metrics.clone())
+    }
+}
+
+impl BlkDevice {
+    fn set_writeback(&mut self, on: bool) {
+        self.config[WRITEBACK] = on.into();
+        self.shared.write_through.store(!on, Ordering::Relaxed);
     }
 }
 
 /// `struct virtio_blk_config` (§5.2.4), as far as the features offered need it.
-fn config_space(disk: &Disk) -> [u8; 60] {
+fn config_space(disk: &Disk, queues: u16) -> [u8; 60] {
     let mut config = [0; 60];
     let mut put = |offset: usize, bytes: &[u8]| {
         config[offset..offset + bytes.len()].copy_from_slice(bytes);
@@ -146,7 +212,8 @@ fn config_space(disk: &Disk) -> [u8; 60] {
     put(0, &(disk.size() / SECTOR).to_le_bytes());
     put(12, &SEG_MAX.to_le_bytes());
     put(20, &disk.block_size().to_le_bytes());
-    put(34, &(QUEUE_SIZES.len() as u16).to_le_bytes());
+    put(WRITEBACK, &[1]);
+    put(34, &queues.to_le_bytes());
     put(36, &MAX_DISCARD_SECTORS.to_le_bytes());
     put(40, &MAX_RANGES.to_le_bytes());
     put(44, &DISCARD_ALIGN.to_le_bytes());

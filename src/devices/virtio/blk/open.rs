@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicU8;
 
 use super::disk::{Alignment, Disk, SECTOR};
 use crate::config::{Cache, Engine, Queues, RateLimit};
@@ -187,15 +188,17 @@ pub(super) fn open(config: &BlkConfig) -> Result<Disk, BlkError> {
         let path = path.clone();
         return Err(BlkError::Size { path, size, unit });
     }
-    Ok(Disk::new(
+    Ok(Disk {
         file,
-        path.clone(),
+        path: path.clone(),
         size,
         block_size,
-        config.read_only,
+        read_only: config.read_only,
         is_block,
-        alignment,
-    ))
+        direct: alignment,
+        never_flush: config.cache == Cache::Unsafe,
+        reported: AtomicU8::new(0),
+    })
 }
 
 fn open_file(path: &Path, read_only: bool) -> Result<File, BlkError> {

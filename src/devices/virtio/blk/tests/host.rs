@@ -1,6 +1,7 @@
 //! What can go wrong on the host's side: full, shrunk, locked, not an image, O_DIRECT.
 
 use super::*;
+use crate::config::Cache;
 use std::ffi::CString;
 use std::fs::File;
 use std::os::unix::ffi::OsStrExt;
@@ -45,12 +46,11 @@ fn in_own_filesystem(kind: &str, options: &str, test: impl FnOnce(&Path) + Send 
     }
 }
 
-#[test]
-fn a_full_host_disk_is_an_error_for_the_guest() {
-    in_own_filesystem("tmpfs", "size=64k", |dir| {
+fn a_full_host_disk_is_an_error_for_the_guest(engine: Engine) {
+    in_own_filesystem("tmpfs", "size=64k", move |dir| {
         let path = dir.join("disk.img");
         File::create(&path).unwrap().set_len(1 << 20).unwrap();
-        let mut drive = Drive::new(&config(&path), FLUSH);
+        let mut drive = Drive::new(&config(&path, engine), FLUSH);
         assert_eq!(drive.write(0, &[1; 4096]), OK);
         assert_eq!(drive.write(1024, &vec![2; 256 << 10]), IOERR);
         assert_eq!(drive.write(1024, &vec![2; 256 << 10]), IOERR);
@@ -65,11 +65,10 @@ fn a_full_host_disk_is_an_error_for_the_guest() {
     });
 }
 
-#[test]
-fn an_image_that_shrinks_gives_errors_not_zeros() {
+fn an_image_that_shrinks_gives_errors_not_zeros(engine: Engine) {
     let dir = tempfile::tempdir().unwrap();
     let path = image(dir.path(), 64);
-    let mut drive = Drive::new(&config(&path), FLUSH);
+    let mut drive = Drive::new(&config(&path, engine), FLUSH);
     File::options()
         .write(true)
         .open(&path)
@@ -88,13 +87,12 @@ fn an_image_that_shrinks_gives_errors_not_zeros() {
     assert_eq!(drive.read(40, 512), (OK, vec![7; 512]));
 }
 
-#[test]
-fn direct_io_takes_any_buffer() {
+fn direct_io_takes_any_buffer(engine: Engine) {
     let dir = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
     let path = image(dir.path(), 4096);
     let config = BlkConfig {
         cache: Cache::None,
-        ..config(&path)
+        ..config(&path, engine)
     };
     let mut drive = Drive::new(&config, FLUSH);
     let block = u64::from(u32::from_le_bytes(drive.guest.config(20)));
@@ -136,7 +134,7 @@ fn a_filesystem_without_direct_io_is_named() {
         let path = image(dir, 16);
         let config = BlkConfig {
             cache: Cache::None,
-            ..config(&path)
+            ..config(&path, Engine::Threads)
         };
         let message = message(&config);
         assert!(
@@ -150,7 +148,7 @@ fn a_filesystem_without_direct_io_is_named() {
 fn an_image_has_one_writer_or_many_readers() {
     let dir = tempfile::tempdir().unwrap();
     let path = image(dir.path(), 16);
-    let writer = config(&path);
+    let writer = config(&path, Engine::Threads);
     let reader = BlkConfig {
         read_only: true,
         ..writer.clone()
@@ -175,7 +173,7 @@ fn what_is_not_an_image_is_refused_with_a_remedy() {
         for read_only in [false, true] {
             let config = BlkConfig {
                 read_only,
-                ..config(path)
+                ..config(path, Engine::Threads)
             };
             let message = message(&config);
             for part in parts {
@@ -200,7 +198,7 @@ fn what_is_not_an_image_is_refused_with_a_remedy() {
     check(&at("image.qcow2"), &["qemu-img convert -O raw"]);
     let long_id = BlkConfig {
         id: Some("123456789012345678901".into()),
-        ..config(&image(dir.path(), 1))
+        ..config(&image(dir.path(), 1), Engine::Threads)
     };
     assert!(message(&long_id).contains("longer than 20 bytes"));
 }
@@ -236,8 +234,7 @@ fn not_run(why: &str) {
     let _ = writeln!(std::io::stderr(), "NOT RUN (kind root): {test}: {why}");
 }
 
-#[test]
-fn block_devices_are_drives_too() {
+fn block_devices_are_drives_too(engine: Engine) {
     let dir = tempfile::tempdir().unwrap();
     let path = image(dir.path(), 512);
     let Some(device) = Loop::new(&path) else {
@@ -247,7 +244,7 @@ fn block_devices_are_drives_too() {
     for cache in [Cache::Writeback, Cache::None] {
         let config = BlkConfig {
             cache,
-            ..config(&device.0)
+            ..config(&device.0, engine)
         };
         let mut drive = Drive::new(&config, FLUSH);
         assert_eq!(u64::from_le_bytes(drive.guest.config(0)), 512);
@@ -268,4 +265,11 @@ fn block_devices_are_drives_too() {
         blocks <= 512 - 64,
         "discard did not reach the image: {blocks} sectors"
     );
+}
+
+on_both_engines! {
+    a_full_host_disk_is_an_error_for_the_guest
+    an_image_that_shrinks_gives_errors_not_zeros
+    direct_io_takes_any_buffer
+    block_devices_are_drives_too
 }

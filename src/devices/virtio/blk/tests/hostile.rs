@@ -5,12 +5,11 @@ use crate::bus::BusDevice;
 use proptest::prelude::*;
 use vm_memory::{Bytes, GuestAddress};
 
-#[test]
-fn requests_that_make_no_sense_are_errors_for_the_guest_alone() {
+fn requests_that_make_no_sense_are_errors_for_the_guest_alone(engine: Engine) {
     let dir = tempfile::tempdir().unwrap();
     let path = image(dir.path(), 16);
     let before = std::fs::read(&path).unwrap();
-    let mut drive = Drive::new(&config(&path), FLUSH);
+    let mut drive = Drive::new(&config(&path, engine), FLUSH);
     let data = drive.data;
     for (kind, sector, len) in [
         (VIRTIO_BLK_T_IN, 16, 512),
@@ -41,11 +40,10 @@ fn requests_that_make_no_sense_are_errors_for_the_guest_alone() {
     assert_eq!(std::fs::read(&path).unwrap(), before);
 }
 
-#[test]
-fn chains_that_can_not_be_answered_stop_the_device() {
+fn chains_that_can_not_be_answered_stop_the_device(engine: Engine) {
     let dir = tempfile::tempdir().unwrap();
     let path = image(dir.path(), 16);
-    let mut drive = Drive::new(&config(&path), FLUSH | EVENT_IDX);
+    let mut drive = Drive::new(&config(&path, engine), FLUSH | EVENT_IDX);
     let (header, data, table) = (drive.header, drive.data, drive.guest.alloc(0x1000));
     type Prepare<'a> = &'a dyn Fn(&mut DriverQueue) -> u16;
     let cases: [(&str, Prepare); 9] = [
@@ -97,15 +95,14 @@ fn chains_that_can_not_be_answered_stop_the_device() {
     assert_eq!(drive.read(3, 512), (OK, vec![3; 512]));
 }
 
-#[test]
-fn reset_in_mid_request_leaves_nothing_running() {
+fn reset_in_mid_request_leaves_nothing_running(engine: Engine) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("disk.img");
     std::fs::File::create(&path)
         .unwrap()
         .set_len(64 << 20)
         .unwrap();
-    let mut drive = Drive::new(&config(&path), FLUSH | EVENT_IDX);
+    let mut drive = Drive::new(&config(&path, engine), FLUSH | EVENT_IDX);
     for round in 0..20 {
         drive.set_header(VIRTIO_BLK_T_IN, 0);
         // Large ones, so that some are under way.
@@ -195,10 +192,13 @@ proptest! {
 
     /// Whatever the guest does: no panic, no hang, no wait, and after a reset the drive works.
     #[test]
-    fn a_wild_driver_hurts_nobody(steps in prop::collection::vec(step(), 1..80)) {
+    fn a_wild_driver_hurts_nobody(
+        steps in prop::collection::vec(step(), 1..80),
+        engine in prop::sample::select(vec![Engine::Threads, Engine::IoUring]),
+    ) {
         let dir = tempfile::tempdir().unwrap();
         let path = image(dir.path(), 64);
-        let mut guest = FakeGuest::new(BlkDevice::open(&config(&path)).unwrap());
+        let mut guest = FakeGuest::new(BlkDevice::open(&config(&path, engine)).unwrap());
         // Descriptors point near here; a header that reads, for luck.
         let space = guest.alloc(0x4000);
         let mut queue = guest.queue(0, 8, false);
@@ -249,4 +249,10 @@ proptest! {
         prop_assert_eq!(guest.load(page + 16, 1)[0], OK);
         prop_assert_eq!(std::fs::metadata(&path).unwrap().len(), 64 * 512);
     }
+}
+
+on_both_engines! {
+    requests_that_make_no_sense_are_errors_for_the_guest_alone
+    chains_that_can_not_be_answered_stop_the_device
+    reset_in_mid_request_leaves_nothing_running
 }

@@ -1,16 +1,34 @@
 //! - here: a drive with a driver, and what each request does
 //! - [`hostile`]: requests and register writes that no good driver makes
 //! - [`host`]: what can go wrong on the host's side: full, shrunk, locked, O_DIRECT
+//! - [`options`]: what the user says of a drive, and what it counts
+//!
+//! Nearly all of them are for any engine.
+
+/// Makes two tests of each function, which takes the engine to try.
+macro_rules! on_both_engines {
+    ($($name:ident)*) => {
+        mod threads {
+            use crate::config::Engine;
+            $(#[test] fn $name() { super::$name(Engine::Threads) })*
+        }
+        mod io_uring {
+            use crate::config::Engine;
+            $(#[test] fn $name() { super::$name(Engine::IoUring) })*
+        }
+    };
+}
 
 mod host;
 mod hostile;
+mod options;
 
 use std::io::Write as _;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use super::*;
-use crate::config::Cache;
+use crate::config::Engine;
 use crate::devices::virtio::testing::{Buffer::*, *};
 use virtio_bindings::virtio_blk::*;
 
@@ -19,9 +37,10 @@ const OK: u8 = VIRTIO_BLK_S_OK as u8;
 const IOERR: u8 = VIRTIO_BLK_S_IOERR as u8;
 const UNSUPP: u8 = VIRTIO_BLK_S_UNSUPP as u8;
 
-fn config(path: &Path) -> BlkConfig {
+fn config(path: &Path, engine: Engine) -> BlkConfig {
     BlkConfig {
         id: Some("serial-1".into()),
+        engine,
         ..BlkConfig::new("vda", path)
     }
 }
@@ -48,7 +67,11 @@ struct Drive {
 impl Drive {
     fn new(config: &BlkConfig, features: u64) -> Self {
         let device = BlkDevice::open(config).unwrap();
-        let (mut guest, mut queues) = FakeGuest::running(device, features);
+        let (guest, queues) = FakeGuest::running(device, features);
+        Self::of(guest, queues)
+    }
+
+    fn of(mut guest: FakeGuest, mut queues: Vec<DriverQueue>) -> Self {
         Self {
             queue: queues.remove(0),
             header: guest.alloc(64),
@@ -107,7 +130,7 @@ impl Drive {
 fn describes_itself() {
     let dir = tempfile::tempdir().unwrap();
     let path = image(dir.path(), 24);
-    let mut drive = Drive::new(&config(&path), FLUSH | EVENT_IDX);
+    let mut drive = Drive::new(&config(&path, Engine::Threads), FLUSH | EVENT_IDX);
     assert_eq!(drive.guest.get(8), 2);
     let features = drive.guest.offered();
     for bit in [2, 6, 9, 13, 14, 28, 29, 32] {
@@ -135,12 +158,11 @@ fn describes_itself() {
     assert_eq!(drive.request(VIRTIO_BLK_T_SCSI_CMD, 0, &[]), (UNSUPP, 1));
 }
 
-#[test]
-fn what_is_written_is_read_back() {
+fn what_is_written_is_read_back(engine: Engine) {
     let dir = tempfile::tempdir().unwrap();
     let path = image(dir.path(), 64);
     for features in [0, EVENT_IDX, FLUSH, FLUSH | EVENT_IDX] {
-        let mut drive = Drive::new(&config(&path), features);
+        let mut drive = Drive::new(&config(&path, engine), features);
         assert_eq!(drive.read(5, 1024), (OK, [[5; 512], [6; 512]].concat()));
         let data: Vec<u8> = (0..2048u32)
             .map(|i| (i * 7 + features as u32) as u8)
@@ -158,10 +180,9 @@ fn what_is_written_is_read_back() {
     }
 }
 
-#[test]
-fn buffers_may_be_cut_anywhere() {
+fn buffers_may_be_cut_anywhere(engine: Engine) {
     let dir = tempfile::tempdir().unwrap();
-    let mut drive = Drive::new(&config(&image(dir.path(), 64)), FLUSH);
+    let mut drive = Drive::new(&config(&image(dir.path(), 64), engine), FLUSH);
     let (header, data, status) = (drive.header, drive.data, drive.status);
     // Header in three pieces, data in five, one of them empty and one across regions.
     drive.set_header(VIRTIO_BLK_T_IN, 3);
@@ -197,10 +218,9 @@ fn buffers_may_be_cut_anywhere() {
     );
 }
 
-#[test]
-fn more_pieces_than_a_system_call_takes() {
+fn more_pieces_than_a_system_call_takes(engine: Engine) {
     let dir = tempfile::tempdir().unwrap();
-    let mut drive = Drive::new(&config(&image(dir.path(), 64)), FLUSH);
+    let mut drive = Drive::new(&config(&image(dir.path(), 64), engine), FLUSH);
     let table = drive.guest.alloc(16 * 1024);
     drive.set_header(VIRTIO_BLK_T_IN, 0);
     // 1,018 pieces of 8 bytes and some more, of which every fourth crosses a region's border
@@ -225,8 +245,7 @@ fn more_pieces_than_a_system_call_takes() {
     assert_eq!(drive.guest.load(drive.data + 0x10000, 48), [15; 48]);
 }
 
-#[test]
-fn many_requests_at_once_keep_their_data() {
+fn many_requests_at_once_keep_their_data(engine: Engine) {
     const SLOTS: usize = 32;
     const EACH: usize = 40;
     let dir = tempfile::tempdir().unwrap();
@@ -235,7 +254,7 @@ fn many_requests_at_once_keep_their_data() {
         .unwrap()
         .set_len(32 << 20)
         .unwrap();
-    let mut drive = Drive::new(&config(&path), FLUSH | EVENT_IDX);
+    let mut drive = Drive::new(&config(&path, engine), FLUSH | EVENT_IDX);
     let memory = drive.guest.alloc(SLOTS * 0x2000);
     // Each slot writes and then reads back regions of its own, all slots at the same time.
     let fill = |slot: usize, round: usize| (slot * 31 + round * 7 + 1) as u8;
@@ -300,11 +319,10 @@ fn many_requests_at_once_keep_their_data() {
     println!("{most_threads} threads at most in the test's process");
 }
 
-#[test]
-fn discard_frees_blocks_and_zeroes_are_zeroes() {
+fn discard_frees_blocks_and_zeroes_are_zeroes(engine: Engine) {
     let dir = tempfile::tempdir().unwrap();
     let path = image(dir.path(), 512);
-    let mut drive = Drive::new(&config(&path), FLUSH);
+    let mut drive = Drive::new(&config(&path, engine), FLUSH);
     let blocks = || {
         std::fs::File::open(&path).unwrap().sync_all().unwrap();
         std::fs::metadata(&path).unwrap().blocks()
@@ -389,13 +407,12 @@ fn discard_frees_blocks_and_zeroes_are_zeroes() {
     );
 }
 
-#[test]
-fn a_read_only_drive_refuses_to_change() {
+fn a_read_only_drive_refuses_to_change(engine: Engine) {
     let dir = tempfile::tempdir().unwrap();
     let path = image(dir.path(), 16);
     let config = BlkConfig {
         read_only: true,
-        ..config(&path)
+        ..config(&path, engine)
     };
     let before = std::fs::read(&path).unwrap();
     let mut drive = Drive::new(&config, FLUSH);
@@ -411,4 +428,13 @@ fn a_read_only_drive_refuses_to_change() {
     assert_eq!(drive.request(VIRTIO_BLK_T_FLUSH, 0, &[]), (OK, 1));
     assert_eq!(drive.read(1, 512), (OK, vec![1; 512]));
     assert_eq!(std::fs::read(&path).unwrap(), before);
+}
+
+on_both_engines! {
+    what_is_written_is_read_back
+    buffers_may_be_cut_anywhere
+    more_pieces_than_a_system_call_takes
+    many_requests_at_once_keep_their_data
+    discard_frees_blocks_and_zeroes_are_zeroes
+    a_read_only_drive_refuses_to_change
 }
