@@ -14,6 +14,7 @@ use super::rng::RngDevice;
 use super::testing::{DRIVER_OK, EVENT_IDX, FEATURES_OK, INDIRECT, NEXT, VERSION_1, WRITE};
 use super::{MmioTransport, VirtioDevice};
 use crate::bus::Bus;
+use crate::config::Engine;
 
 /// As in a machine with more than 3 GiB: RAM up to the device gap, and on after it.
 const LOW_END: u64 = 0xc000_0000;
@@ -163,7 +164,7 @@ impl Cpu<'_> {
         let _ = self.memory.write_slice(&content, GuestAddress(header));
         let wild = self.random.below(16) == 0;
         let fits = if kind == 0 || kind == 8 { WRITE } else { 0 };
-        let mut flags = NEXT | if device == 0 { fits } else { WRITE };
+        let mut flags = NEXT | if device != 1 { fits } else { WRITE };
         let (mut data, mut len) = (0x2_0000, self.random.one_of(&[512, 4096, 65536]));
         if wild {
             flags = self.random.one_of(&[NEXT, NEXT | WRITE, INDIRECT, 0]);
@@ -175,7 +176,7 @@ impl Cpu<'_> {
             _ => Self::rings(device)[0],
         };
         let first = 3 * self.random.below(2);
-        let head = if device == 0 { NEXT } else { NEXT | WRITE };
+        let head = if device != 1 { NEXT } else { NEXT | WRITE };
         let chain = [
             (header, 16, head),
             (data, len, flags),
@@ -251,10 +252,17 @@ fn a_crowd_of_wild_drivers_hurts_nobody() {
     let bytes: Vec<u8> = (0..SECTORS).flat_map(|s| [s as u8; 512]).collect();
     std::fs::write(&path, &bytes).unwrap();
     let memory = GuestMemoryMmap::<()>::from_ranges(&REGIONS).unwrap();
+    let other = folder.path().join("other.img");
+    std::fs::copy(&path, &other).unwrap();
     let drive = BlkConfig::new("vda", &path);
-    let devices: [Box<dyn VirtioDevice>; 2] = [
+    let ring = BlkConfig {
+        engine: Engine::IoUring,
+        ..BlkConfig::new("vdb", &other)
+    };
+    let devices: [Box<dyn VirtioDevice>; 3] = [
         Box::new(BlkDevice::open(&drive).unwrap()),
         Box::new(RngDevice::new()),
+        Box::new(BlkDevice::open(&ring).unwrap()),
     ];
     let count = devices.len() as u64;
     let mut bus = Bus::new();
@@ -310,17 +318,21 @@ fn a_crowd_of_wild_drivers_hurts_nobody() {
     }
     fill(0);
     let (header, data) = (0x1_0000, 0x2_0000);
-    cpu.prove(
-        0,
-        &[
-            (header, 16, NEXT),
-            (data, 512, NEXT | WRITE),
-            (data + 512, 1, WRITE),
-        ],
-    );
-    assert_eq!(memory.read_obj::<u8>(GuestAddress(data + 512)).unwrap(), 0);
+    for device in [0, 2] {
+        cpu.prove(
+            device,
+            &[
+                (header, 16, NEXT),
+                (data, 512, NEXT | WRITE),
+                (data + 512, 1, WRITE),
+            ],
+        );
+        assert_eq!(memory.read_obj::<u8>(GuestAddress(data + 512)).unwrap(), 0);
+    }
     cpu.prove(1, &[(data, 64, WRITE)]);
-    assert_eq!(std::fs::metadata(&path).unwrap().len(), SECTORS * 512);
+    for image in [path, other] {
+        assert_eq!(std::fs::metadata(image).unwrap().len(), SECTORS * 512);
+    }
     drop(bus);
     for transport in transports {
         assert_eq!(Arc::strong_count(&transport), 1);

@@ -31,7 +31,7 @@ use super::{ActivateError, ActiveQueue, Interrupt};
 const LINGER: Duration = Duration::from_secs(1);
 
 /// A worker needs little stack, and what it doesn't have it can't make resident.
-const STACK: usize = 128 * 1024;
+pub(super) const STACK: usize = 128 * 1024;
 
 /// What a device does with a request.
 pub trait RequestHandler: Send + Sync + 'static {

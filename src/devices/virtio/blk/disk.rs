@@ -4,7 +4,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -57,6 +57,21 @@ impl Disk {
     /// Whether the guest may only read.
     pub fn read_only(&self) -> bool {
         self.read_only
+    }
+
+    /// Whether it's a block device of the host, and not a file.
+    pub fn is_block_device(&self) -> bool {
+        self.is_block
+    }
+
+    /// Whether a flush, or a durable write, does anything.
+    pub fn flushes(&self) -> bool {
+        !self.never_flush
+    }
+
+    /// Whether the host can move `data` from or to `offset` as it is.
+    pub fn is_plain(&self, data: &GuestBytes, offset: u64) -> bool {
+        matches!(self.needs_bounce(data, offset), Ok(false))
     }
 
     /// Fills `data` from `offset` on. `bounce` is kept by the caller from one call to the next.
@@ -125,7 +140,7 @@ impl Disk {
     pub fn discard(&self, offset: u64, len: u64) -> io::Result<()> {
         let result = match self.is_block {
             true => self.discard_blocks(offset, len),
-            false => self.fallocate(libc::FALLOC_FL_PUNCH_HOLE, offset, len),
+            false => self.fallocate(fallocate_mode(true), offset, len),
         };
         result.or_else(|error| {
             if unsupported(&error) {
@@ -142,12 +157,12 @@ impl Disk {
     ///
     /// The host's, such as a full disk.
     pub fn write_zeroes(&self, offset: u64, len: u64, unmap: bool) -> io::Result<()> {
-        let modes: &[i32] = match unmap {
-            true => &[libc::FALLOC_FL_PUNCH_HOLE, libc::FALLOC_FL_ZERO_RANGE],
-            false => &[libc::FALLOC_FL_ZERO_RANGE],
+        let punch: &[bool] = match unmap {
+            true => &[true, false],
+            false => &[false],
         };
-        for mode in modes {
-            match self.fallocate(*mode, offset, len) {
+        for punch in punch {
+            match self.fallocate(fallocate_mode(*punch), offset, len) {
                 Err(error) if unsupported(&error) => {}
                 result => return result,
             }
@@ -184,6 +199,25 @@ impl Disk {
             level,
             "drive {path}: {what} at byte {offset}: {error}{remedy}"
         );
+    }
+
+    /// Says on the host's log, once, that there is no io_uring for the drive.
+    pub fn report_no_ring(&self, error: &io::Error) {
+        const NO_RING: u8 = 8;
+        if self.reported.fetch_or(NO_RING, Ordering::Relaxed) & NO_RING == 0 {
+            let path = self.path.display();
+            let why = match error.raw_os_error() {
+                Some(libc::EPERM | libc::EACCES) => {
+                    "forbidden here, by kernel.io_uring_disabled or a seccomp filter"
+                }
+                Some(libc::ENOSYS) => "not in this host's kernel",
+                _ if error.kind() == io::ErrorKind::Unsupported => {
+                    "too old in this host's kernel: Linux 5.6 is needed"
+                }
+                _ => "not to be had",
+            };
+            log::warn!("drive {path}: io_uring is {why} ({error}): engine=threads is used");
+        }
     }
 
     /// Whether O_DIRECT can't take these buffers. An offset that it can't take is an error: the
@@ -232,7 +266,6 @@ impl Disk {
     }
 
     fn fallocate(&self, mode: i32, offset: u64, len: u64) -> io::Result<()> {
-        let mode = mode | libc::FALLOC_FL_KEEP_SIZE;
         let range = (offset as libc::off_t, len as libc::off_t);
         retry(|| {
             // SAFETY: takes no pointer.
@@ -258,6 +291,21 @@ impl Disk {
         })
         .map(drop)
     }
+}
+
+impl AsRawFd for Disk {
+    fn as_raw_fd(&self) -> RawFd {
+        self.file.as_raw_fd()
+    }
+}
+
+/// Makes a hole, or zeros that have their blocks.
+pub fn fallocate_mode(punch: bool) -> i32 {
+    libc::FALLOC_FL_KEEP_SIZE
+        | match punch {
+            true => libc::FALLOC_FL_PUNCH_HOLE,
+            false => libc::FALLOC_FL_ZERO_RANGE,
+        }
 }
 
 /// Moves all of `data` by as many calls of preadv or pwritev as it takes.

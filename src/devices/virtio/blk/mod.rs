@@ -3,6 +3,7 @@
 //! - [`open`]: from a path to a [`Disk`], or a message that says what's wrong
 //! - [`disk`]: reads, writes and the rest, between the file and guest memory
 //! - `request`: what the driver asks for
+//! - `ring`: `engine=io_uring`; `engine=threads` is [`super::worker`]
 //!
 //! - [`metrics`]: what a drive counts
 //!
@@ -24,6 +25,7 @@ pub mod disk;
 pub mod metrics;
 pub mod open;
 mod request;
+mod ring;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -36,12 +38,14 @@ use virtio_bindings::virtio_ids::VIRTIO_ID_BLOCK;
 
 use super::worker::WorkerPool;
 use super::{ActivateError, Activation, VirtioDevice, read_config_bytes};
+use crate::config::Engine;
 use crate::devices::rate_limit::RateLimiter;
 use crate::metrics::Source;
 use disk::{Disk, SECTOR};
 use metrics::BlkMetrics;
 pub use open::{BlkConfig, BlkError};
 use request::{Requests, Shared};
+use ring::RingThread;
 
 const QUEUE_SIZE: u16 = 256;
 /// Data buffers in a request: what the queue holds, less the header and the status.
@@ -59,6 +63,28 @@ const MAX_RANGES: u32 = 16;
 /// Discards in pieces of a page free something in any file system.
 const DISCARD_ALIGN: u32 = 4096 / SECTOR as u32;
 
+/// What serves a queue.
+enum Worker {
+    Threads(WorkerPool<Requests>),
+    Ring(RingThread),
+}
+
+impl Worker {
+    fn threads(&self) -> usize {
+        match self {
+            Worker::Threads(pool) => pool.threads(),
+            Worker::Ring(thread) => thread.threads(),
+        }
+    }
+
+    fn begin_stop(&self) {
+        match self {
+            Worker::Threads(pool) => pool.begin_stop(),
+            Worker::Ring(thread) => thread.begin_stop(),
+        }
+    }
+}
+
 /// Where `writeback` is in the configuration space (§5.2.4).
 const WRITEBACK: usize = 32;
 
@@ -68,7 +94,8 @@ pub struct BlkDevice {
     shared: Arc<Shared>,
     config: [u8; 60],
     queue_sizes: Vec<u16>,
-    workers: Vec<WorkerPool<Requests>>,
+    engine: Engine,
+    workers: Vec<Worker>,
 }
 
 impl BlkDevice {
@@ -98,6 +125,7 @@ impl BlkDevice {
                 limiter: RateLimiter::new(&config.limit),
                 metrics: Arc::new(BlkMetrics::new(&config.name)),
             }),
+            engine: config.engine,
             workers: Vec::new(),
         })
     }
@@ -109,7 +137,7 @@ impl BlkDevice {
 
     /// How many threads serve it at the moment.
     pub fn threads(&self) -> usize {
-        self.workers.iter().map(WorkerPool::threads).sum()
+        self.workers.iter().map(Worker::threads).sum()
     }
 }
 
@@ -171,22 +199,28 @@ impl VirtioDevice for BlkDevice {
             self.set_writeback(false);
         }
         let threads = ALL_THREADS / activation.queues.len().max(1);
+        let threads = threads.clamp(MIN_THREADS, MAX_THREADS);
+        let name = format!("mote-{}", self.name);
         for queue in activation.queues {
-            self.workers.push(WorkerPool::start(
-                &format!("mote-{}", self.name),
-                threads.clamp(MIN_THREADS, MAX_THREADS),
-                Requests::new(self.shared.clone()),
-                queue,
-                activation.memory.clone(),
-                activation.interrupt.clone(),
-            )?);
+            let requests = Requests::new(self.shared.clone());
+            let (memory, interrupt) = (activation.memory.clone(), activation.interrupt.clone());
+            self.workers.push(match self.engine {
+                Engine::Threads => {
+                    WorkerPool::start(&name, threads, requests, queue, memory, interrupt)
+                        .map(Worker::Threads)?
+                }
+                Engine::IoUring => {
+                    RingThread::start(&name, threads, requests, queue, memory, interrupt)
+                        .map(Worker::Ring)?
+                }
+            });
         }
         Ok(())
     }
 
     fn reset(&mut self) {
         // All at the same time, and then one after the other.
-        self.workers.iter().for_each(WorkerPool::begin_stop);
+        self.workers.iter().for_each(Worker::begin_stop);
         self.workers.clear();
         self.set_writeback(true);
     }

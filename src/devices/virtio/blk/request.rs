@@ -44,6 +44,7 @@ pub struct Requests {
 }
 
 /// A request that was taken and is to be answered.
+#[derive(Clone, Copy)]
 pub struct Job {
     op: Op,
     started: Instant,
@@ -100,6 +101,7 @@ impl RequestHandler for Requests {
     fn handle(&self, buffers: &mut Buffers, scratch: &mut Scratch) -> Result<u32, ChainError> {
         let (job, command) = self.begin(buffers, &mut scratch.ranges)?;
         if let Some(time) = self.throttle(&job)
+            && command.is_ok()
             && !self.pause.wait(time)
         {
             return Err(ChainError::Stopped);
@@ -241,6 +243,11 @@ impl Requests {
         let written = job.room - buffers.writable.len();
         let all = written + usize::from(written == job.room);
         u32::try_from(all).unwrap_or(u32::MAX)
+    }
+
+    /// The disk that the requests are for.
+    pub fn disk(&self) -> &Disk {
+        &self.shared.disk
     }
 
     /// Whether discards and zeros, too, are to be durable when the driver hears of them.

@@ -40,9 +40,12 @@ fn in_own_filesystem(kind: &str, options: &str, test: impl FnOnce(&Path) + Send 
         Ok::<_, std::io::Error>(())
     });
     if let Err(error) = thread.join().unwrap() {
-        not_run(&format!(
-            "mounting a file system of its own: {error}; run the tests as root, and not in a chroot"
-        ));
+        not_run(
+            "root",
+            &format!(
+                "mounting a file system of its own: {error}; run the tests as root, and not in a chroot"
+            ),
+        );
     }
 }
 
@@ -227,18 +230,14 @@ impl Drop for Loop {
     }
 }
 
-/// Said straight to the stream: the test harness would swallow what a passing test prints.
-fn not_run(why: &str) {
-    use std::io::Write;
-    let test = std::thread::current().name().unwrap_or("a test").to_owned();
-    let _ = writeln!(std::io::stderr(), "NOT RUN (kind root): {test}: {why}");
-}
-
 fn block_devices_are_drives_too(engine: Engine) {
     let dir = tempfile::tempdir().unwrap();
     let path = image(dir.path(), 512);
     let Some(device) = Loop::new(&path) else {
-        not_run("a loop device needs root and losetup; run the tests as root");
+        not_run(
+            "root",
+            "a loop device needs root and losetup; run the tests as root",
+        );
         return;
     };
     for cache in [Cache::Writeback, Cache::None] {

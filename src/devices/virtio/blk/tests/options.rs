@@ -231,6 +231,51 @@ fn requests_are_counted(engine: Engine) {
     }
 }
 
+/// The io_urings that this process has.
+fn rings() -> usize {
+    let names = std::fs::read_dir("/proc/self/fd").unwrap();
+    names
+        .filter_map(|fd| std::fs::read_link(fd.unwrap().path()).ok())
+        .filter(|name| name.as_os_str() == "anon_inode:[io_uring]")
+        .count()
+}
+
+#[test]
+fn an_io_uring_is_made_where_it_may_be() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut drive = Drive::new(&config(&image(dir.path(), 64), Engine::IoUring), FLUSH);
+    assert_eq!(drive.read(5, 512), (OK, vec![5; 512]));
+    if rings() == 0 {
+        not_run("io_uring", "this host forbids io_uring");
+    }
+}
+
+/// In a process of its own, as the other tests here have rings.
+#[test]
+fn without_an_io_uring_threads_serve() {
+    const NAME: &str = "devices::virtio::blk::tests::options::without_an_io_uring_threads_serve";
+    const INNER: &str = "MOTE_TEST_INNER";
+    if std::env::var_os(INNER).is_none() {
+        let status = std::process::Command::new(std::env::current_exe().unwrap())
+            .args([NAME, "--exact", "--test-threads=1"])
+            .env(INNER, "1")
+            .status();
+        assert!(status.unwrap().success());
+        return;
+    }
+    fail_call(libc::SYS_io_uring_setup, libc::EPERM);
+    let dir = tempfile::tempdir().unwrap();
+    let path = image(dir.path(), 64);
+    let mut drive = Drive::new(&config(&path, Engine::IoUring), FLUSH | EVENT_IDX);
+    for round in 0..3 {
+        assert_eq!(drive.read(5, 512), (OK, vec![5; 512]));
+        assert_eq!(drive.write(7, &[round; 4096]), OK);
+        assert_eq!(drive.request(VIRTIO_BLK_T_FLUSH, 0, &[]), (OK, 1));
+        assert_eq!(rings(), 0);
+        drive.queue = drive.guest.start(FLUSH | EVENT_IDX).remove(0);
+    }
+}
+
 on_both_engines! {
     cache_modes_flush_as_they_say
     every_queue_serves
