@@ -30,6 +30,7 @@ use crate::devices::console::{Console, EscapeFilter, Output};
 use crate::devices::i8042::I8042;
 use crate::devices::serial::SerialPort;
 use crate::devices::virtio::blk::{BlkConfig, BlkDevice};
+use crate::devices::virtio::net::NetDevice;
 use crate::devices::virtio::rng::RngDevice;
 use crate::kvm::{self, Host};
 use crate::memory::{Backing, GuestRam};
@@ -150,6 +151,12 @@ pub fn build(host: &Host, config: &VmConfig, options: BuildOptions) -> Result<Vm
     for (index, drive) in drives.iter().enumerate() {
         placer.place(Box::new(BlkDevice::open(&blk_config(index, drive)?)?))?;
     }
+    let mut links = Vec::with_capacity(config.nets.len());
+    for (index, net) in config.nets.iter().enumerate() {
+        let device = NetDevice::open(&format!("net{index}"), net)?;
+        links.push(device.link());
+        placer.place(Box::new(device))?;
+    }
     placer.place(Box::new(RngDevice::new()))?;
     let VirtioPlacer {
         placed, transports, ..
@@ -212,6 +219,7 @@ pub fn build(host: &Host, config: &VmConfig, options: BuildOptions) -> Result<Vm
         supported_cpuid_calls: host.supported_cpuid_calls(),
         acpi: with_acpi,
         drives: drives.len(),
+        links,
         ended: None,
         metrics,
         _registers: registers.pages(),

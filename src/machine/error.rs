@@ -9,6 +9,7 @@ use crate::bus::BusError;
 use crate::config::ConfigError;
 use crate::devices::console::ConsoleError;
 use crate::devices::virtio::blk::BlkError;
+use crate::devices::virtio::net::NetError;
 use crate::kvm::KvmError;
 use crate::memory::MemoryError;
 
@@ -33,6 +34,9 @@ pub enum BuildError {
     /// A drive can't be used.
     #[error(transparent)]
     Disk(#[from] BlkError),
+    /// A network device can't be used.
+    #[error(transparent)]
+    Net(#[from] NetError),
     /// The console can't be opened.
     #[error(transparent)]
     Console(#[from] ConsoleError),
@@ -76,12 +80,14 @@ impl BuildError {
     /// Whose part it is to mend this.
     pub fn fault(&self) -> Fault {
         match self {
+            BuildError::Net(error) if error.is_of_host() => Fault::Host,
             BuildError::Config(_)
             | BuildError::CpuMask(_)
             | BuildError::Kernel(_)
             | BuildError::Initrd(_)
             | BuildError::Cmdline(_)
             | BuildError::Disk(_)
+            | BuildError::Net(_)
             | BuildError::Console(_) => Fault::Configuration,
             BuildError::Memory(_) | BuildError::Kvm(_) | BuildError::Event(_) => Fault::Host,
             BuildError::BootTables(_)

@@ -15,6 +15,7 @@ use super::timings::{BootClock, Timeline};
 use super::usage::Usage;
 use crate::devices::console::Request;
 use crate::devices::virtio::MmioTransport;
+use crate::devices::virtio::net::Link;
 use crate::kvm;
 use crate::memory::GuestRam;
 use crate::memory::pages::Pages;
@@ -54,6 +55,7 @@ pub struct Vm {
     pub(super) supported_cpuid_calls: u32,
     pub(super) acpi: bool,
     pub(super) drives: usize,
+    pub(super) links: Vec<Link>,
     pub(super) ended: Option<Exit>,
     pub(super) metrics: Registry,
     pub(super) _registers: Arc<Pages>,
@@ -153,6 +155,12 @@ impl Vm {
     /// What the devices count. A clone of it can be asked from any thread, at any time.
     pub fn metrics(&self) -> &Registry {
         &self.metrics
+    }
+
+    /// The cable of the network device `index`, in the configuration's order. A clone of it can be
+    /// plugged in and out from any thread while the VM runs.
+    pub fn link(&self, index: usize) -> Option<&Link> {
+        self.links.get(index)
     }
 
     /// Advice for the user, where the way in which the guest ended calls for it.

@@ -132,6 +132,9 @@ pub struct GuestBytes {
     len: usize,
 }
 
+// SAFETY: the pieces point to guest memory, which `memory` keeps mapped on whichever thread.
+unsafe impl Send for GuestBytes {}
+
 impl GuestBytes {
     fn new(memory: &GuestMemoryMmap<()>) -> Self {
         Self {

@@ -6,7 +6,7 @@
 //! - [`buffers`]: descriptor chains as byte streams over guest memory
 //! - [`interrupt`]: from a device to its driver
 //! - [`worker`]: threads that serve a queue
-//! - one file or folder per device: [`blk`], [`rng`]
+//! - one file or folder per device: [`blk`], [`net`], [`rng`]
 //! - `testing`, in tests only: a driver in plain memory, to try a device with no VM
 //!
 //! A device is a [`VirtioDevice`]: its configuration space, and what to do once the driver has
@@ -30,6 +30,7 @@ pub mod buffers;
 #[cfg(test)]
 mod crowd;
 pub mod interrupt;
+pub mod net;
 pub mod queue;
 pub mod registers;
 pub mod rng;

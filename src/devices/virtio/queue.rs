@@ -1,6 +1,6 @@
 //! A queue: what the driver says about it, checked once, and then its rings at work.
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{Ordering, fence};
 
 use virtio_queue::{DescriptorChain, Error, Queue, QueueOwnedT, QueueT};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
@@ -151,10 +151,72 @@ pub fn push_used(
     if queue.event_idx_enabled() {
         return Ok(wanted);
     }
-    let flags: u16 = memory
-        .load(GuestAddress(queue.avail_ring()), Ordering::Relaxed)
-        .map_err(Error::GuestMemory)?;
-    Ok(u16::from_le(flags) & VIRTQ_AVAIL_F_NO_INTERRUPT == 0)
+    let flags = load_u16(memory, queue.avail_ring())?;
+    Ok(flags & VIRTQ_AVAIL_F_NO_INTERRUPT == 0)
+}
+
+/// Gives chains back to the driver, which sees all of them or none: heads, and how many bytes of
+/// each were written. Whether it wants an interrupt, [`wants_interrupt`] tells.
+///
+/// # Errors
+///
+/// A ring is not in guest memory.
+pub fn push_used_together(
+    queue: &mut Queue,
+    memory: &GuestMemoryMmap<()>,
+    chains: &[(u16, u32)],
+) -> Result<(), Error> {
+    let mut next = queue.next_used();
+    for (head, len) in chains {
+        // §2.7.8: flags and index, then elements of eight bytes.
+        let slot = u64::from(next % queue.size());
+        let element = [u32::from(*head).to_le(), len.to_le()];
+        memory
+            .write_obj(element, GuestAddress(queue.used_ring() + 4 + 8 * slot))
+            .map_err(Error::GuestMemory)?;
+        next = next.wrapping_add(1);
+    }
+    queue.set_next_used(next);
+    memory
+        .store(
+            next.to_le(),
+            GuestAddress(queue.used_ring() + 2),
+            Ordering::Release,
+        )
+        .map_err(Error::GuestMemory)
+}
+
+/// Whether the driver wants an interrupt for the chains used since the used index was `since`
+/// (§2.7.7, §2.7.10).
+///
+/// # Errors
+///
+/// A ring is not in guest memory.
+pub fn wants_interrupt(
+    queue: &Queue,
+    memory: &GuestMemoryMmap<()>,
+    since: u16,
+) -> Result<bool, Error> {
+    let now = queue.next_used();
+    if now == since {
+        return Ok(false);
+    }
+    // The used index must be there to see before the driver's wish is looked at.
+    fence(Ordering::SeqCst);
+    if queue.event_idx_enabled() {
+        let used_event = queue.avail_ring() + 4 + 2 * u64::from(queue.size());
+        let event = load_u16(memory, used_event)?;
+        return Ok(now.wrapping_sub(event).wrapping_sub(1) < now.wrapping_sub(since));
+    }
+    let flags = load_u16(memory, queue.avail_ring())?;
+    Ok(flags & VIRTQ_AVAIL_F_NO_INTERRUPT == 0)
+}
+
+fn load_u16(memory: &GuestMemoryMmap<()>, address: u64) -> Result<u16, Error> {
+    memory
+        .load(GuestAddress(address), Ordering::Relaxed)
+        .map(u16::from_le)
+        .map_err(Error::GuestMemory)
 }
 
 /// §2.7.6

@@ -1,0 +1,170 @@
+//! The control queue (virtio 1.3 §5.1.6.5): commands of the driver, each answered with OK or ERR.
+
+use std::sync::Arc;
+
+use virtio_bindings::virtio_net::*;
+use virtio_queue::{Queue, QueueT};
+use vm_memory::GuestMemoryMmap;
+
+use super::features::{GUEST_OFFLOADS, has, tap_offloads};
+use super::pair::{Common, PairError};
+use super::tap::Tap;
+use crate::devices::virtio::buffers::{Buffers, ChainError, GuestBytes};
+use crate::devices::virtio::queue::{pop, push_used};
+
+/// Addresses in one table of a command, above which it isn't even read.
+const MANY: u32 = 4096;
+
+/// Obeys the driver.
+pub struct Control {
+    queue: Queue,
+    memory: GuestMemoryMmap<()>,
+    common: Arc<Common>,
+    taps: Vec<Arc<Tap>>,
+    buffers: Buffers,
+    features: u64,
+    /// Queue pairs whose threads run.
+    pairs: u16,
+}
+
+impl Control {
+    pub fn new(
+        queue: Queue,
+        memory: &GuestMemoryMmap<()>,
+        common: &Arc<Common>,
+        taps: Vec<Arc<Tap>>,
+        features: u64,
+        pairs: u16,
+    ) -> Self {
+        Self {
+            queue,
+            memory: memory.clone(),
+            common: common.clone(),
+            taps,
+            buffers: Buffers::new(memory),
+            features,
+            pairs,
+        }
+    }
+
+    /// Serves what is there; whether the driver wants an interrupt for it.
+    pub fn serve(&mut self) -> Result<bool, PairError> {
+        let mut interrupt = false;
+        // One queue's worth: whoever adds while this goes on notifies again.
+        for _ in 0..self.queue.size() {
+            let Some((chain, _)) = pop(&mut self.queue, &self.memory)? else {
+                if !self.queue.enable_notification(&self.memory)? {
+                    break;
+                }
+                continue;
+            };
+            let head = chain.head_index();
+            self.buffers.load(chain)?;
+            if !self.buffers.split_tail(1) {
+                return Err(ChainError::NoStatus.into());
+            }
+            let done = self.command();
+            self.common.counts.commands.inc();
+            let answer = if done.is_some() {
+                VIRTIO_NET_OK
+            } else {
+                VIRTIO_NET_ERR
+            };
+            self.buffers.tail.write(&[answer as u8]);
+            interrupt |= push_used(&mut self.queue, &self.memory, head, 1)?;
+        }
+        Ok(interrupt)
+    }
+
+    /// Obeys one command, or does nothing.
+    fn command(&mut self) -> Option<()> {
+        let bytes = &mut self.buffers.readable;
+        let [class, command] = take(bytes)?;
+        let offered = |feature| has(self.features, feature);
+        let filter = &self.common.filter;
+        match (u32::from(class), u32::from(command)) {
+            (VIRTIO_NET_CTRL_RX, which) if offered(VIRTIO_NET_F_CTRL_RX) => {
+                let [on] = take(bytes)?;
+                let on = on != 0;
+                let extra = offered(VIRTIO_NET_F_CTRL_RX_EXTRA);
+                match which {
+                    VIRTIO_NET_CTRL_RX_PROMISC => filter.change(|f| f.promiscuous = on),
+                    VIRTIO_NET_CTRL_RX_ALLMULTI => filter.change(|f| f.all_multicast = on),
+                    VIRTIO_NET_CTRL_RX_ALLUNI if extra => filter.change(|f| f.all_unicast = on),
+                    VIRTIO_NET_CTRL_RX_NOMULTI if extra => filter.change(|f| f.no_multicast = on),
+                    VIRTIO_NET_CTRL_RX_NOUNI if extra => filter.change(|f| f.no_unicast = on),
+                    VIRTIO_NET_CTRL_RX_NOBCAST if extra => filter.change(|f| f.no_broadcast = on),
+                    _ => return None,
+                }
+            }
+            (VIRTIO_NET_CTRL_MAC, VIRTIO_NET_CTRL_MAC_TABLE_SET)
+                if offered(VIRTIO_NET_F_CTRL_RX) =>
+            {
+                let unicast = addresses(bytes)?;
+                let multicast = addresses(bytes)?;
+                filter.change(|f| f.set_tables(&unicast, &multicast));
+            }
+            (VIRTIO_NET_CTRL_MAC, VIRTIO_NET_CTRL_MAC_ADDR_SET)
+                if offered(VIRTIO_NET_F_CTRL_MAC_ADDR) =>
+            {
+                let mac = take(bytes)?;
+                filter.change(|f| f.mac = mac);
+                self.common.shared.set_mac(mac);
+            }
+            (VIRTIO_NET_CTRL_ANNOUNCE, VIRTIO_NET_CTRL_ANNOUNCE_ACK)
+                if offered(VIRTIO_NET_F_GUEST_ANNOUNCE) =>
+            {
+                self.common.shared.announced();
+            }
+            (VIRTIO_NET_CTRL_MQ, VIRTIO_NET_CTRL_MQ_VQ_PAIRS_SET) if offered(VIRTIO_NET_F_MQ) => {
+                let pairs = u16::from_le_bytes(take(bytes)?);
+                return self.use_pairs(pairs);
+            }
+            (VIRTIO_NET_CTRL_GUEST_OFFLOADS, VIRTIO_NET_CTRL_GUEST_OFFLOADS_SET)
+                if offered(VIRTIO_NET_F_CTRL_GUEST_OFFLOADS) =>
+            {
+                let wanted = u64::from_le_bytes(take(bytes)?);
+                // §5.1.6.5.6.1: none that wasn't negotiated.
+                if wanted & !(self.features & GUEST_OFFLOADS) != 0 {
+                    return None;
+                }
+                self.taps.first()?.set_offload(tap_offloads(wanted)).ok()?;
+            }
+            _ => return None,
+        }
+        Some(())
+    }
+
+    /// Has the kernel spread packets over the first `pairs` queue pairs (§5.1.6.5.5).
+    fn use_pairs(&mut self, pairs: u16) -> Option<()> {
+        if pairs == 0 || pairs > self.pairs {
+            return None;
+        }
+        attach_first(&self.taps, pairs)
+            .inspect_err(|error| log::debug!("{}: queue pairs: {error}", self.common.name))
+            .ok()
+    }
+}
+
+/// Attaches the first `pairs` queues of a tap, and detaches the others.
+pub fn attach_first(taps: &[Arc<Tap>], pairs: u16) -> std::io::Result<()> {
+    for (index, tap) in taps.iter().enumerate() {
+        tap.attach(index < usize::from(pairs))?;
+    }
+    Ok(())
+}
+
+/// The next `N` bytes of a command.
+fn take<const N: usize>(bytes: &mut GuestBytes) -> Option<[u8; N]> {
+    let mut data = [0; N];
+    (bytes.read(&mut data) == N).then_some(data)
+}
+
+/// `struct virtio_net_ctrl_mac`: a count, and as many addresses.
+fn addresses(bytes: &mut GuestBytes) -> Option<Vec<[u8; 6]>> {
+    let count = u32::from_le_bytes(take(bytes)?);
+    if count > MANY {
+        return None;
+    }
+    (0..count).map(|_| take(bytes)).collect()
+}

@@ -1,0 +1,301 @@
+//! virtio-net (virtio 1.3 §5.1) on a tap of the host.
+//!
+//! - [`open`]: from an option to the open queues of a tap, or a message that says what's wrong
+//! - [`tap`]: a queue of a tap at work
+//! - [`features`]: what a tap makes possible
+//! - [`link`]: the configuration space, and the cable that can be plugged in and out
+//! - [`pair`]: the thread of a queue pair, with [`rx`], [`tx`] and, in the first one, [`control`]
+//! - [`gathered`]: the guest's buffers for packets whose size isn't known yet
+//! - [`filter`]: which packets the guest wants
+//! - [`counts`]: what is counted
+//!
+//! # What it costs
+//!
+//! A packet is one system call, between the tap and guest memory, in each direction, and nothing is
+//! copied besides; with segmentation offload a packet is up to 64 KiB. A batch is one wait for
+//! events and at most one interrupt. A notification of the guest's is an ioeventfd, and it's asked for
+//! none while the thread is at work.
+
+mod control;
+mod counts;
+mod features;
+mod filter;
+mod gathered;
+mod link;
+mod open;
+mod pair;
+mod rx;
+mod tap;
+mod tx;
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::thread::JoinHandle;
+
+use virtio_bindings::virtio_ids::VIRTIO_ID_NET;
+use virtio_bindings::virtio_net::*;
+use vmm_sys_util::eventfd::EventFd;
+
+use super::{ActivateError, Activation, ActiveQueue, VirtioDevice};
+use crate::config::{Mac, Net, Rate, RateLimit};
+use crate::devices::rate_limit::RateLimiter;
+use crate::metrics::Source;
+use control::{Control, attach_first};
+use counts::Counts;
+use features::{GUEST_LARGE, has, tap_offloads};
+use filter::{Filter, SharedFilter};
+pub use link::Link;
+use link::Shared;
+pub use open::NetError;
+use open::Opened;
+use pair::{Common, Events, Pair};
+use rx::Receiver;
+use tap::Tap;
+use tx::Transmitter;
+
+/// Descriptors of each data queue.
+const QUEUE_SIZE: u16 = 256;
+/// Descriptors of the control queue.
+const CONTROL_SIZE: u16 = 64;
+/// What an Ethernet has unless someone says otherwise.
+const USUAL_MTU: u16 = 1500;
+
+/// A virtio network device.
+pub struct NetDevice {
+    common: Arc<Common>,
+    taps: Vec<Arc<Tap>>,
+    mac: [u8; 6],
+    features: u64,
+    mtu: Option<u16>,
+    queue_sizes: Vec<u16>,
+    stop: Option<Arc<EventFd>>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl NetDevice {
+    /// Opens the tap. No thread is started before the driver is ready.
+    ///
+    /// # Errors
+    ///
+    /// See [`NetError`].
+    pub fn open(name: &str, net: &Net) -> Result<Self, NetError> {
+        let opened = match (&net.tap, net.fd) {
+            (Some(tap), _) => open::by_name(tap, net.queues, net.mtu)?,
+            (None, Some(fd)) => open::by_descriptor(fd)?,
+            (None, None) => return Err(crate::config::ConfigError::NetNowhere.into()),
+        };
+        let mac = net.mac.map_or_else(random_mac, |mac| mac.0);
+        log::info!("{name}: the guest's address is {}", Mac(mac));
+        Self::new(name, net, opened, mac)
+    }
+
+    fn new(name: &str, net: &Net, opened: Opened, mac: [u8; 6]) -> Result<Self, NetError> {
+        let pairs = opened.taps.len() as u16;
+        let limit = |rate: Option<Rate>, packets: Option<Rate>| {
+            RateLimiter::new(&RateLimit {
+                ops: packets,
+                bytes: rate,
+            })
+        };
+        let rate = |key, per_second, burst| Rate::new("--net", key, per_second, burst);
+        let bytes = |size: Option<crate::config::Size>| size.map(|size| size.bytes());
+        let rx_limit = limit(
+            rate("rx-bw", bytes(net.rx_bw), bytes(net.rx_bw_burst))?,
+            rate("rx-pps", net.rx_pps, net.rx_pps_burst)?,
+        );
+        let tx_limit = limit(
+            rate("tx-bw", bytes(net.tx_bw), bytes(net.tx_bw_burst))?,
+            rate("tx-pps", net.tx_pps, net.tx_pps_burst)?,
+        );
+        let taps: Vec<_> = opened.taps.into_iter().map(Arc::new).collect();
+        // Until the driver asks for more, one pair has all packets.
+        attach_first(&taps, 1).map_err(|source| NetError::Refused {
+            net: net.tap.clone().unwrap_or_default(),
+            what: "detaching its further queues",
+            source,
+        })?;
+        let mtu = net.mtu.or(opened.mtu);
+        // Worth saying only if it's not what every driver assumes.
+        let told = net.mtu.or(opened.mtu.filter(|mtu| *mtu != USUAL_MTU));
+        let shared = Shared::new(mac, pairs, told.unwrap_or(0), net.link, taps.clone());
+        let mut queue_sizes = vec![QUEUE_SIZE; 2 * usize::from(pairs)];
+        queue_sizes.push(CONTROL_SIZE);
+        Ok(Self {
+            common: Arc::new(Common {
+                name: name.to_owned(),
+                shared: Arc::new(shared),
+                filter: SharedFilter::new(mac),
+                counts: Arc::new(Counts::new(name)),
+                rx_limit,
+                tx_limit,
+                failed: AtomicBool::new(false),
+            }),
+            features: features::offered(opened.offloads, told.is_some(), pairs),
+            mtu,
+            taps,
+            mac,
+            queue_sizes,
+            stop: None,
+            threads: Vec::new(),
+        })
+    }
+
+    /// The cable, to be plugged in and out while the device works.
+    pub fn link(&self) -> Link {
+        Link::new(self.common.shared.clone())
+    }
+
+    fn start(&mut self, activation: Activation) -> Result<(), ActivateError> {
+        let refused = |what: &str, source| ActivateError::Host {
+            what: format!("{}: {what}", self.common.name),
+            source,
+        };
+        let Activation {
+            memory,
+            features,
+            queues,
+            interrupt,
+        } = activation;
+        if let Some(tap) = self.taps.first().filter(|tap| tap.has_header()) {
+            tap.set_offload(tap_offloads(features))
+                .map_err(|e| refused("setting the tap's offloads", e))?;
+        }
+        let announces = has(features, VIRTIO_NET_F_GUEST_ANNOUNCE);
+        self.common.shared.start(&interrupt, announces);
+
+        // §5.1.2: without VIRTIO_NET_F_MQ there's one pair, whatever the device has.
+        let pairs = match has(features, VIRTIO_NET_F_MQ) {
+            true => self.taps.len(),
+            false => 1,
+        };
+        let mut slots: Vec<Option<ActiveQueue>> = Vec::new();
+        slots.resize_with(self.queue_sizes.len(), || None);
+        for queue in queues {
+            let index = usize::from(queue.index);
+            slots[index] = Some(queue);
+        }
+        let mut control = slots[2 * pairs]
+            .take()
+            .filter(|_| has(features, VIRTIO_NET_F_CTRL_VQ));
+        let mergeable = has(features, VIRTIO_NET_F_MRG_RXBUF);
+        let mtu = match features & GUEST_LARGE {
+            0 => Some(self.mtu.unwrap_or(USUAL_MTU)),
+            _ => None,
+        };
+        let stop = Arc::new(EventFd::new(libc::EFD_CLOEXEC).map_err(|e| refused("an event", e))?);
+        self.stop = Some(stop.clone());
+        for (index, tap) in self.taps.iter().enumerate().take(pairs) {
+            let (Some(rx), Some(tx)) = (slots[2 * index].take(), slots[2 * index + 1].take())
+            else {
+                continue; // of no use to the driver
+            };
+            let control = control.take().filter(|_| index == 0);
+            let epoll = Events {
+                stop: &stop,
+                tap,
+                rx: &rx.notify,
+                tx: &tx.notify,
+                control: control.as_ref().map(|queue| &*queue.notify),
+            };
+            let epoll = epoll
+                .register()
+                .map_err(|e| refused("waiting for events", e))?;
+            let control = control.map(|queue| {
+                let (common, taps) = (&self.common, self.taps.clone());
+                Control::new(queue.queue, &memory, common, taps, features, pairs as u16)
+            });
+            let common = &self.common;
+            let pair = Pair {
+                receiver: Receiver::new(rx.queue, &memory, common, tap, mergeable, mtu),
+                transmitter: Transmitter::new(tx.queue, &memory, common, tap),
+                control,
+                common: common.clone(),
+                interrupt: interrupt.clone(),
+                epoll,
+                _events: [rx.notify, tx.notify],
+            };
+            let name = format!("mote-{}", self.common.name);
+            let name = if index > 0 {
+                format!("{name}.{index}")
+            } else {
+                name
+            };
+            let thread = pair
+                .start(&name, stop.clone())
+                .map_err(|source| ActivateError::Thread { name, source })?;
+            self.threads.push(thread);
+        }
+        Ok(())
+    }
+}
+
+impl VirtioDevice for NetDevice {
+    fn name(&self) -> &str {
+        &self.common.name
+    }
+
+    fn device_type(&self) -> u32 {
+        VIRTIO_ID_NET
+    }
+
+    fn features(&self) -> u64 {
+        self.features
+    }
+
+    fn queue_sizes(&self) -> &[u16] {
+        &self.queue_sizes
+    }
+
+    fn read_config(&self, offset: u64, data: &mut [u8]) {
+        self.common.shared.read(offset, data);
+    }
+
+    fn activate(&mut self, activation: Activation) -> Result<(), ActivateError> {
+        self.start(activation)
+    }
+
+    fn reset(&mut self) {
+        if let Some(stop) = self.stop.take() {
+            let _ = stop.write(1); // a full counter stops just as well
+        }
+        for thread in self.threads.drain(..) {
+            if thread.join().is_err() {
+                log::error!("a thread of {} has panicked", self.common.name);
+                assert!(
+                    !cfg!(test) || std::thread::panicking(),
+                    "a thread has panicked"
+                );
+            }
+        }
+        self.common.shared.stop(self.mac);
+        self.common
+            .filter
+            .change(|filter| *filter = Filter::new(self.mac));
+        let back = attach_first(&self.taps, 1).and_then(|()| match self.taps.first() {
+            Some(tap) if tap.has_header() => tap.set_offload(0),
+            _ => Ok(()),
+        });
+        if let Err(error) = back {
+            log::debug!("{}: setting the tap back: {error}", self.common.name);
+        }
+    }
+
+    fn metrics(&self) -> Option<Arc<dyn Source>> {
+        Some(self.common.counts.clone())
+    }
+}
+
+/// A random address of the locally administered ones, of one station.
+fn random_mac() -> [u8; 6] {
+    let mut mac = [0; 6];
+    // SAFETY: a buffer and its length.
+    let count = unsafe { libc::getrandom(mac.as_mut_ptr().cast(), mac.len(), 0) };
+    if count != mac.len() as isize {
+        log::debug!("no random numbers for an address");
+    }
+    mac[0] = mac[0] & !1 | 2;
+    mac
+}
+
+#[cfg(test)]
+mod tests;
