@@ -7,7 +7,7 @@ use std::time::Instant;
 use clap::{Args, ValueHint};
 use log::LevelFilter;
 use motevm::check::{Root, has_hardware};
-use motevm::config::{Acpi, Console, Cpus, Disk, Memory, Net, Protocol, Size};
+use motevm::config::{Acpi, Console, Cpus, Disk, Fs, Memory, Net, Protocol, Size};
 use motevm::machine::{Phase, Report, Timeline};
 use motevm::{BuildOptions, Exit, Host, VmConfig, build};
 
@@ -67,6 +67,13 @@ pub struct RunArgs {
         value_parser = parse_net
     )]
     net: Vec<Net>,
+    /// A folder that another process shares, mounted by its tag with virtiofs (repeatable)
+    #[arg(
+        long,
+        value_name = "tag=TAG,socket=SOCKET[,server][,queues=N][,on-disconnect=wait|exit]",
+        value_parser = |text: &str| keyval::parse::<Fs>(text, None)
+    )]
+    fs: Vec<Fs>,
     /// Where the guest's serial port leads: stdio, none, file=PATH or pty [default: stdio]
     #[arg(long, value_name = "WHERE", value_parser = parse_console)]
     console: Option<Console>,
@@ -218,6 +225,9 @@ impl RunArgs {
         config.rootfs = self.rootfs.clone().or(config.rootfs.take());
         if !self.disk.is_empty() {
             config.disks.clone_from(&self.disk);
+        }
+        if !self.fs.is_empty() {
+            config.fs.clone_from(&self.fs);
         }
         if !self.net.is_empty() {
             config.nets.clone_from(&self.net);

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::{ConfigError, Rate, RateLimit, Size};
+use super::{ConfigError, OnDisconnect, Rate, RateLimit, Size};
 
 /// The most queues that a drive can have: one for each vCPU that a VM can have.
 pub const MAX_QUEUES: u16 = super::MAX_CPUS as u16;
@@ -14,7 +14,17 @@ pub const MAX_QUEUES: u16 = super::MAX_CPUS as u16;
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Disk {
     /// A raw image or a block device.
+    #[serde(default, skip_serializing_if = "is_empty")]
     pub path: PathBuf,
+    /// The socket of another process that serves the drive (vhost-user-blk), instead of `path`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vhost_user: Option<PathBuf>,
+    /// mote listens at the socket `vhost_user`, and waits for that process.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub server: bool,
+    /// What happens when the process at `vhost_user` goes away.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub on_disconnect: OnDisconnect,
     /// The guest may not write to it.
     #[serde(default, rename = "ro")]
     pub read_only: bool,
@@ -120,8 +130,48 @@ impl Disk {
         if queues == 0 || queues > MAX_QUEUES {
             return Err(ConfigError::DiskQueues(queues));
         }
-        self.rate_limit().map(drop)
+        self.rate_limit()?;
+        self.validate_vhost_user()
     }
+
+    fn validate_vhost_user(&self) -> Result<(), ConfigError> {
+        let Some(socket) = &self.vhost_user else {
+            let refused = [
+                ("server", self.server),
+                ("on-disconnect", !is_default(&self.on_disconnect)),
+            ];
+            return match refused.iter().find(|(_, given)| *given) {
+                Some((key, _)) => Err(ConfigError::DiskNotVhostUser(key)),
+                None if is_empty(&self.path) => Err(ConfigError::DiskPath),
+                None => Ok(()),
+            };
+        };
+        if !is_empty(&self.path) || is_empty(socket) {
+            return Err(ConfigError::DiskPath);
+        }
+        let refused = [
+            ("id", self.id.is_some()),
+            ("cache", !is_default(&self.cache)),
+            ("engine", !is_default(&self.engine)),
+            ("iops", self.iops.is_some()),
+            ("bw", self.bw.is_some()),
+        ];
+        match refused.iter().find(|(_, given)| *given) {
+            Some((key, _)) => {
+                let socket = socket.display().to_string();
+                Err(ConfigError::DiskVhostUser(socket, key))
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+fn is_empty(path: &std::path::Path) -> bool {
+    path.as_os_str().is_empty()
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 //! `cli/`.
 
 mod disk;
+mod fs;
 mod net;
 mod rate;
 mod size;
@@ -14,6 +15,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 pub use disk::{Cache, Disk, Engine, MAX_QUEUES, Queues};
+pub use fs::{Fs, OnDisconnect};
 pub use net::{MAX_QUEUES as MAX_NET_QUEUES, Mac, Net};
 pub use rate::{Rate, RateLimit};
 pub use size::Size;
@@ -50,6 +52,9 @@ pub struct VmConfig {
     /// Further drives, in the guest's order.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub disks: Vec<Disk>,
+    /// Shared folders.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub fs: Vec<Fs>,
     /// Network devices, in the guest's order.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub nets: Vec<Net>,
@@ -183,7 +188,7 @@ pub enum ConfigError {
         key: &'static str,
     },
     /// A network device that leads nowhere.
-    #[error("--net leads nowhere: give tap=NAME or fd=N")]
+    #[error("--net: give one of user, tap=NAME, fd=N and vhost-user=SOCKET")]
     NetNowhere,
     /// A value of a network device that it can't have.
     #[error("--net {key}={value}: {remedy}")]
@@ -195,6 +200,27 @@ pub enum ConfigError {
         /// What it may be.
         remedy: &'static str,
     },
+    /// An option for an interface that mote doesn't serve itself.
+    #[error("--net {0}: does not go with this kind of network")]
+    NetVhostUser(&'static str),
+    /// A drive with no image, or with two.
+    #[error("--disk, --rootfs: give either path=FILE or vhost-user=SOCKET")]
+    DiskPath,
+    /// An option for a drive that mote doesn't serve itself.
+    #[error("--disk vhost-user={0},{1}: who serves the drive decides that; say it to the back-end")]
+    DiskVhostUser(String, &'static str),
+    /// An option for a drive that someone else serves.
+    #[error("--disk {0}: goes with vhost-user=SOCKET only")]
+    DiskNotVhostUser(&'static str),
+    /// A tag that doesn't fit into virtio-fs's 36 bytes.
+    #[error("--fs tag={0}: a tag has 1 to 36 bytes (virtio 1.3 §5.11.4)")]
+    FsTag(String),
+    /// Two folders that can't be told apart.
+    #[error("--fs tag={0}: given twice; each folder needs a tag of its own")]
+    FsTagTwice(String),
+    /// Too many queues, or none.
+    #[error("--fs queues={0}: must be 1 to {1}")]
+    FsQueues(u16, u16),
     /// More devices than interrupt lines.
     #[error("{0} virtio devices: at most {1} fit; give fewer --disk options")]
     TooManyDevices(usize, usize),
@@ -224,12 +250,15 @@ impl VmConfig {
             return Err(ConfigError::NoKernel);
         }
         self.drives().try_for_each(Disk::validate)?;
-        self.nets.iter().try_for_each(Net::validate)
+        self.nets.iter().try_for_each(Net::validate)?;
+        Fs::validate_all(&self.fs)
     }
 
     /// Whether another process serves a device, and so must reach the guest's memory.
     pub fn shares_memory(&self) -> bool {
-        false
+        self.drives().any(|drive| drive.vhost_user.is_some())
+            || self.nets.iter().any(Net::is_served_elsewhere)
+            || !self.fs.is_empty()
     }
 
     /// All drives in the order in which the guest sees them: the root file system first.

@@ -1,11 +1,12 @@
 //! A network device: what the guest sees, and what it leads to on the host.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::{ConfigError, Size};
+use super::{ConfigError, OnDisconnect, Size};
 
 /// The most queue pairs: one thread for each.
 pub const MAX_QUEUES: u16 = 8;
@@ -23,6 +24,21 @@ pub struct Net {
     /// A tap (or macvtap) that is open already, by its descriptor.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fd: Option<i32>,
+    /// A passt that mote starts, with no rights of root, moves the packets (user-mode network).
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub user: bool,
+    /// The program for `user`; otherwise that of the environment variable MOTE_PASST, or `passt`
+    /// in PATH.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub passt: Option<PathBuf>,
+    /// The socket of a process that moves the packets (vhost-user-net).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vhost_user: Option<PathBuf>,
+    /// mote listens at the socket `vhost_user`, and waits for that process.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub server: bool,
+    /// What happens when the process at `vhost_user` goes away.
+    pub on_disconnect: OnDisconnect,
     /// The guest's address; a random one of the locally administered ones by default.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mac: Option<Mac>,
@@ -66,6 +82,11 @@ impl Default for Net {
         Net {
             tap: None,
             fd: None,
+            user: false,
+            passt: None,
+            vhost_user: None,
+            server: false,
+            on_disconnect: OnDisconnect::Wait,
             mac: None,
             queues: 1,
             mtu: None,
@@ -84,13 +105,54 @@ impl Default for Net {
 }
 
 impl Net {
+    /// Whether another process moves the packets, and so must reach the guest's memory.
+    pub fn is_served_elsewhere(&self) -> bool {
+        self.user || self.vhost_user.is_some()
+    }
+
+    fn validate_vhost_user(&self) -> Result<(), ConfigError> {
+        let rate = self.rx_bw.or(self.tx_bw).is_some() || self.rx_pps.or(self.tx_pps).is_some();
+        for (key, refused) in [
+            ("queues", self.queues != 1),
+            ("vhost", self.vhost),
+            ("link=off", !self.link),
+            ("a rate limit", rate),
+            ("server", self.server && self.user),
+            ("passt", self.passt.is_some() && !self.user),
+        ] {
+            if refused {
+                return Err(ConfigError::NetVhostUser(key));
+            }
+        }
+        match self.mac.filter(|mac| !mac.is_unicast()) {
+            Some(mac) => Err(ConfigError::Net {
+                key: "mac",
+                value: mac.to_string(),
+                remedy: "must be the address of one station: the first byte even, not all zero",
+            }),
+            None => Ok(()),
+        }
+    }
+
     /// Checks what can be checked without looking at the host.
     pub(super) fn validate(&self) -> Result<(), ConfigError> {
         let wrong = |key: &'static str, value: &dyn fmt::Display, remedy: &'static str| {
             let value = value.to_string();
             Err(ConfigError::Net { key, value, remedy })
         };
+        let given = [
+            self.tap.is_some(),
+            self.fd.is_some(),
+            self.user,
+            self.vhost_user.is_some(),
+        ];
         match (&self.tap, self.fd) {
+            _ if self.is_served_elsewhere() => {
+                if given.iter().filter(|given| **given).count() > 1 {
+                    return Err(ConfigError::NetNowhere);
+                }
+                return self.validate_vhost_user();
+            }
             (None, None) => return Err(ConfigError::NetNowhere),
             (Some(_), Some(fd)) => return wrong("fd", &fd, "give either tap=NAME or fd=N"),
             (Some(name), None) if name.len() > 15 => {

@@ -7,6 +7,7 @@ pub mod i8042;
 pub mod rate_limit;
 pub mod serial;
 pub mod vhost;
+pub mod vhost_user;
 pub mod virtio;
 
 /// How a guest ends its VM by way of a device.

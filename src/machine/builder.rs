@@ -13,6 +13,7 @@ use super::ending::Endings;
 use super::error::BuildError;
 use super::timings::{BootClock, Phase, Timeline};
 use super::usage::cpu_time;
+use super::vhost_user;
 use super::virtio::{Registers, VirtioPlacer};
 use super::vm::Vm;
 use crate::arch::acpi::{self, MmioDevice};
@@ -149,7 +150,18 @@ pub fn build(host: &Host, config: &VmConfig, options: BuildOptions) -> Result<Vm
         metrics: &mut metrics,
     };
     for (index, drive) in drives.iter().enumerate() {
-        placer.place(Box::new(BlkDevice::open(&blk_config(index, drive)?)?))?;
+        match vhost_user::drive(index, drive)? {
+            Some(device) => placer.place(device)?,
+            None => placer.place(Box::new(BlkDevice::open(&blk_config(index, drive)?)?))?,
+        }
+    }
+    for (index, net) in config.nets.iter().enumerate() {
+        if let Some(device) = vhost_user::interface(index, net)? {
+            placer.place(device)?;
+        }
+    }
+    for (index, fs) in config.fs.iter().enumerate() {
+        placer.place(vhost_user::folder(index, fs)?)?;
     }
     let mut links = Vec::with_capacity(config.nets.len());
     for (index, net) in config.nets.iter().enumerate() {
@@ -287,11 +299,15 @@ fn attach_boot_timer(
     Ok(mmio.insert("boot-timer", layout::BOOT_TIMER, layout::MMIO_PAGE, timer)?)
 }
 
-fn blk_config(index: usize, disk: &Disk) -> Result<BlkConfig, ConfigError> {
-    // Named as Linux will: vda, vdb, ... There are fewer drives than letters (layout::GSI_COUNT).
+/// Named as Linux will: vda, vdb, ... There are fewer drives than letters (layout::GSI_COUNT).
+pub(super) fn drive_name(index: usize) -> String {
     let letter = char::from(b'a'.saturating_add(index as u8));
+    format!("vd{letter}")
+}
+
+fn blk_config(index: usize, disk: &Disk) -> Result<BlkConfig, ConfigError> {
     Ok(BlkConfig {
-        name: format!("vd{letter}"),
+        name: drive_name(index),
         path: disk.path.clone(),
         read_only: disk.read_only,
         id: disk.id.clone(),

@@ -8,6 +8,8 @@ use crate::boot::{BootTableError, CmdlineError, InitrdError, KernelError};
 use crate::bus::BusError;
 use crate::config::ConfigError;
 use crate::devices::console::ConsoleError;
+use crate::devices::vhost_user::ConnectError;
+use crate::devices::vhost_user::passt::PasstError;
 use crate::devices::virtio::blk::BlkError;
 use crate::devices::virtio::net::NetError;
 use crate::kvm::KvmError;
@@ -37,6 +39,12 @@ pub enum BuildError {
     /// A network device can't be used.
     #[error(transparent)]
     Net(#[from] NetError),
+    /// A device's back-end can't be reached, or can't be used.
+    #[error(transparent)]
+    VhostUser(#[from] ConnectError),
+    /// There is no user-mode network.
+    #[error(transparent)]
+    Passt(#[from] PasstError),
     /// The console can't be opened.
     #[error(transparent)]
     Console(#[from] ConsoleError),
@@ -88,6 +96,8 @@ impl BuildError {
             | BuildError::Cmdline(_)
             | BuildError::Disk(_)
             | BuildError::Net(_)
+            | BuildError::VhostUser(_)
+            | BuildError::Passt(_)
             | BuildError::Console(_) => Fault::Configuration,
             BuildError::Memory(_) | BuildError::Kvm(_) | BuildError::Event(_) => Fault::Host,
             BuildError::BootTables(_)

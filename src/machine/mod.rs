@@ -13,6 +13,7 @@ mod hint;
 mod report;
 mod timings;
 mod usage;
+mod vhost_user;
 mod virtio;
 mod vm;
 

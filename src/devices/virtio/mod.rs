@@ -57,9 +57,14 @@ pub trait VirtioDevice: Send {
     /// The device type (virtio 1.3 §5).
     fn device_type(&self) -> u32;
 
-    /// The device's own feature bits. The transport adds VIRTIO_F_VERSION_1,
-    /// VIRTIO_F_INDIRECT_DESC and VIRTIO_F_EVENT_IDX.
+    /// The device's own feature bits.
     fn features(&self) -> u64;
+
+    /// The feature bits of its queues: VIRTIO_F_VERSION_1 always, and what whoever serves them
+    /// can do of VIRTIO_F_INDIRECT_DESC and VIRTIO_F_EVENT_IDX.
+    fn ring_features(&self) -> u64 {
+        transport::RING_FEATURES
+    }
 
     /// The largest size of each queue, in descriptors; powers of two.
     fn queue_sizes(&self) -> &[u16];

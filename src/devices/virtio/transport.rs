@@ -28,7 +28,8 @@ const VERSION: u32 = 2;
 const VENDOR: u32 = 0x6574_6f6d;
 const CONFIG: u64 = VIRTIO_MMIO_CONFIG as u64;
 
-const RING_FEATURES: u64 =
+/// What [`super::queue`] and [`super::buffers`] can do.
+pub(super) const RING_FEATURES: u64 =
     (1 << VIRTIO_F_VERSION_1) | (1 << VIRTIO_RING_F_INDIRECT_DESC) | (1 << VIRTIO_RING_F_EVENT_IDX);
 
 /// The Status bits that are the driver's to set (§2.1).
@@ -126,7 +127,7 @@ impl MmioTransport {
     }
 
     fn features(&self) -> u64 {
-        self.device.features() | RING_FEATURES
+        self.device.features() | self.device.ring_features()
     }
 
     fn queue(&self) -> Option<&QueueRegisters> {

@@ -1,0 +1,64 @@
+//! A shared folder (virtio-fs), served by another process.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::ConfigError;
+
+/// A shared folder (virtio-fs).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Fs {
+    /// The name by which the guest mounts it, 1 to 36 bytes.
+    pub tag: String,
+    /// The socket of the process that serves it (virtiofsd).
+    pub socket: PathBuf,
+    /// mote listens at the socket, and waits for that process.
+    #[serde(default)]
+    pub server: bool,
+    /// Queues for requests, 1 by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub queues: Option<u16>,
+    /// What happens when that process goes away.
+    #[serde(default)]
+    pub on_disconnect: OnDisconnect,
+}
+
+/// What happens when the process that serves a device goes away.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnDisconnect {
+    /// Requests wait until it is there again.
+    #[default]
+    Wait,
+    /// The VM ends.
+    Exit,
+}
+
+/// The most queues for requests.
+const MAX_QUEUES: u16 = 63;
+
+impl Fs {
+    pub(super) fn validate_all(all: &[Fs]) -> Result<(), ConfigError> {
+        for (index, fs) in all.iter().enumerate() {
+            fs.validate()?;
+            if all[..index].iter().any(|other| other.tag == fs.tag) {
+                return Err(ConfigError::FsTagTwice(fs.tag.clone()));
+            }
+        }
+        Ok(())
+    }
+
+    fn validate(&self) -> Result<(), ConfigError> {
+        let length = self.tag.len();
+        if length == 0 || length > 36 || self.tag.contains('\0') {
+            return Err(ConfigError::FsTag(self.tag.clone()));
+        }
+        let queues = self.queues.unwrap_or(1);
+        if queues == 0 || queues > MAX_QUEUES {
+            return Err(ConfigError::FsQueues(queues, MAX_QUEUES));
+        }
+        Ok(())
+    }
+}

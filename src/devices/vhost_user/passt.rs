@@ -1,0 +1,168 @@
+//! A user-mode network: passt, started by mote, with one end of a pair of sockets.
+//!
+//! The other end is mote's, and nobody else has it: when mote ends, in whatever way, passt sees
+//! its client hang up and ends too (`--one-off`).
+
+use std::io::{self, PipeReader, PipeWriter, Read};
+use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use super::VhostUserError;
+
+/// What to do where there is no passt that will do.
+const REMEDY: &str = "install one of 2024_11 or newer (apt install passt), \
+                      or name it: --net user,passt=PATH, or MOTE_PASST";
+
+/// Why there is no user-mode network.
+#[derive(Debug, thiserror::Error)]
+pub enum PasstError {
+    /// There is no such program.
+    #[error("--net user: there is no passt in PATH; {REMEDY}")]
+    Missing,
+    /// The one that the user named can't be run.
+    #[error("--net user: {path}: {source}; {REMEDY}")]
+    Start {
+        /// The program.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// It started, and is of no use.
+    #[error("--net user: {path} can't be used: {source}{said}; {REMEDY}")]
+    Useless {
+        /// The program.
+        path: PathBuf,
+        /// What went wrong.
+        source: VhostUserError,
+        /// What it said itself.
+        said: String,
+    },
+}
+
+/// A passt, started anew whenever a connection is wanted.
+#[derive(Debug)]
+pub struct Passt {
+    program: PathBuf,
+    mtu: Option<u16>,
+    running: Option<(Child, PipeReader)>,
+}
+
+impl Passt {
+    /// Looks for the program: what the user has named, MOTE_PASST, PATH.
+    ///
+    /// # Errors
+    ///
+    /// There is none.
+    pub fn find(named: Option<&Path>, mtu: Option<u16>) -> Result<Self, PasstError> {
+        let given = named.map(Path::to_owned);
+        let given = given.or_else(|| std::env::var_os("MOTE_PASST").map(PathBuf::from));
+        let program = match given {
+            Some(path) => path,
+            None => in_path("passt").ok_or(PasstError::Missing)?,
+        };
+        Ok(Passt {
+            program,
+            mtu,
+            running: None,
+        })
+    }
+
+    /// The program.
+    pub fn path(&self) -> &Path {
+        &self.program
+    }
+
+    /// Ends the one that runs, and starts another; the connection to it.
+    pub fn connect(&mut self) -> io::Result<UnixStream> {
+        self.end();
+        let (ours, its) = UnixStream::pair()?;
+        let (errors, said) = io::pipe()?;
+        // What it says must never make it wait for a reader.
+        set_nonblocking(&said)?;
+        let mut command = Command::new(&self.program);
+        command.args(["--quiet", "--foreground", "--one-off", "--no-map-gw"]);
+        command.args(["--vhost-user", "--fd", &its.as_raw_fd().to_string()]);
+        if let Some(mtu) = self.mtu {
+            command.args(["--mtu", &mtu.to_string()]);
+        }
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(said);
+        let fd = its.as_raw_fd();
+        // SAFETY: runs in the child before exec, and only makes a system call that signal handlers may.
+        unsafe { command.pre_exec(move || keep_open(fd)) };
+        let child = command.spawn()?;
+        // This process's copies of the other ends: passt must be the only one that has them.
+        drop((command, its));
+        self.running = Some((child, errors));
+        Ok(ours)
+    }
+
+    /// What the one that runs has complained of, once it has ended.
+    pub fn complaint(&mut self) -> String {
+        let Some((mut child, mut errors)) = self.running.take() else {
+            return String::new();
+        };
+        end(&mut child);
+        let mut text = Vec::new();
+        let _ = errors.by_ref().take(4096).read_to_end(&mut text); // as much as there is
+        let text = String::from_utf8_lossy(&text);
+        let first = text.lines().map(str::trim).find(|line| !line.is_empty());
+        first.map_or(String::new(), |line| format!(" ({line})"))
+    }
+
+    fn end(&mut self) {
+        if let Some((mut child, _)) = self.running.take() {
+            end(&mut child);
+        }
+    }
+}
+
+impl Drop for Passt {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+fn end(child: &mut Child) {
+    let _ = child.kill(); // it has ended already, if not
+    if let Err(error) = child.wait() {
+        log::debug!("waiting for passt: {error}");
+    }
+}
+
+/// Hands a descriptor down to the program that is started. Not as its standard input, which many
+/// a passt refuses.
+fn keep_open(fd: RawFd) -> io::Result<()> {
+    // SAFETY: takes no pointer; the descriptor is open.
+    match unsafe { libc::fcntl(fd, libc::F_SETFD, 0) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+fn set_nonblocking(pipe: &PipeWriter) -> io::Result<()> {
+    let fd = pipe.as_raw_fd();
+    // SAFETY: takes no pointer; the descriptor is open.
+    let result = unsafe { libc::fcntl(fd, libc::F_SETFL, libc::O_NONBLOCK) };
+    match result {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+fn in_path(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    let runs = |file: &PathBuf| {
+        let meta = file.metadata();
+        meta.is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
+    };
+    std::env::split_paths(&path)
+        .map(|folder| folder.join(name))
+        .find(runs)
+}
