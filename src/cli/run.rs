@@ -7,7 +7,7 @@ use std::time::Instant;
 use clap::{Args, ValueHint};
 use log::LevelFilter;
 use motevm::check::{Root, has_hardware};
-use motevm::config::{Acpi, Console, Cpus, Disk, Fs, Memory, Net, Protocol, Size};
+use motevm::config::{Acpi, Console, Cpus, Disk, Fs, Memory, Net, Protocol, Size, Vsock};
 use motevm::machine::{Phase, Report, Timeline};
 use motevm::{BuildOptions, Exit, Host, VmConfig, build};
 
@@ -64,7 +64,7 @@ pub struct RunArgs {
     #[arg(
         long,
         value_name = "tap=NAME|fd=N[,mac=MAC][,queues=N][,mtu=N][,vhost][,link=off][,rx-bw=SIZE][,...]",
-        value_parser = parse_net
+        value_parser = |text: &str| keyval::parse::<Net>(text, None)
     )]
     net: Vec<Net>,
     /// A folder that another process shares, mounted by its tag with virtiofs (repeatable)
@@ -74,6 +74,13 @@ pub struct RunArgs {
         value_parser = |text: &str| keyval::parse::<Fs>(text, None)
     )]
     fs: Vec<Fs>,
+    /// Streams between programs in the guest and on the host, through Unix sockets or the host's kernel
+    #[arg(
+        long,
+        value_name = "cid=N,socket=PATH|vhost",
+        value_parser = |text: &str| keyval::parse::<Vsock>(text, None)
+    )]
+    vsock: Option<Vsock>,
     /// Where the guest's serial port leads: stdio, none, file=PATH or pty [default: stdio]
     #[arg(long, value_name = "WHERE", value_parser = parse_console)]
     console: Option<Console>,
@@ -223,6 +230,7 @@ impl RunArgs {
         set(&mut config.acpi, self.acpi.as_ref());
         set(&mut config.console, self.console.as_ref());
         config.rootfs = self.rootfs.clone().or(config.rootfs.take());
+        config.vsock = self.vsock.clone().or(config.vsock.take());
         if !self.disk.is_empty() {
             config.disks.clone_from(&self.disk);
         }
@@ -237,10 +245,6 @@ impl RunArgs {
 
 fn parse_disk(text: &str) -> Result<Disk, String> {
     keyval::parse(text, Some("path"))
-}
-
-fn parse_net(text: &str) -> Result<Net, String> {
-    keyval::parse(text, None)
 }
 
 fn parse_console(text: &str) -> Result<Console, String> {

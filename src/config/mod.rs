@@ -9,6 +9,7 @@ mod fs;
 mod net;
 mod rate;
 mod size;
+mod vsock;
 
 use std::path::PathBuf;
 
@@ -19,6 +20,7 @@ pub use fs::{Fs, OnDisconnect};
 pub use net::{MAX_QUEUES as MAX_NET_QUEUES, Mac, Net};
 pub use rate::{Rate, RateLimit};
 pub use size::Size;
+pub use vsock::Vsock;
 
 /// The most vCPUs that a VM can have (MP table, APIC ids of 8 bits, and what is tested).
 pub const MAX_CPUS: u8 = 64;
@@ -58,6 +60,9 @@ pub struct VmConfig {
     /// Network devices, in the guest's order.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub nets: Vec<Net>,
+    /// The way between programs in the guest and on the host.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vsock: Option<Vsock>,
 }
 
 /// A number of vCPUs.
@@ -221,6 +226,28 @@ pub enum ConfigError {
     /// Too many queues, or none.
     #[error("--fs queues={0}: must be 1 to {1}")]
     FsQueues(u16, u16),
+    /// A CID that no guest can have.
+    #[error("--vsock cid={0}: a guest's cid is from 3 to 4294967294")]
+    VsockCid(u32),
+    /// Neither a Unix socket nor the host's kernel.
+    #[error("--vsock: give socket=PATH, or vhost for the host's kernel")]
+    VsockNowhere,
+    /// Both.
+    #[error("--vsock: socket=PATH and vhost exclude each other; leave one out")]
+    VsockTwice,
+    /// A path that is too long for a socket's address.
+    #[error("--vsock socket={}: {len} bytes are too long for a socket; {max} are the most", path.display())]
+    VsockPath {
+        /// The path.
+        path: PathBuf,
+        /// Its length.
+        len: usize,
+        /// What fits.
+        max: usize,
+    },
+    /// A path that no file can have.
+    #[error("--vsock socket=: a path can't have a NUL in it")]
+    VsockPathNul,
     /// More devices than interrupt lines.
     #[error("{0} virtio devices: at most {1} fit; give fewer --disk options")]
     TooManyDevices(usize, usize),
@@ -251,7 +278,11 @@ impl VmConfig {
         }
         self.drives().try_for_each(Disk::validate)?;
         self.nets.iter().try_for_each(Net::validate)?;
-        Fs::validate_all(&self.fs)
+        Fs::validate_all(&self.fs)?;
+        if let Some(vsock) = &self.vsock {
+            vsock.validate()?;
+        }
+        Ok(())
     }
 
     /// Whether another process serves a device, and so must reach the guest's memory.

@@ -24,15 +24,17 @@ use crate::boot::{
     self, Cmdline, Entry, EntryPreference, FileFormat, KernelFile, KernelOptions, LoadedKernel,
 };
 use crate::bus::Bus;
-use crate::config::{Acpi, ConfigError, Disk, Protocol, VmConfig};
+use crate::config::{Acpi, ConfigError, Disk, Protocol, VmConfig, Vsock};
 use crate::devices::acpi_sleep::AcpiSleep;
 use crate::devices::boot_timer::BootTimer;
 use crate::devices::console::{Console, EscapeFilter, Output};
 use crate::devices::i8042::I8042;
 use crate::devices::serial::SerialPort;
+use crate::devices::virtio::VirtioDevice;
 use crate::devices::virtio::blk::{BlkConfig, BlkDevice};
 use crate::devices::virtio::net::NetDevice;
 use crate::devices::virtio::rng::RngDevice;
+use crate::devices::virtio::vsock::{KernelVsock, VsockDevice, VsockError};
 use crate::kvm::{self, Host};
 use crate::memory::{Backing, GuestRam};
 use crate::metrics::Registry;
@@ -155,19 +157,22 @@ pub fn build(host: &Host, config: &VmConfig, options: BuildOptions) -> Result<Vm
             None => placer.place(Box::new(BlkDevice::open(&blk_config(index, drive)?)?))?,
         }
     }
-    for (index, net) in config.nets.iter().enumerate() {
-        if let Some(device) = vhost_user::interface(index, net)? {
-            placer.place(device)?;
-        }
-    }
     for (index, fs) in config.fs.iter().enumerate() {
         placer.place(vhost_user::folder(index, fs)?)?;
     }
     let mut links = Vec::with_capacity(config.nets.len());
     for (index, net) in config.nets.iter().enumerate() {
+        if let Some(device) = vhost_user::interface(index, net)? {
+            placer.place(device)?;
+            links.push(None);
+            continue;
+        }
         let device = NetDevice::open(&format!("net{index}"), net)?;
-        links.push(device.link());
+        links.push(Some(device.link()));
         placer.place(Box::new(device))?;
+    }
+    if let Some(vsock) = &config.vsock {
+        placer.place(vsock_device(vsock, &memory)?)?;
     }
     placer.place(Box::new(RngDevice::new()))?;
     let VirtioPlacer {
@@ -315,6 +320,16 @@ fn blk_config(index: usize, disk: &Disk) -> Result<BlkConfig, ConfigError> {
         engine: disk.engine,
         queues: disk.queues,
         limit: disk.rate_limit()?,
+    })
+}
+
+fn vsock_device(
+    vsock: &Vsock,
+    memory: &vm_memory::GuestMemoryMmap<()>,
+) -> Result<Box<dyn VirtioDevice>, VsockError> {
+    Ok(match &vsock.socket {
+        Some(path) => Box::new(VsockDevice::new(vsock.cid, path)?),
+        None => Box::new(KernelVsock::new(vsock.cid, memory)?),
     })
 }
 

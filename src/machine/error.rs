@@ -12,6 +12,7 @@ use crate::devices::vhost_user::ConnectError;
 use crate::devices::vhost_user::passt::PasstError;
 use crate::devices::virtio::blk::BlkError;
 use crate::devices::virtio::net::NetError;
+use crate::devices::virtio::vsock::VsockError;
 use crate::kvm::KvmError;
 use crate::memory::MemoryError;
 
@@ -45,6 +46,9 @@ pub enum BuildError {
     /// There is no user-mode network.
     #[error(transparent)]
     Passt(#[from] PasstError),
+    /// There can be no vsock device.
+    #[error(transparent)]
+    Vsock(#[from] VsockError),
     /// The console can't be opened.
     #[error(transparent)]
     Console(#[from] ConsoleError),
@@ -89,6 +93,7 @@ impl BuildError {
     pub fn fault(&self) -> Fault {
         match self {
             BuildError::Net(error) if error.is_of_host() => Fault::Host,
+            BuildError::Vsock(error) if error.is_hosts() => Fault::Host,
             BuildError::Config(_)
             | BuildError::CpuMask(_)
             | BuildError::Kernel(_)
@@ -98,6 +103,7 @@ impl BuildError {
             | BuildError::Net(_)
             | BuildError::VhostUser(_)
             | BuildError::Passt(_)
+            | BuildError::Vsock(_)
             | BuildError::Console(_) => Fault::Configuration,
             BuildError::Memory(_) | BuildError::Kvm(_) | BuildError::Event(_) => Fault::Host,
             BuildError::BootTables(_)

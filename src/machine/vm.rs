@@ -55,7 +55,7 @@ pub struct Vm {
     pub(super) supported_cpuid_calls: u32,
     pub(super) acpi: bool,
     pub(super) drives: usize,
-    pub(super) links: Vec<Link>,
+    pub(super) links: Vec<Option<Link>>,
     pub(super) ended: Option<Exit>,
     pub(super) metrics: Registry,
     pub(super) _registers: Arc<Pages>,
@@ -160,7 +160,7 @@ impl Vm {
     /// The cable of the network device `index`, in the configuration's order. A clone of it can be
     /// plugged in and out from any thread while the VM runs.
     pub fn link(&self, index: usize) -> Option<&Link> {
-        self.links.get(index)
+        self.links.get(index)?.as_ref()
     }
 
     /// Advice for the user, where the way in which the guest ended calls for it.

@@ -185,6 +185,30 @@ impl GuestBytes {
         &rest[..rest.len().min(IOV_MAX)]
     }
 
+    /// Lends the first `limit` bytes of what is left (or fewer: see [`iovecs`](Self::iovecs)) to a
+    /// system call. Nothing is consumed.
+    pub fn lend<T>(&mut self, limit: usize, call: impl FnOnce(&[libc::iovec]) -> T) -> T {
+        let (mut end, mut cut) = (self.first, 0);
+        let mut rest = limit;
+        while let Some(piece) = self.pieces.get(end)
+            && rest > 0
+        {
+            end += 1;
+            cut = piece.iov_len.saturating_sub(rest);
+            rest -= piece.iov_len.min(rest);
+        }
+        let last = end.wrapping_sub(1);
+        if cut > 0 {
+            self.pieces[last].iov_len -= cut;
+        }
+        let lent = &self.pieces[self.first..end];
+        let result = call(&lent[..lent.len().min(IOV_MAX)]);
+        if cut > 0 {
+            self.pieces[last].iov_len += cut;
+        }
+        result
+    }
+
     /// Whether every piece that's left starts at a multiple of `address` bytes and is a
     /// multiple of `length` bytes long.
     pub fn is_aligned(&self, address: usize, length: usize) -> bool {

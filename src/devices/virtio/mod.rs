@@ -6,7 +6,7 @@
 //! - [`buffers`]: descriptor chains as byte streams over guest memory
 //! - [`interrupt`]: from a device to its driver
 //! - [`worker`]: threads that serve a queue
-//! - one file or folder per device: [`blk`], [`net`], [`rng`]
+//! - one file or folder per device: [`blk`], [`net`], [`rng`], [`vsock`]
 //! - `testing`, in tests only: a driver in plain memory, to try a device with no VM
 //!
 //! A device is a [`VirtioDevice`]: its configuration space, and what to do once the driver has
@@ -37,6 +37,7 @@ pub mod rng;
 #[cfg(test)]
 mod testing;
 pub mod transport;
+pub mod vsock;
 pub mod worker;
 
 use std::sync::Arc;
