@@ -7,7 +7,7 @@ use std::time::Instant;
 use clap::{Args, ValueHint};
 use log::LevelFilter;
 use motevm::check::{Root, has_hardware};
-use motevm::config::{Acpi, Console, Cpus, Disk, Fs, Memory, Net, Protocol, Size, Vsock};
+use motevm::config::{Acpi, Balloon, Console, Cpus, Disk, Fs, Memory, Net, Protocol, Size, Vsock};
 use motevm::machine::{Phase, Report, Timeline};
 use motevm::{BuildOptions, Exit, Host, VmConfig, build};
 
@@ -81,6 +81,15 @@ pub struct RunArgs {
         value_parser = |text: &str| keyval::parse::<Vsock>(text, None)
     )]
     vsock: Option<Vsock>,
+    /// A memory balloon, and free memory back to the host; size: what the guest gives up at once
+    #[arg(
+        long,
+        value_name = "size=SIZE,deflate-on-oom=on,stats=SECONDS,free-page-reporting=off",
+        num_args = 0..=1,
+        default_missing_value = "free-page-reporting=on",
+        value_parser = parse_balloon
+    )]
+    balloon: Option<Balloon>,
     /// Where the guest's serial port leads: stdio, none, file=PATH or pty [default: stdio]
     #[arg(long, value_name = "WHERE", value_parser = parse_console)]
     console: Option<Console>,
@@ -231,6 +240,7 @@ impl RunArgs {
         set(&mut config.console, self.console.as_ref());
         config.rootfs = self.rootfs.clone().or(config.rootfs.take());
         config.vsock = self.vsock.clone().or(config.vsock.take());
+        config.balloon = self.balloon.clone().or(config.balloon.take());
         if !self.disk.is_empty() {
             config.disks.clone_from(&self.disk);
         }
@@ -245,6 +255,10 @@ impl RunArgs {
 
 fn parse_disk(text: &str) -> Result<Disk, String> {
     keyval::parse(text, Some("path"))
+}
+
+fn parse_balloon(text: &str) -> Result<Balloon, String> {
+    keyval::parse(text, Some("size"))
 }
 
 fn parse_console(text: &str) -> Result<Console, String> {

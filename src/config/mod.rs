@@ -4,6 +4,7 @@
 //! a program that embeds the library, so a new option is one field here and one argument in
 //! `cli/`.
 
+mod balloon;
 mod disk;
 mod fs;
 mod net;
@@ -15,6 +16,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+pub use balloon::Balloon;
 pub use disk::{Cache, Disk, Engine, MAX_QUEUES, Queues};
 pub use fs::{Fs, OnDisconnect};
 pub use net::{MAX_QUEUES as MAX_NET_QUEUES, Mac, Net};
@@ -63,6 +65,9 @@ pub struct VmConfig {
     /// The way between programs in the guest and on the host.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub vsock: Option<Vsock>,
+    /// A balloon, by which the guest gives memory back.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub balloon: Option<Balloon>,
 }
 
 /// A number of vCPUs.
@@ -248,6 +253,12 @@ pub enum ConfigError {
     /// A path that no file can have.
     #[error("--vsock socket=: a path can't have a NUL in it")]
     VsockPathNul,
+    /// A balloon as large as the memory.
+    #[error("--balloon size={0}: the guest has only --memory {1}, and needs some of it")]
+    BalloonSize(Size, Size),
+    /// Not an interval.
+    #[error("--balloon stats={0}: the interval is 1 to {1} seconds")]
+    BalloonStats(u32, u32),
     /// More devices than interrupt lines.
     #[error("{0} virtio devices: at most {1} fit; give fewer --disk options")]
     TooManyDevices(usize, usize),
@@ -281,6 +292,9 @@ impl VmConfig {
         Fs::validate_all(&self.fs)?;
         if let Some(vsock) = &self.vsock {
             vsock.validate()?;
+        }
+        if let Some(balloon) = &self.balloon {
+            balloon.validate(memory)?;
         }
         Ok(())
     }

@@ -3,7 +3,7 @@
 use std::ffi::CString;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use kvm_ioctls::Cap;
 use vmm_sys_util::eventfd::EventFd;
@@ -24,13 +24,14 @@ use crate::boot::{
     self, Cmdline, Entry, EntryPreference, FileFormat, KernelFile, KernelOptions, LoadedKernel,
 };
 use crate::bus::Bus;
-use crate::config::{Acpi, ConfigError, Disk, Protocol, VmConfig, Vsock};
+use crate::config::{self, Acpi, ConfigError, Disk, Protocol, Size, VmConfig, Vsock};
 use crate::devices::acpi_sleep::AcpiSleep;
 use crate::devices::boot_timer::BootTimer;
 use crate::devices::console::{Console, EscapeFilter, Output};
 use crate::devices::i8042::I8042;
 use crate::devices::serial::SerialPort;
 use crate::devices::virtio::VirtioDevice;
+use crate::devices::virtio::balloon::{Balloon, BalloonConfig, BalloonDevice};
 use crate::devices::virtio::blk::{BlkConfig, BlkDevice};
 use crate::devices::virtio::net::NetDevice;
 use crate::devices::virtio::rng::RngDevice;
@@ -174,6 +175,10 @@ pub fn build(host: &Host, config: &VmConfig, options: BuildOptions) -> Result<Vm
     if let Some(vsock) = &config.vsock {
         placer.place(vsock_device(vsock, &memory)?)?;
     }
+    let balloon = match &config.balloon {
+        Some(balloon) => Some(place_balloon(&mut placer, balloon, config.memory.0)?),
+        None => None,
+    };
     placer.place(Box::new(RngDevice::new()))?;
     let VirtioPlacer {
         placed, transports, ..
@@ -237,11 +242,30 @@ pub fn build(host: &Host, config: &VmConfig, options: BuildOptions) -> Result<Vm
         acpi: with_acpi,
         drives: drives.len(),
         links,
+        balloon,
         ended: None,
         metrics,
         _registers: registers.pages(),
         ram,
     })
+}
+
+/// The balloon, and the host's end of it.
+fn place_balloon(
+    placer: &mut VirtioPlacer,
+    config: &config::Balloon,
+    memory: Size,
+) -> Result<Balloon, BuildError> {
+    let device = BalloonDevice::new(BalloonConfig {
+        size: config.size.bytes(),
+        memory: memory.bytes(),
+        deflate_on_oom: config.deflate_on_oom,
+        stats: config.stats.map(|s| Duration::from_secs(s.into())),
+        reporting: config.free_page_reporting,
+    });
+    let balloon = device.handle();
+    placer.place(Box::new(device))?;
+    Ok(balloon)
 }
 
 fn event() -> Result<EventFd, BuildError> {

@@ -15,6 +15,7 @@ use super::timings::{BootClock, Timeline};
 use super::usage::Usage;
 use crate::devices::console::Request;
 use crate::devices::virtio::MmioTransport;
+use crate::devices::virtio::balloon::Balloon;
 use crate::devices::virtio::net::Link;
 use crate::kvm;
 use crate::memory::GuestRam;
@@ -56,6 +57,7 @@ pub struct Vm {
     pub(super) acpi: bool,
     pub(super) drives: usize,
     pub(super) links: Vec<Option<Link>>,
+    pub(super) balloon: Option<Balloon>,
     pub(super) ended: Option<Exit>,
     pub(super) metrics: Registry,
     pub(super) _registers: Arc<Pages>,
@@ -93,6 +95,11 @@ impl Vm {
     /// The name of the pseudo-terminal of `--console pty`.
     pub fn pty(&self) -> Option<&Path> {
         Some(self.console.as_ref()?.pty.as_ref()?.0.as_path())
+    }
+
+    /// The host's end of the balloon, for any thread, where the configuration has one.
+    pub fn balloon(&self) -> Option<Balloon> {
+        self.balloon.clone()
     }
 
     /// Runs the guest until it ends, and tells how it ended. The calling thread serves the

@@ -2,8 +2,10 @@
 //!
 //! It is anonymous memory of the monitor, or, where another process serves a device (vhost-user),
 //! a memfd that both map ([`Backing`]). [`pages`]: memory of the monitor's that the guest reads.
+//! [`release`]: what the guest gives back.
 
 pub mod pages;
+pub mod release;
 
 use std::fs::File;
 use std::io;

@@ -6,7 +6,7 @@
 //! - [`buffers`]: descriptor chains as byte streams over guest memory
 //! - [`interrupt`]: from a device to its driver
 //! - [`worker`]: threads that serve a queue
-//! - one file or folder per device: [`blk`], [`net`], [`rng`], [`vsock`]
+//! - one file or folder per device: [`balloon`], [`blk`], [`console`], [`net`], [`rng`], [`vsock`]
 //! - `testing`, in tests only: a driver in plain memory, to try a device with no VM
 //!
 //! A device is a [`VirtioDevice`]: its configuration space, and what to do once the driver has
@@ -25,6 +25,7 @@
 //!                  Status = 0, from anywhere: reset()      (waits for the driver; queues stopped)
 //! ```
 
+pub mod balloon;
 pub mod blk;
 pub mod buffers;
 #[cfg(test)]
