@@ -7,12 +7,14 @@ use std::time::Instant;
 use clap::{Args, ValueHint};
 use log::LevelFilter;
 use motevm::check::{Root, has_hardware};
-use motevm::config::{Acpi, Balloon, Console, Cpus, Disk, Fs, Memory, Net, Protocol, Size, Vsock};
+use motevm::config::{
+    Acpi, Balloon, Console, Cpus, Disk, Endpoint, Fs, Memory, Net, Protocol, Size, Vsock,
+};
 use motevm::machine::{Phase, Report, Timeline};
 use motevm::{BuildOptions, Exit, Host, VmConfig, build};
 
 use super::keyval;
-use super::signals::StopOnSignals;
+use super::signals::{ResizeOnSignal, StopOnSignals};
 use super::terminal::RawTerminal;
 use super::{CliError, Status, default_guest, print, say, signals};
 
@@ -90,8 +92,9 @@ pub struct RunArgs {
         value_parser = parse_balloon
     )]
     balloon: Option<Balloon>,
-    /// Where the guest's serial port leads: stdio, none, file=PATH or pty [default: stdio]
-    #[arg(long, value_name = "WHERE", value_parser = parse_console)]
+    /// The guest's console: its serial port or a virtio console (hvc), and where it leads, or none
+    /// [default: stdio]
+    #[arg(long, value_name = "[hvc,]stdio|pty|file=PATH|none", value_parser = parse_console)]
     console: Option<Console>,
     /// Tell at the end where the boot time went, on standard error, or as JSON in a file
     #[arg(
@@ -150,15 +153,22 @@ pub fn run(args: RunArgs, exec: Instant) -> Result<Status, CliError> {
     )?;
 
     let stop_on_signals = StopOnSignals::new(vm.stopper()).map_err(internal("handling signals"))?;
+    let resize_on_signal = match vm.console_resizer() {
+        Some(resizer) => Some(ResizeOnSignal::new(resizer).map_err(internal("handling signals"))?),
+        None => None,
+    };
     if let Some(pty) = vm.pty() {
         say(format_args!("the guest's console is {}", pty.display()));
     }
     let terminal = match config.console {
-        Console::Stdio => RawTerminal::enter().map_err(internal("setting the terminal's mode"))?,
+        Console::Stdio | Console::Hvc(Endpoint::Stdio) => {
+            RawTerminal::enter().map_err(internal("setting the terminal's mode"))?
+        }
         _ => None,
     };
     let exit = vm.run().map_err(|e| CliError::new(Status::Host, e));
     drop(terminal);
+    drop(resize_on_signal);
     drop(stop_on_signals);
     let exit = exit?;
 
@@ -262,13 +272,29 @@ fn parse_balloon(text: &str) -> Result<Balloon, String> {
 }
 
 fn parse_console(text: &str) -> Result<Console, String> {
-    match text.split_once('=') {
-        None if text == "stdio" => Ok(Console::Stdio),
-        None if text == "none" => Ok(Console::None),
-        None if text == "pty" => Ok(Console::Pty),
-        Some(("file", path)) if !path.is_empty() => Ok(Console::File(path.into())),
-        _ => Err("must be stdio, none, pty or file=PATH".to_owned()),
-    }
+    let endpoint = |text: &str| match text.split_once('=') {
+        None if text == "stdio" => Some(Endpoint::Stdio),
+        None if text == "pty" => Some(Endpoint::Pty),
+        Some(("file", path)) if !path.is_empty() => Some(Endpoint::File(path.into())),
+        _ => None,
+    };
+    let console = match text {
+        "none" => Some(Console::None),
+        "hvc" => Some(Console::Hvc(Endpoint::Stdio)),
+        _ => match text.strip_prefix("hvc,") {
+            Some(rest) => endpoint(rest).map(Console::Hvc),
+            None => endpoint(text).map(|endpoint| match endpoint {
+                Endpoint::Stdio => Console::Stdio,
+                Endpoint::Pty => Console::Pty,
+                Endpoint::File(path) => Console::File(path),
+            }),
+        },
+    };
+    console.ok_or_else(|| {
+        "must be none, or stdio, pty or file=PATH for the serial port, or hvc, hvc,pty or \
+         hvc,file=PATH for a virtio console"
+            .to_owned()
+    })
 }
 
 fn parse_timings(text: &str) -> Result<Timings, String> {
@@ -330,12 +356,52 @@ mod tests {
             &["--disk", "a,engine=steam"],
             &["--console", "file="],
             &["--console", "tty"],
+            &["--console", "hvc,tty"],
+            &["--console", "hvc,none"],
+            &["--balloon", "size=lots"],
+            &["--balloon", "colour=red"],
             &["--memory", "lots"],
             &["--timings", "xml=a"],
             &["--acpi", "maybe"],
         ] {
             assert!(parse(words).is_err(), "{words:?}");
         }
+    }
+
+    #[test]
+    fn a_console_is_a_port_and_where_it_leads() {
+        for (text, expected) in [
+            ("stdio", Console::Stdio),
+            ("none", Console::None),
+            ("pty", Console::Pty),
+            ("file=a,b", Console::File("a,b".into())),
+            ("hvc", Console::Hvc(Endpoint::Stdio)),
+            ("hvc,stdio", Console::Hvc(Endpoint::Stdio)),
+            ("hvc,pty", Console::Hvc(Endpoint::Pty)),
+            ("hvc,file=a", Console::Hvc(Endpoint::File("a".into()))),
+        ] {
+            assert_eq!(parse_console(text), Ok(expected), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_balloon_needs_no_more_than_its_name() {
+        let balloon = |words: &[&str]| parse(words).unwrap().balloon;
+        assert_eq!(balloon(&[]), None);
+        assert_eq!(balloon(&["--balloon"]), Some(Balloon::default()));
+        let size = Balloon {
+            size: Size::mib(64),
+            ..Balloon::default()
+        };
+        assert_eq!(balloon(&["--balloon", "64M"]), Some(size));
+        let other = Balloon {
+            stats: Some(5),
+            deflate_on_oom: true,
+            free_page_reporting: false,
+            ..Balloon::default()
+        };
+        let text = "stats=5,deflate-on-oom,free-page-reporting=off";
+        assert_eq!(balloon(&["--balloon", text]), Some(other));
     }
 
     #[test]

@@ -1,14 +1,18 @@
-//! Signals that ask the process to end: they stop the VM, and with it everything in order.
+//! Signals that ask the process to end: they stop the VM, and with it everything in order. And the
+//! one that tells of another size of the terminal.
 
 use std::io;
 use std::sync::atomic::{AtomicI32, Ordering};
 
 use motevm::Stopper;
+use motevm::machine::ConsoleResizer;
 
 use super::{Status, terminal};
 
 /// The descriptor that a handler writes to; -1 before there is a VM.
 static STOP_EVENT: AtomicI32 = AtomicI32::new(-1);
+/// The same for changes of the terminal's size.
+static RESIZE_EVENT: AtomicI32 = AtomicI32::new(-1);
 /// The last of these signals that came.
 static RECEIVED: AtomicI32 = AtomicI32::new(0);
 
@@ -57,6 +61,49 @@ impl Drop for StopOnSignals {
     }
 }
 
+/// While this lives, the guest learns of changes of the terminal's size (SIGWINCH).
+pub struct ResizeOnSignal {
+    /// Keeps the descriptor open that the handler writes to.
+    _resizer: ConsoleResizer,
+}
+
+impl ResizeOnSignal {
+    pub fn new(resizer: ConsoleResizer) -> io::Result<Self> {
+        RESIZE_EVENT.store(resizer.event(), Ordering::Release);
+        on(
+            libc::SIGWINCH,
+            resize as *const () as usize,
+            libc::SA_RESTART,
+        )?;
+        // It may have changed since the VM was built.
+        resize(libc::SIGWINCH);
+        Ok(ResizeOnSignal { _resizer: resizer })
+    }
+}
+
+impl Drop for ResizeOnSignal {
+    fn drop(&mut self) {
+        let _ = on(libc::SIGWINCH, libc::SIG_DFL, 0);
+    }
+}
+
+extern "C" fn resize(_: i32) {
+    wake(&RESIZE_EVENT);
+}
+
+/// Async-signal-safe; the descriptor is open as long as the handler is installed that calls this.
+fn wake(event: &AtomicI32) {
+    let one = 1u64.to_ne_bytes();
+    // SAFETY: write(2) is async-signal-safe.
+    unsafe {
+        libc::write(
+            event.load(Ordering::Acquire),
+            one.as_ptr().cast(),
+            one.len(),
+        )
+    };
+}
+
 /// A write beyond the limit on file sizes shall fail as the guest's I/O error, not end the process.
 pub fn ignore_file_size_limit() -> io::Result<()> {
     on(libc::SIGXFSZ, libc::SIG_IGN, 0).map(drop)
@@ -84,16 +131,7 @@ pub fn on(signal: i32, handler: usize, flags: i32) -> io::Result<usize> {
 
 extern "C" fn stop(signal: i32) {
     let first = RECEIVED.swap(signal, Ordering::AcqRel) == 0;
-    let one = 1u64.to_ne_bytes();
-    // SAFETY: write(2) is async-signal-safe; the descriptor is open as long as this handler is
-    // installed (StopOnSignals).
-    unsafe {
-        libc::write(
-            STOP_EVENT.load(Ordering::Acquire),
-            one.as_ptr().cast(),
-            one.len(),
-        )
-    };
+    wake(&STOP_EVENT);
     // Not before: an alarm may have been set by whoever started mote, to end it after a time.
     if first && on(libc::SIGALRM, give_up as *const () as usize, 0).is_ok() {
         // SAFETY: async-signal-safe, as sigaction(2) is.

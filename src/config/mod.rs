@@ -46,7 +46,7 @@ pub struct VmConfig {
     pub cpu_mask: Vec<String>,
     /// Whether the guest finds ACPI tables.
     pub acpi: Acpi,
-    /// Where the guest's serial port leads.
+    /// The guest's console.
     pub console: Console,
     /// The kernel and what it is given.
     pub boot: Boot,
@@ -136,19 +136,52 @@ pub enum Acpi {
     Off,
 }
 
-/// Where the guest's serial port leads.
+/// The guest's console: the serial port, or hvc0, and where it leads.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Console {
+    /// The serial port, on the standard input and output of the process.
+    #[default]
+    Stdio,
+    /// No console, and no serial port at all.
+    None,
+    /// The serial port, on a pseudo-terminal made for this VM; its name is printed.
+    Pty,
+    /// The serial port's output is written to a file, made anew; there is no input.
+    File(PathBuf),
+    /// A virtio console (hvc0) and no serial port.
+    Hvc(Endpoint),
+}
+
+/// Where a console leads.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Endpoint {
     /// The standard input and output of the process.
     #[default]
     Stdio,
-    /// No serial port at all.
-    None,
     /// A pseudo-terminal made for this VM; its name is printed.
     Pty,
     /// Output is written to a file, made anew; there is no input.
     File(PathBuf),
+}
+
+impl Console {
+    /// Where it leads, if there is one.
+    pub fn endpoint(&self) -> Option<Endpoint> {
+        match self {
+            Console::None => None,
+            Console::Stdio => Some(Endpoint::Stdio),
+            Console::Pty => Some(Endpoint::Pty),
+            Console::File(path) => Some(Endpoint::File(path.clone())),
+            Console::Hvc(endpoint) => Some(endpoint.clone()),
+        }
+    }
+
+    /// Whether the guest has a serial port.
+    pub fn is_serial(&self) -> bool {
+        !matches!(self, Console::None | Console::Hvc(_))
+    }
 }
 
 /// What is wrong with a configuration.

@@ -1,12 +1,14 @@
 //! The serial port: a 16550 UART (vm-superio) between the guest and a console.
 
 use std::io::{self, Write};
+use std::sync::{Mutex, PoisonError};
 
 use vm_superio::serial::SerialEvents;
 use vm_superio::{Serial, Trigger};
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::bus::BusDevice;
+use crate::devices::console::InputPort;
 
 /// Raises the port's interrupt line.
 pub struct Interrupt(EventFd);
@@ -100,6 +102,13 @@ impl<W: Write> SerialPort<W> {
         self.uart
             .enqueue_raw_bytes(&input[..count])
             .unwrap_or(count)
+    }
+}
+
+impl<W: Write + Send> InputPort for Mutex<SerialPort<W>> {
+    fn enqueue(&self, input: &[u8]) -> usize {
+        let mut port = self.lock().unwrap_or_else(PoisonError::into_inner);
+        port.enqueue(input)
     }
 }
 

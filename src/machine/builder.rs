@@ -2,13 +2,13 @@
 
 use std::ffi::CString;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use kvm_ioctls::Cap;
 use vmm_sys_util::eventfd::EventFd;
 
-use super::console::ConsoleEnd;
+use super::console::{ConsoleEnd, ConsoleResizer};
 use super::ending::Endings;
 use super::error::BuildError;
 use super::timings::{BootClock, Phase, Timeline};
@@ -33,6 +33,7 @@ use crate::devices::serial::SerialPort;
 use crate::devices::virtio::VirtioDevice;
 use crate::devices::virtio::balloon::{Balloon, BalloonConfig, BalloonDevice};
 use crate::devices::virtio::blk::{BlkConfig, BlkDevice};
+use crate::devices::virtio::console::ConsoleDevice;
 use crate::devices::virtio::net::NetDevice;
 use crate::devices::virtio::rng::RngDevice;
 use crate::devices::virtio::vsock::{KernelVsock, VsockDevice, VsockError};
@@ -134,10 +135,12 @@ pub fn build(host: &Host, config: &VmConfig, options: BuildOptions) -> Result<Vm
     ));
     let (mut mmio, mut ports) = (Bus::new(), Bus::new());
 
-    let console = match Console::open(&config.console)? {
-        Some(console) => Some(attach_serial(console, &fd, &mut ports)?),
-        None => None,
-    };
+    let has_serial = config.console.is_serial();
+    let (mut console, mut hvc) = (None, None);
+    match Console::open(&config.console)? {
+        Some(opened) if has_serial => console = Some(attach_serial(opened, &fd, &mut ports)?),
+        opened => hvc = opened,
+    }
     attach_endings(&mut ports, &endings)?;
     attach_boot_timer(&mut mmio, &clock, &init_event)?;
 
@@ -175,6 +178,9 @@ pub fn build(host: &Host, config: &VmConfig, options: BuildOptions) -> Result<Vm
     if let Some(vsock) = &config.vsock {
         placer.place(vsock_device(vsock, &memory)?)?;
     }
+    if let Some(hvc) = hvc {
+        console = Some(place_hvc(&mut placer, hvc)?);
+    }
     let balloon = match &config.balloon {
         Some(balloon) => Some(place_balloon(&mut placer, balloon, config.memory.0)?),
         None => None,
@@ -184,8 +190,7 @@ pub fn build(host: &Host, config: &VmConfig, options: BuildOptions) -> Result<Vm
         placed, transports, ..
     } = placer;
 
-    let has_serial = console.is_some();
-    let text = command_line(config, &placed, has_serial, with_acpi)?;
+    let text = command_line(config, &placed, with_acpi)?;
     boot::write_cmdline(&memory, &text, layout::CMDLINE)?;
     let rsdp = if with_acpi {
         Some(acpi::write_acpi(&memory, cpus, &placed, has_serial)?)
@@ -288,15 +293,36 @@ fn attach_serial(
     );
     let serial = Arc::new(Mutex::new(serial));
     ports.insert("serial", layout::SERIAL_PORT, 8, serial.clone())?;
-    let escapes = console.escapes.then(EscapeFilter::default);
     Ok(ConsoleEnd {
         input: console.input,
-        serial,
-        input_space,
+        port: serial,
+        input_space: Arc::new(input_space),
         drain,
-        escapes,
+        escapes: console.escapes.then(EscapeFilter::default),
         pty: console.pty,
         pending: Vec::new(),
+        resizer: None,
+    })
+}
+
+/// The virtio console, between the guest and the console.
+fn place_hvc(placer: &mut VirtioPlacer, console: Console) -> Result<ConsoleEnd, BuildError> {
+    let (columns, rows) = console.terminal_size();
+    let terminal = console.output.try_clone().map_err(BuildError::Event)?;
+    let (output, drain) = Output::new(console.output).map_err(BuildError::Event)?;
+    let device = ConsoleDevice::new(output, columns, rows);
+    let (port, window) = (device.input(), device.window());
+    let transport = placer.place(Box::new(device))?;
+    let transport = transport.lock().unwrap_or_else(PoisonError::into_inner);
+    Ok(ConsoleEnd {
+        input: console.input,
+        port,
+        input_space: transport.notifiers()[0].clone(), // of the receive queue
+        drain,
+        escapes: console.escapes.then(EscapeFilter::default),
+        pty: console.pty,
+        pending: Vec::new(),
+        resizer: Some((ConsoleResizer::new(window)?, terminal)),
     })
 }
 
@@ -361,17 +387,18 @@ fn vsock_device(
 fn command_line(
     config: &VmConfig,
     devices: &[MmioDevice],
-    serial: bool,
     acpi: bool,
 ) -> Result<CString, BuildError> {
     let mut defaults = Vec::new();
     if !config.boot.cmdline_only {
         defaults.extend_from_slice(cmdline::DEFAULTS);
-        defaults.push(if serial {
-            cmdline::WITH_SERIAL
-        } else {
-            cmdline::WITHOUT_SERIAL
+        defaults.push(match config.console.is_serial() {
+            true => cmdline::WITH_SERIAL,
+            false => cmdline::WITHOUT_SERIAL,
         });
+        if let config::Console::Hvc(_) = config.console {
+            defaults.push(cmdline::WITH_HVC);
+        }
         if !acpi {
             defaults.push(cmdline::WITHOUT_ACPI);
         }

@@ -18,6 +18,7 @@ mod virtio;
 mod vm;
 
 pub use builder::{BuildOptions, build};
+pub use console::ConsoleResizer;
 pub use ending::Exit;
 pub use error::{BuildError, Fault};
 pub use report::Report;

@@ -82,7 +82,10 @@ pub struct VirtioPlacer<'a> {
 
 impl VirtioPlacer<'_> {
     /// Places the next device.
-    pub fn place(&mut self, device: Box<dyn VirtioDevice>) -> Result<(), BuildError> {
+    pub fn place(
+        &mut self,
+        device: Box<dyn VirtioDevice>,
+    ) -> Result<Arc<Mutex<MmioTransport>>, BuildError> {
         let index = self.placed.len();
         if index >= MOST {
             return Err(ConfigError::TooManyDevices(index + 1, MOST).into());
@@ -109,7 +112,7 @@ impl VirtioPlacer<'_> {
         self.mmio
             .insert(&name, address, layout::MMIO_PAGE, transport.clone())?;
         self.placed.push(MmioDevice { address, gsi });
-        self.transports.push(transport);
-        Ok(())
+        self.transports.push(transport.clone());
+        Ok(transport)
     }
 }

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use vmm_sys_util::eventfd::EventFd;
 
-use super::console::ConsoleEnd;
+use super::console::{ConsoleEnd, ConsoleResizer};
 use super::ending::{Endings, Exit};
 use super::hint::Outcome;
 use super::report::Report;
@@ -95,6 +95,12 @@ impl Vm {
     /// The name of the pseudo-terminal of `--console pty`.
     pub fn pty(&self) -> Option<&Path> {
         Some(self.console.as_ref()?.pty.as_ref()?.0.as_path())
+    }
+
+    /// What tells the guest of its terminal's size, where its console can tell it (`--console hvc`).
+    pub fn console_resizer(&self) -> Option<ConsoleResizer> {
+        let (resizer, _) = self.console.as_ref()?.resizer.as_ref()?;
+        Some(resizer.clone())
     }
 
     /// The host's end of the balloon, for any thread, where the configuration has one.
@@ -197,10 +203,11 @@ impl Vm {
     fn serve(&mut self) -> Result<(), RunError> {
         let mut init_seen = false;
         loop {
-            let (mut space, mut input) = (-1, -1);
+            let (mut space, mut input, mut resized) = (-1, -1, -1);
             if let Some(console) = &self.console {
                 space = console.input_space.as_raw_fd();
                 input = console.wants_input().unwrap_or(-1);
+                resized = console.resized().unwrap_or(-1);
             }
             // poll(2) passes over negative descriptors.
             let init = if init_seen {
@@ -208,8 +215,8 @@ impl Vm {
             } else {
                 self.init_event.as_raw_fd()
             };
-            let ready = poll([self.endings.event().as_raw_fd(), init, space, input])
-                .map_err(RunError::Poll)?;
+            let end = self.endings.event().as_raw_fd();
+            let ready = poll([end, init, space, input, resized]).map_err(RunError::Poll)?;
             if ready[0] {
                 return Ok(());
             }
@@ -222,6 +229,9 @@ impl Vm {
             };
             if ready[2] {
                 let _ = console.input_space.read();
+            }
+            if ready[4] {
+                console.resize();
             }
             if ready[3] && console.read_input() == Request::Quit {
                 self.endings.quit();

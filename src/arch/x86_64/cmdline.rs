@@ -30,6 +30,9 @@ pub const WITH_SERIAL: &str = "console=ttyS0";
 /// Without one: don't look for any, each costs dozens of exits.
 pub const WITHOUT_SERIAL: &str = "8250.nr_uarts=0";
 
+/// With a virtio console.
+pub const WITH_HVC: &str = "console=hvc0";
+
 /// With the MP table only: don't look for ACPI tables in the BIOS area.
 pub const WITHOUT_ACPI: &str = "acpi=off";
 

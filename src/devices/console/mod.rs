@@ -1,4 +1,4 @@
-//! Where the serial port leads: standard input and output, a file, or a pseudo-terminal.
+//! Where the serial port or hvc0 leads: standard input and output, a file, or a pseudo-terminal.
 
 mod input;
 mod output;
@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 
-use crate::config;
+use crate::config::{self, Endpoint};
 
 pub use input::{EscapeFilter, Request};
 pub use output::{Drain, Output};
@@ -33,6 +33,13 @@ pub enum ConsoleError {
     Stdio(io::Error),
 }
 
+/// The guest's end of a console, for input.
+pub trait InputPort: Send + Sync {
+    /// Gives input to the guest; how many bytes it took. The port has an event that is signalled
+    /// when it can take more.
+    fn enqueue(&self, input: &[u8]) -> usize;
+}
+
 /// The two ends of a console.
 #[derive(Debug)]
 pub struct Console {
@@ -48,17 +55,19 @@ pub struct Console {
 }
 
 impl Console {
-    /// Opens what `config` says; `None` for no serial port.
+    /// Opens what `config` says; `None` for no console.
     ///
     /// # Errors
     ///
     /// See [`ConsoleError`].
     pub fn open(config: &config::Console) -> Result<Option<Self>, ConsoleError> {
-        match config {
-            config::Console::None => Ok(None),
-            config::Console::Stdio => Self::stdio().map_err(ConsoleError::Stdio).map(Some),
-            config::Console::Pty => Self::pty().map_err(ConsoleError::Pty).map(Some),
-            config::Console::File(path) => {
+        let Some(endpoint) = config.endpoint() else {
+            return Ok(None);
+        };
+        match endpoint {
+            Endpoint::Stdio => Self::stdio().map_err(ConsoleError::Stdio).map(Some),
+            Endpoint::Pty => Self::pty().map_err(ConsoleError::Pty).map(Some),
+            Endpoint::File(path) => {
                 // O_NONBLOCK: opening a FIFO must not wait for a reader. The writer waits itself.
                 let mut options = File::options();
                 options
@@ -66,7 +75,7 @@ impl Console {
                     .create(true)
                     .truncate(true)
                     .custom_flags(libc::O_NONBLOCK);
-                let output = options.open(path).map_err(|source| ConsoleError::File {
+                let output = options.open(&path).map_err(|source| ConsoleError::File {
                     path: path.clone(),
                     source,
                 })?;
@@ -78,6 +87,11 @@ impl Console {
                 }))
             }
         }
+    }
+
+    /// The columns and rows of the terminal that it leads to; zeros where there is none.
+    pub fn terminal_size(&self) -> (u16, u16) {
+        terminal_size(&self.output)
     }
 
     fn stdio() -> io::Result<Self> {
@@ -138,6 +152,15 @@ impl Console {
             pty: Some((name, other)),
         })
     }
+}
+
+/// The columns and rows of a terminal; zeros for anything else.
+pub fn terminal_size(file: &impl AsRawFd) -> (u16, u16) {
+    // SAFETY: an all-zero winsize is a valid value, filled in by the call.
+    let mut size: libc::winsize = unsafe { std::mem::zeroed() };
+    // SAFETY: a valid winsize. Where the call fails it stays zero.
+    unsafe { libc::ioctl(file.as_raw_fd(), libc::TIOCGWINSZ, &raw mut size) };
+    (size.ws_col, size.ws_row)
 }
 
 fn in_foreground(terminal: i32) -> bool {

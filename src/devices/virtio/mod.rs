@@ -28,6 +28,7 @@
 pub mod balloon;
 pub mod blk;
 pub mod buffers;
+pub mod console;
 #[cfg(test)]
 mod crowd;
 pub mod interrupt;

@@ -17,14 +17,13 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use virtio_bindings::virtio_ids::VIRTIO_ID_BALLOON;
-use vmm_sys_util::eventfd::{EFD_CLOEXEC, EventFd};
 
 use super::{ActivateError, Activation, VirtioDevice, read_config_bytes};
 use crate::metrics::Source;
 
 use handle::Shared;
 pub use handle::{Balloon, BalloonError, GuestStats};
-use service::{Role, Service};
+use service::{Role, Service, Stop};
 
 /// Feature bits (§5.5.3).
 const STATS_VQ: u64 = 1 << 1;
@@ -64,8 +63,8 @@ pub struct BalloonConfig {
 pub struct BalloonDevice {
     config: BalloonConfig,
     shared: Arc<Shared>,
-    /// With the event that ends it.
-    thread: Option<(JoinHandle<()>, EventFd)>,
+    /// With what ends it.
+    thread: Option<(JoinHandle<()>, Arc<Stop>)>,
 }
 
 impl BalloonDevice {
@@ -152,16 +151,21 @@ impl VirtioDevice for BalloonDevice {
             let what = what.to_owned();
             move |source| ActivateError::Host { what, source }
         };
-        let stop = EventFd::new(EFD_CLOEXEC).map_err(host("making an eventfd"))?;
-        let wake = stop.try_clone().map_err(host("copying an eventfd"))?;
+        let stop = Arc::new(Stop::new().map_err(host("making an eventfd"))?);
         let interval = self
             .config
             .stats
             .filter(|_| activation.features & STATS_VQ != 0);
         let roles: Vec<Role> = Self::roles(activation.features).collect();
         let interrupt = activation.interrupt.clone();
-        let service = Service::new(activation, &roles, wake, interval, self.shared.clone())
-            .map_err(host("making a timerfd"))?;
+        let service = Service::new(
+            activation,
+            &roles,
+            stop.clone(),
+            interval,
+            self.shared.clone(),
+        )
+        .map_err(host("making a timerfd"))?;
         let thread = service.spawn().map_err(|source| ActivateError::Thread {
             name: service::THREAD.to_owned(),
             source,
@@ -176,7 +180,7 @@ impl VirtioDevice for BalloonDevice {
         let Some((thread, stop)) = self.thread.take() else {
             return;
         };
-        if let Err(error) = stop.write(1) {
+        if let Err(error) = stop.ask() {
             log::error!("balloon: ending its thread: {error}");
         }
         if thread.join().is_err() {

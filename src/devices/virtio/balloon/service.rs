@@ -4,12 +4,13 @@
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use virtio_queue::QueueT;
 use vm_memory::{GuestAddress, GuestMemoryMmap};
-use vmm_sys_util::eventfd::EventFd;
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EventFd};
 use vmm_sys_util::timerfd::TimerFd;
 
 use super::super::buffers::{Buffers, ChainError, MAX_CHAIN};
@@ -40,12 +41,31 @@ pub(super) enum Role {
     Reporting,
 }
 
+/// The wish that the thread ends.
+pub(super) struct Stop {
+    event: EventFd,
+    wanted: AtomicBool,
+}
+
+impl Stop {
+    pub fn new() -> io::Result<Self> {
+        let event = EventFd::new(EFD_CLOEXEC)?;
+        let wanted = AtomicBool::new(false);
+        Ok(Stop { event, wanted })
+    }
+
+    pub fn ask(&self) -> io::Result<()> {
+        self.wanted.store(true, Ordering::Release);
+        self.event.write(1)
+    }
+}
+
 pub(super) struct Service {
     memory: GuestMemoryMmap<()>,
     interrupt: Arc<Interrupt>,
     shared: Arc<Shared>,
     queues: Vec<(Role, ActiveQueue)>,
-    stop: EventFd,
+    stop: Arc<Stop>,
     timer: Option<TimerFd>,
     /// Page numbers of the request being served.
     pages: Vec<u32>,
@@ -70,7 +90,7 @@ impl Service {
     pub fn new(
         activation: Activation,
         roles: &[Role],
-        stop: EventFd,
+        stop: Arc<Stop>,
         interval: Option<Duration>,
         shared: Arc<Shared>,
     ) -> io::Result<Self> {
@@ -107,7 +127,7 @@ impl Service {
     }
 
     fn run(&mut self, buffers: &mut Buffers) -> Result<(), ServeError> {
-        let mut fds: Vec<libc::pollfd> = std::iter::once(self.stop.as_raw_fd())
+        let mut fds: Vec<libc::pollfd> = std::iter::once(self.stop.event.as_raw_fd())
             .chain([self.timer.as_ref().map_or(-1, AsRawFd::as_raw_fd)])
             .chain(
                 self.queues
@@ -174,7 +194,7 @@ impl Service {
                 self.shared.counts.latency.record(start.elapsed());
             }
             self.give_back(index, head)?;
-            if self.stop_wanted() {
+            if self.stop.wanted.load(Ordering::Acquire) {
                 return Ok(true);
             }
         }
@@ -186,12 +206,6 @@ impl Service {
             self.interrupt.used_buffers();
         }
         Ok(())
-    }
-
-    fn stop_wanted(&self) -> bool {
-        let mut fd = readable(self.stop.as_raw_fd());
-        // SAFETY: one pollfd, which lives through the call.
-        unsafe { libc::poll(&raw mut fd, 1, 0) == 1 }
     }
 
     /// Reads the page numbers of a request, in order, each once.
