@@ -1,0 +1,4 @@
+//! What the benches of devices share.
+
+pub mod guest;
+pub mod perf;
