@@ -17,7 +17,6 @@ use std::process::Command;
 use std::time::Instant;
 
 use driver::Driver;
-use motevm::config::Cache;
 use motevm::devices::virtio::blk::{BlkConfig, BlkDevice};
 use motevm::devices::virtio::buffers::{Buffers, ChainError};
 use motevm::devices::virtio::worker::{RequestHandler, WorkerPool};
@@ -252,11 +251,8 @@ impl Files {
 
     fn open(&self, path: &Path) -> BlkDevice {
         let config = BlkConfig {
-            name: "vda".into(),
-            path: path.into(),
             read_only: true,
-            id: None,
-            cache: Cache::Writeback,
+            ..BlkConfig::new("vda", path)
         };
         BlkDevice::open(&config).expect("the image")
     }

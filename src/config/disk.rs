@@ -37,6 +37,12 @@ pub struct Disk {
     /// How the host's file is read and written.
     #[serde(default)]
     pub engine: Engine,
+    /// The guest maps it (virtio-pmem) instead of reading and writing blocks.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub dax: bool,
+    /// With `dax`: the guest's writes are its own, and thrown away at its end.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub cow: bool,
     /// Number of queues, 1 to [`MAX_QUEUES`]. Linux uses no more of them than it has CPUs.
     #[serde(default, skip_serializing_if = "Queues::is_default")]
     pub queues: Queues,

@@ -5,6 +5,7 @@
 //! `cli/`.
 
 mod balloon;
+mod dax;
 mod disk;
 mod fs;
 mod net;
@@ -17,6 +18,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 pub use balloon::Balloon;
+pub use dax::DaxMode;
 pub use disk::{Cache, Disk, Engine, MAX_QUEUES, Queues};
 pub use fs::{Fs, OnDisconnect};
 pub use net::{MAX_QUEUES as MAX_NET_QUEUES, Mac, Net};
@@ -292,6 +294,15 @@ pub enum ConfigError {
     /// Not an interval.
     #[error("--balloon stats={0}: the interval is 1 to {1} seconds")]
     BalloonStats(u32, u32),
+    /// Copy on write is for mappings.
+    #[error("drive {}: cow needs dax (for a writable copy in a file: `cp --reflink=auto`)", .0.display())]
+    CowWithoutDax(PathBuf),
+    /// Both of what a guest may do with its writes.
+    #[error("drive {}: ro and cow are given; choose one of them", .0.display())]
+    CowReadOnly(PathBuf),
+    /// Options that mean something for requests only.
+    #[error("drive {}: with dax there is no id and no cache mode; leave them out", .0.display())]
+    OnlyWithoutDax(PathBuf),
     /// More devices than interrupt lines.
     #[error("{0} virtio devices: at most {1} fit; give fewer --disk options")]
     TooManyDevices(usize, usize),
@@ -321,6 +332,7 @@ impl VmConfig {
             return Err(ConfigError::NoKernel);
         }
         self.drives().try_for_each(Disk::validate)?;
+        self.drives().try_for_each(Disk::validate_dax)?;
         self.nets.iter().try_for_each(Net::validate)?;
         Fs::validate_all(&self.fs)?;
         if let Some(vsock) = &self.vsock {

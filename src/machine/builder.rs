@@ -2,18 +2,19 @@
 
 use std::ffi::CString;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 use kvm_ioctls::Cap;
 use vmm_sys_util::eventfd::EventFd;
 
-use super::console::{ConsoleEnd, ConsoleResizer};
+use super::console::ConsoleEnd;
+use super::dax::{DaxDrives, root_options};
+use super::devices::{Placed, place_devices};
 use super::ending::Endings;
 use super::error::BuildError;
 use super::timings::{BootClock, Phase, Timeline};
 use super::usage::cpu_time;
-use super::vhost_user;
 use super::virtio::{Registers, VirtioPlacer};
 use super::vm::Vm;
 use crate::arch::acpi::{self, MmioDevice};
@@ -24,19 +25,12 @@ use crate::boot::{
     self, Cmdline, Entry, EntryPreference, FileFormat, KernelFile, KernelOptions, LoadedKernel,
 };
 use crate::bus::Bus;
-use crate::config::{self, Acpi, ConfigError, Disk, Protocol, Size, VmConfig, Vsock};
+use crate::config::{self, Acpi, ConfigError, Protocol, VmConfig};
 use crate::devices::acpi_sleep::AcpiSleep;
 use crate::devices::boot_timer::BootTimer;
 use crate::devices::console::{Console, EscapeFilter, Output};
 use crate::devices::i8042::I8042;
 use crate::devices::serial::SerialPort;
-use crate::devices::virtio::VirtioDevice;
-use crate::devices::virtio::balloon::{Balloon, BalloonConfig, BalloonDevice};
-use crate::devices::virtio::blk::{BlkConfig, BlkDevice};
-use crate::devices::virtio::console::ConsoleDevice;
-use crate::devices::virtio::net::NetDevice;
-use crate::devices::virtio::rng::RngDevice;
-use crate::devices::virtio::vsock::{KernelVsock, VsockDevice, VsockError};
 use crate::kvm::{self, Host};
 use crate::memory::{Backing, GuestRam};
 use crate::metrics::Registry;
@@ -90,6 +84,9 @@ pub fn build(host: &Host, config: &VmConfig, options: BuildOptions) -> Result<Vm
     // below drops it before `fd`, no vCPU has run, and none can any more.
     unsafe { fd.set_memory(&memory)? };
     let registers = Registers::new(&fd)?;
+    let dax = DaxDrives::open(config, host)?;
+    // SAFETY: as for RAM.
+    unsafe { dax.show(&fd)? };
     fd.set_tss_address(layout::KVM_TSS)?;
     timeline.mark(Phase::Memory);
 
@@ -136,15 +133,15 @@ pub fn build(host: &Host, config: &VmConfig, options: BuildOptions) -> Result<Vm
     let (mut mmio, mut ports) = (Bus::new(), Bus::new());
 
     let has_serial = config.console.is_serial();
-    let (mut console, mut hvc) = (None, None);
+    let (mut serial, mut hvc) = (None, None);
     match Console::open(&config.console)? {
-        Some(opened) if has_serial => console = Some(attach_serial(opened, &fd, &mut ports)?),
+        Some(opened) if has_serial => serial = Some(attach_serial(opened, &fd, &mut ports)?),
         opened => hvc = opened,
     }
     attach_endings(&mut ports, &endings)?;
     attach_boot_timer(&mut mmio, &clock, &init_event)?;
+    dax.attach(&mut mmio)?;
 
-    let drives: Vec<&Disk> = config.drives().collect();
     let mut metrics = Registry::new();
     let mut placer = VirtioPlacer {
         fd: &fd,
@@ -155,42 +152,17 @@ pub fn build(host: &Host, config: &VmConfig, options: BuildOptions) -> Result<Vm
         transports: Vec::new(),
         metrics: &mut metrics,
     };
-    for (index, drive) in drives.iter().enumerate() {
-        match vhost_user::drive(index, drive)? {
-            Some(device) => placer.place(device)?,
-            None => placer.place(Box::new(BlkDevice::open(&blk_config(index, drive)?)?))?,
-        }
-    }
-    for (index, fs) in config.fs.iter().enumerate() {
-        placer.place(vhost_user::folder(index, fs)?)?;
-    }
-    let mut links = Vec::with_capacity(config.nets.len());
-    for (index, net) in config.nets.iter().enumerate() {
-        if let Some(device) = vhost_user::interface(index, net)? {
-            placer.place(device)?;
-            links.push(None);
-            continue;
-        }
-        let device = NetDevice::open(&format!("net{index}"), net)?;
-        links.push(Some(device.link()));
-        placer.place(Box::new(device))?;
-    }
-    if let Some(vsock) = &config.vsock {
-        placer.place(vsock_device(vsock, &memory)?)?;
-    }
-    if let Some(hvc) = hvc {
-        console = Some(place_hvc(&mut placer, hvc)?);
-    }
-    let balloon = match &config.balloon {
-        Some(balloon) => Some(place_balloon(&mut placer, balloon, config.memory.0)?),
-        None => None,
-    };
-    placer.place(Box::new(RngDevice::new()))?;
+    let Placed {
+        console,
+        links,
+        balloon,
+    } = place_devices(&mut placer, config, &dax, hvc)?;
+    let console = serial.or(console);
     let VirtioPlacer {
         placed, transports, ..
     } = placer;
 
-    let text = command_line(config, &placed, with_acpi)?;
+    let text = command_line(config, &placed, &dax, with_acpi)?;
     boot::write_cmdline(&memory, &text, layout::CMDLINE)?;
     let rsdp = if with_acpi {
         Some(acpi::write_acpi(&memory, cpus, &placed, has_serial)?)
@@ -245,32 +217,15 @@ pub fn build(host: &Host, config: &VmConfig, options: BuildOptions) -> Result<Vm
         bytes_loaded,
         supported_cpuid_calls: host.supported_cpuid_calls(),
         acpi: with_acpi,
-        drives: drives.len(),
+        drives: config.drives().count(),
         links,
         balloon,
         ended: None,
         metrics,
         _registers: registers.pages(),
+        dax,
         ram,
     })
-}
-
-/// The balloon, and the host's end of it.
-fn place_balloon(
-    placer: &mut VirtioPlacer,
-    config: &config::Balloon,
-    memory: Size,
-) -> Result<Balloon, BuildError> {
-    let device = BalloonDevice::new(BalloonConfig {
-        size: config.size.bytes(),
-        memory: memory.bytes(),
-        deflate_on_oom: config.deflate_on_oom,
-        stats: config.stats.map(|s| Duration::from_secs(s.into())),
-        reporting: config.free_page_reporting,
-    });
-    let balloon = device.handle();
-    placer.place(Box::new(device))?;
-    Ok(balloon)
 }
 
 fn event() -> Result<EventFd, BuildError> {
@@ -305,27 +260,6 @@ fn attach_serial(
     })
 }
 
-/// The virtio console, between the guest and the console.
-fn place_hvc(placer: &mut VirtioPlacer, console: Console) -> Result<ConsoleEnd, BuildError> {
-    let (columns, rows) = console.terminal_size();
-    let terminal = console.output.try_clone().map_err(BuildError::Event)?;
-    let (output, drain) = Output::new(console.output).map_err(BuildError::Event)?;
-    let device = ConsoleDevice::new(output, columns, rows);
-    let (port, window) = (device.input(), device.window());
-    let transport = placer.place(Box::new(device))?;
-    let transport = transport.lock().unwrap_or_else(PoisonError::into_inner);
-    Ok(ConsoleEnd {
-        input: console.input,
-        port,
-        input_space: transport.notifiers()[0].clone(), // of the receive queue
-        drain,
-        escapes: console.escapes.then(EscapeFilter::default),
-        pty: console.pty,
-        pending: Vec::new(),
-        resizer: Some((ConsoleResizer::new(window)?, terminal)),
-    })
-}
-
 /// The devices by which the guest ends the VM: keyboard controller and ACPI sleep register.
 fn attach_endings(ports: &mut Bus, endings: &Arc<Endings>) -> Result<(), BuildError> {
     let on_ending = || -> crate::devices::OnEnding {
@@ -354,41 +288,15 @@ fn attach_boot_timer(
     Ok(mmio.insert("boot-timer", layout::BOOT_TIMER, layout::MMIO_PAGE, timer)?)
 }
 
-/// Named as Linux will: vda, vdb, ... There are fewer drives than letters (layout::GSI_COUNT).
-pub(super) fn drive_name(index: usize) -> String {
-    let letter = char::from(b'a'.saturating_add(index as u8));
-    format!("vd{letter}")
-}
-
-fn blk_config(index: usize, disk: &Disk) -> Result<BlkConfig, ConfigError> {
-    Ok(BlkConfig {
-        name: drive_name(index),
-        path: disk.path.clone(),
-        read_only: disk.read_only,
-        id: disk.id.clone(),
-        cache: disk.cache,
-        engine: disk.engine,
-        queues: disk.queues,
-        limit: disk.rate_limit()?,
-    })
-}
-
-fn vsock_device(
-    vsock: &Vsock,
-    memory: &vm_memory::GuestMemoryMmap<()>,
-) -> Result<Box<dyn VirtioDevice>, VsockError> {
-    Ok(match &vsock.socket {
-        Some(path) => Box::new(VsockDevice::new(vsock.cid, path)?),
-        None => Box::new(KernelVsock::new(vsock.cid, memory)?),
-    })
-}
-
 /// mote's fast defaults, the devices, and what the user says, which wins.
 fn command_line(
     config: &VmConfig,
     devices: &[MmioDevice],
+    dax: &DaxDrives,
     acpi: bool,
 ) -> Result<CString, BuildError> {
+    let root = config.rootfs.as_ref().and(config.drives().next());
+    let root = root.map_or_else(Vec::new, |root| root_options(root, dax));
     let mut defaults = Vec::new();
     if !config.boot.cmdline_only {
         defaults.extend_from_slice(cmdline::DEFAULTS);
@@ -402,10 +310,7 @@ fn command_line(
         if !acpi {
             defaults.push(cmdline::WITHOUT_ACPI);
         }
-        if let Some(root) = &config.rootfs {
-            defaults.push("root=/dev/vda");
-            defaults.push(if root.read_only { "ro" } else { "rw" });
-        }
+        defaults.extend(root.iter().map(String::as_str));
     }
     let mut line = Cmdline::with_defaults(&defaults);
     if !acpi {

@@ -12,6 +12,7 @@ use crate::devices::vhost_user::ConnectError;
 use crate::devices::vhost_user::passt::PasstError;
 use crate::devices::virtio::blk::BlkError;
 use crate::devices::virtio::net::NetError;
+use crate::devices::virtio::pmem::PmemError;
 use crate::devices::virtio::vsock::VsockError;
 use crate::kvm::KvmError;
 use crate::memory::MemoryError;
@@ -49,6 +50,9 @@ pub enum BuildError {
     /// There can be no vsock device.
     #[error(transparent)]
     Vsock(#[from] VsockError),
+    /// A drive can't be mapped.
+    #[error(transparent)]
+    Dax(#[from] PmemError),
     /// The console can't be opened.
     #[error(transparent)]
     Console(#[from] ConsoleError),
@@ -104,6 +108,7 @@ impl BuildError {
             | BuildError::VhostUser(_)
             | BuildError::Passt(_)
             | BuildError::Vsock(_)
+            | BuildError::Dax(_)
             | BuildError::Console(_) => Fault::Configuration,
             BuildError::Memory(_) | BuildError::Kvm(_) | BuildError::Event(_) => Fault::Host,
             BuildError::BootTables(_)

@@ -7,6 +7,8 @@
 
 mod builder;
 mod console;
+mod dax;
+mod devices;
 mod ending;
 mod error;
 mod hint;

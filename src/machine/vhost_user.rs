@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::builder::drive_name;
+use super::devices::drive_name;
 use super::error::BuildError;
 use crate::config::{Disk, Fs, Net};
 use crate::devices::vhost_user::kind::{Blk, Fs as FsKind, Net as NetKind, random_mac};

@@ -19,9 +19,11 @@ use crate::metrics::Registry;
 /// The most virtio devices: one interrupt line each.
 pub const MOST: usize = (layout::GSI_COUNT - layout::VIRTIO_GSI_START) as usize;
 
-/// The devices' registers have this memory slot, after those of RAM; memory of devices' own would
-/// come after it.
+/// The devices' registers have this memory slot, after those of RAM; memory of devices' own comes
+/// after it.
 const REGISTERS_SLOT: u32 = 8;
+/// The first memory slot of drives that the guest maps. They are the last ones.
+pub const DAX_SLOTS: u32 = 16;
 
 /// QueueNotify and InterruptACK (virtio 1.3 §4.2.2).
 const QUEUE_NOTIFY: u64 = 0x50;

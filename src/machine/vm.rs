@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::console::{ConsoleEnd, ConsoleResizer};
+use super::dax::DaxDrives;
 use super::ending::{Endings, Exit};
 use super::hint::Outcome;
 use super::report::Report;
@@ -21,7 +22,7 @@ use crate::kvm;
 use crate::memory::GuestRam;
 use crate::memory::pages::Pages;
 use crate::metrics::Registry;
-use crate::vcpu::{Surroundings, VcpuThread};
+use crate::vcpu::{CrashKind, Surroundings, VcpuThread};
 
 /// Why a VM could not be run to its end.
 #[derive(Debug, thiserror::Error)]
@@ -61,6 +62,7 @@ pub struct Vm {
     pub(super) ended: Option<Exit>,
     pub(super) metrics: Registry,
     pub(super) _registers: Arc<Pages>,
+    pub(super) dax: DaxDrives,
     pub(super) ram: GuestRam,
 }
 
@@ -178,6 +180,13 @@ impl Vm {
 
     /// Advice for the user, where the way in which the guest ended calls for it.
     pub fn hint(&self) -> Option<String> {
+        // What KVM_RUN says where the host has no page for the guest.
+        if let Some(Exit::Crash(report)) = &self.ended
+            && report.kind == CrashKind::RunFailed(libc::EFAULT)
+            && let Some(trouble) = self.dax.trouble()
+        {
+            return Some(trouble);
+        }
         // The drives come first; the entropy device's driver says nothing of theirs.
         let ready = self.transports[..self.drives].iter().filter(|transport| {
             transport
@@ -196,7 +205,9 @@ impl Vm {
     }
 
     fn usage(&self) -> Usage {
-        Usage::now(&self.ram.host_ranges())
+        let mut guest = self.ram.host_ranges();
+        guest.extend(self.dax.host_ranges());
+        Usage::now(&guest)
     }
 
     /// The event loop: console input and the boot timer, until something ends the VM.

@@ -3,7 +3,9 @@
 //! It is anonymous memory of the monitor, or, where another process serves a device (vhost-user),
 //! a memfd that both map ([`Backing`]). [`pages`]: memory of the monitor's that the guest reads.
 //! [`release`]: what the guest gives back.
+//! [`dax`]: files of the host that the guest maps.
 
+pub mod dax;
 pub mod pages;
 pub mod release;
 

@@ -28,6 +28,19 @@ pub struct CpuidOptions<'a> {
     pub mask: &'a [Feature],
 }
 
+/// The first guest physical address that can't be used: by the width that the host's processor
+/// has (CPUID leaf 0x80000008; AMD APM vol. 3 App. E), and what Linux manages with page tables of
+/// four levels (arch/x86/include/asm/sparsemem.h, MAX_PHYSMEM_BITS).
+pub fn physical_end(supported: &CpuId) -> u64 {
+    let sizes = leaf(supported, 0x8000_0008, 0).map_or(0, |entry| entry.eax);
+    let bits = match (sizes >> 16 & 0xff, sizes & 0xff) {
+        (0, 0) => 36, // what every 64-bit processor has
+        (0, bits) => bits,
+        (guest_bits, _) => guest_bits,
+    };
+    1 << bits.min(46)
+}
+
 /// The CPUID that all vCPUs of a VM have in common, out of the host's `supported` one.
 pub fn template(supported: &CpuId, options: &CpuidOptions) -> CpuId {
     let mut cpuid = supported.clone();

@@ -8,6 +8,7 @@
 //! 0xd000_0000  boot timer, then one page per virtio device
 //! 0xfec0_0000  IOAPIC;  0xfee0_0000  local APICs;  0xfffb_c000  KVM's own pages
 //! 0x1_0000_0000  the rest of RAM
+//! after RAM      drives that the guest maps (DAX), each at a multiple of 128 MiB
 //! ```
 
 use vm_memory::GuestAddress;
@@ -82,6 +83,23 @@ pub fn ram_ranges(size: u64) -> Vec<(GuestAddress, u64)> {
     ranges
 }
 
+/// The unit of [`dax_start`] and of the drives that are mapped there. Linux manages memory in
+/// sections of this size (Documentation/mm/memory-model.rst), and is quicker where none holds both
+/// RAM and a drive. It is a multiple of 2 MiB, so that huge pages fit, and of what Linux asks of
+/// the place of persistent memory (include/linux/memremap.h, memremap_compat_align).
+pub const DAX_ALIGN: u64 = 128 << 20;
+
+/// The first address for drives that the guest maps, after RAM of `size` bytes.
+pub fn dax_start(size: u64) -> u64 {
+    let end = ram_ranges(size)
+        .iter()
+        .map(|(start, len)| start.0 + len)
+        .max();
+    end.unwrap_or(0)
+        .max(HIGH_RAM_START)
+        .next_multiple_of(DAX_ALIGN)
+}
+
 /// What the guest is told of its physical addresses (E820, PVH memory map).
 pub fn memory_map(size: u64) -> Vec<MemoryMapEntry> {
     let entry = |addr, size, kind| MemoryMapEntry { addr, size, kind };
@@ -116,6 +134,12 @@ mod tests {
         let ranges = ram_ranges(5 << 30);
         assert_eq!(ranges[0], (GuestAddress(0), LOW_RAM_END));
         assert_eq!(ranges[1], (GuestAddress(1 << 32), (5 << 30) - LOW_RAM_END));
+    }
+
+    #[test]
+    fn mapped_drives_come_after_all_ram() {
+        assert_eq!(dax_start(128 << 20), 1 << 32);
+        assert_eq!(dax_start((3 << 30) + (1 << 20)), (1 << 32) + DAX_ALIGN);
     }
 
     #[test]

@@ -33,6 +33,7 @@ pub mod console;
 mod crowd;
 pub mod interrupt;
 pub mod net;
+pub mod pmem;
 pub mod queue;
 pub mod registers;
 pub mod rng;

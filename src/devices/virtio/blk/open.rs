@@ -161,7 +161,7 @@ pub(super) fn open(config: &BlkConfig) -> Result<Disk, BlkError> {
     if size == 0 {
         return Err(BlkError::Empty { path: path.clone() });
     }
-    lock(&file, config)?;
+    lock(&file, path, config.read_only)?;
     let mut magic = [0; 4];
     if size >= 4 {
         file.read_exact_at(&mut magic, 0).map_err(io("reading"))?;
@@ -201,7 +201,10 @@ pub(super) fn open(config: &BlkConfig) -> Result<Disk, BlkError> {
     })
 }
 
-fn open_file(path: &Path, read_only: bool) -> Result<File, BlkError> {
+pub(in crate::devices::virtio) fn open_file(
+    path: &Path,
+    read_only: bool,
+) -> Result<File, BlkError> {
     OpenOptions::new()
         .read(true)
         .write(!read_only)
@@ -229,7 +232,7 @@ fn open_file(path: &Path, read_only: bool) -> Result<File, BlkError> {
         })
 }
 
-fn kind(file_type: std::fs::FileType) -> &'static str {
+pub(in crate::devices::virtio) fn kind(file_type: std::fs::FileType) -> &'static str {
     match file_type {
         t if t.is_dir() => "a directory",
         t if t.is_fifo() => "a named pipe",
@@ -240,8 +243,12 @@ fn kind(file_type: std::fs::FileType) -> &'static str {
 
 /// Two writers would destroy an image, and a reader beside a writer sees it change under its
 /// file system.
-fn lock(file: &File, config: &BlkConfig) -> Result<(), BlkError> {
-    let (operation, remedy) = match config.read_only {
+pub(in crate::devices::virtio) fn lock(
+    file: &File,
+    path: &Path,
+    read_only: bool,
+) -> Result<(), BlkError> {
+    let (operation, remedy) = match read_only {
         true => (libc::LOCK_SH, "end the VM that writes it"),
         false => (
             libc::LOCK_EX,
@@ -253,7 +260,7 @@ fn lock(file: &File, config: &BlkConfig) -> Result<(), BlkError> {
     if unsafe { libc::flock(file.as_raw_fd(), operation | libc::LOCK_NB) } == 0 {
         return Ok(());
     }
-    let path = config.path.clone();
+    let path = path.to_path_buf();
     let source = io::Error::last_os_error();
     if source.kind() == io::ErrorKind::WouldBlock {
         return Err(BlkError::Locked { path, remedy });
@@ -264,7 +271,7 @@ fn lock(file: &File, config: &BlkConfig) -> Result<(), BlkError> {
 }
 
 /// Size and logical block size of a block device.
-fn block_geometry(file: &File) -> io::Result<(u64, u32)> {
+pub(in crate::devices::virtio) fn block_geometry(file: &File) -> io::Result<(u64, u32)> {
     /// `_IOR(0x12, 114, size_t)`, linux/fs.h; not in the libc crate.
     const BLKGETSIZE64: u32 = 0x8008_1272;
     let mut size: u64 = 0;

@@ -1,0 +1,170 @@
+//! The drives that the guest maps: their place in its memory, and what KVM is told of them.
+
+use std::ops::Range;
+use std::sync::{Arc, Mutex};
+
+use super::error::BuildError;
+use super::virtio::DAX_SLOTS;
+use crate::arch::{cpuid, layout};
+use crate::bus::Bus;
+use crate::config::{DaxMode, Disk, VmConfig};
+use crate::devices::virtio::pmem::rootflags::rootflags;
+use crate::devices::virtio::pmem::{DaxFile, PmemConfig, PmemDevice, PmemError, ReadOnlyRange};
+use crate::kvm::{self, Host, MemorySlot};
+use crate::memory::dax::DaxMapping;
+
+/// The drives that the guest maps, in order. It keeps the mappings, so it must outlive the VM's
+/// KVM descriptors.
+#[derive(Default)]
+pub struct DaxDrives {
+    drives: Vec<DaxDrive>,
+}
+
+struct DaxDrive {
+    file: Arc<DaxFile>,
+    mapping: DaxMapping,
+    guest: u64,
+}
+
+impl DaxDrives {
+    /// Opens and maps those drives of `config` that are to be mapped, and gives them places after
+    /// RAM.
+    pub fn open(config: &VmConfig, host: &Host) -> Result<Self, BuildError> {
+        let mut drives = Vec::new();
+        let mut guest = layout::dax_start(config.memory.0.bytes());
+        for disk in config.drives() {
+            let Some(mode) = disk.dax_mode() else {
+                continue;
+            };
+            let file = PmemDevice::open(&PmemConfig {
+                // Named as Linux will: by the order of its probes (drivers/nvdimm/region_devs.c).
+                name: format!("pmem{}", drives.len()),
+                path: disk.path.clone(),
+                mode,
+            })?;
+            let path = || disk.path.clone();
+            let mapping = DaxMapping::new(file.file(), file.size(), mode).map_err(|source| {
+                PmemError::Map {
+                    path: path(),
+                    source,
+                }
+            })?;
+            let end = guest.checked_add(mapping.len());
+            let limit = cpuid::physical_end(host.supported_cpuid()?);
+            let Some(end) = end.filter(|end| *end <= limit) else {
+                let (path, size) = (path(), file.size() >> 20);
+                return Err(PmemError::TooLarge { path, size }.into());
+            };
+            drives.push(DaxDrive {
+                file,
+                mapping,
+                guest,
+            });
+            guest = end.next_multiple_of(layout::DAX_ALIGN);
+        }
+        Ok(DaxDrives { drives })
+    }
+
+    /// Gives the mappings to the guest, at most two slots each: what it may write, and what it may
+    /// only read.
+    ///
+    /// # Safety
+    ///
+    /// `self` must live until `fd` and all its vCPUs are dropped.
+    pub unsafe fn show(&self, fd: &kvm::Vm) -> Result<(), BuildError> {
+        let mut slot = DAX_SLOTS;
+        for drive in &self.drives {
+            let read_only = drive.read_only();
+            for (range, read_only) in [(0..read_only.start, false), (read_only, true)] {
+                if range.is_empty() {
+                    continue;
+                }
+                let slot_of_drive = MemorySlot {
+                    slot,
+                    guest: drive.guest + range.start,
+                    host: drive.mapping.host_address() + range.start,
+                    len: range.end - range.start,
+                    read_only,
+                };
+                // SAFETY: the range is mapped as long as `self` lives, and no reference to it is
+                // ever made.
+                unsafe { fd.set_slot(slot_of_drive)? };
+                slot += 1;
+            }
+        }
+        Ok(())
+    }
+
+    /// Places what takes the guest's writes to where it may only read.
+    pub fn attach(&self, mmio: &mut Bus) -> Result<(), BuildError> {
+        for drive in &self.drives {
+            let range = drive.read_only();
+            if range.is_empty() {
+                continue;
+            }
+            let device = Arc::new(Mutex::new(ReadOnlyRange::new(drive.file.clone())));
+            let name = format!("{}-read-only", drive.file.config().name);
+            let (start, len) = (drive.guest + range.start, range.end - range.start);
+            mmio.insert(&name, start, len, device)?;
+        }
+        Ok(())
+    }
+
+    /// The virtio devices, in order.
+    pub fn devices(&self) -> Vec<PmemDevice> {
+        let device = |d: &DaxDrive| PmemDevice::new(d.file.clone(), d.guest, d.mapping.len());
+        self.drives.iter().map(device).collect()
+    }
+
+    /// What the guest's kernel is told of its root file system in the first of them.
+    pub fn root_flags(&self) -> Option<&'static str> {
+        self.drives.first().and_then(|drive| rootflags(&drive.file))
+    }
+
+    /// Whether there is something that the guest may only read.
+    pub fn has_read_only(&self) -> bool {
+        self.drives.iter().any(|d| !d.read_only().is_empty())
+    }
+
+    /// The host addresses of the mappings.
+    pub fn host_ranges(&self) -> impl Iterator<Item = Range<u64>> {
+        self.drives.iter().map(|drive| drive.mapping.host_range())
+    }
+
+    /// Why the host has no page for the guest, if a mapped drive can be the reason: the one that
+    /// is smaller than it was before all others.
+    pub fn trouble(&self) -> Option<String> {
+        let texts = self.drives.iter().filter_map(|drive| drive.file.trouble());
+        let texts: Vec<_> = texts.collect();
+        let shrunk = texts.iter().position(|text| text.contains("while in use"));
+        texts.into_iter().nth(shrunk.unwrap_or(0))
+    }
+}
+
+impl DaxDrive {
+    /// Which part of the mapping the guest may only read.
+    fn read_only(&self) -> Range<u64> {
+        let len = self.mapping.len();
+        match self.file.config().mode {
+            DaxMode::ReadOnly => 0..len,
+            // Nothing would keep what is written there.
+            DaxMode::Shared => self.mapping.file_len()..len,
+            DaxMode::Private => len..len,
+        }
+    }
+}
+
+/// Where the root file system is, for the kernel's command line.
+pub fn root_options(root: &Disk, dax: &DaxDrives) -> Vec<String> {
+    let device = if root.dax { "pmem0" } else { "vda" };
+    let mut options = vec![
+        format!("root=/dev/{device}"),
+        if root.read_only { "ro" } else { "rw" }.to_owned(),
+    ];
+    if root.dax
+        && let Some(flags) = dax.root_flags()
+    {
+        options.push(format!("rootflags={flags}"));
+    }
+    options
+}

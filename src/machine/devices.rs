@@ -1,0 +1,150 @@
+//! The virtio devices of a configuration, in the order in which the guest finds them.
+
+use std::sync::PoisonError;
+use std::time::Duration;
+
+use super::console::{ConsoleEnd, ConsoleResizer};
+use super::dax::DaxDrives;
+use super::error::BuildError;
+use super::vhost_user;
+use super::virtio::VirtioPlacer;
+use crate::config::{self, ConfigError, Disk, Size, VmConfig, Vsock};
+use crate::devices::console::{Console, EscapeFilter, Output};
+use crate::devices::virtio::VirtioDevice;
+use crate::devices::virtio::balloon::{Balloon, BalloonConfig, BalloonDevice};
+use crate::devices::virtio::blk::{BlkConfig, BlkDevice};
+use crate::devices::virtio::console::ConsoleDevice;
+use crate::devices::virtio::net::{Link, NetDevice};
+use crate::devices::virtio::rng::RngDevice;
+use crate::devices::virtio::vsock::{KernelVsock, VsockDevice, VsockError};
+
+/// The host's ends of those devices that have one.
+pub struct Placed {
+    /// Of the virtio console.
+    pub console: Option<ConsoleEnd>,
+    /// Of each network device; `None` where another process serves it.
+    pub links: Vec<Option<Link>>,
+    pub balloon: Option<Balloon>,
+}
+
+/// Opens and places all virtio devices: first the drives, the root file system's before all, and
+/// last the entropy device. `hvc` is the console's other end, if it is a virtio console.
+pub fn place_devices(
+    placer: &mut VirtioPlacer,
+    config: &VmConfig,
+    dax: &DaxDrives,
+    hvc: Option<Console>,
+) -> Result<Placed, BuildError> {
+    let (mut mapped, mut blocks) = (dax.devices().into_iter(), 0..);
+    for drive in config.drives() {
+        if let Some(device) = drive.dax.then(|| mapped.next()).flatten() {
+            placer.place(Box::new(device))?;
+            continue;
+        }
+        let index = blocks.next().unwrap_or_default();
+        placer.place(match vhost_user::drive(index, drive)? {
+            Some(device) => device,
+            None => Box::new(BlkDevice::open(&blk_config(index, drive)?)?),
+        })?;
+    }
+    for (index, fs) in config.fs.iter().enumerate() {
+        placer.place(vhost_user::folder(index, fs)?)?;
+    }
+    let mut links = Vec::with_capacity(config.nets.len());
+    for (index, net) in config.nets.iter().enumerate() {
+        if let Some(device) = vhost_user::interface(index, net)? {
+            placer.place(device)?;
+            links.push(None);
+            continue;
+        }
+        let device = NetDevice::open(&format!("net{index}"), net)?;
+        links.push(Some(device.link()));
+        placer.place(Box::new(device))?;
+    }
+    if let Some(vsock) = &config.vsock {
+        let device = vsock_device(vsock, placer.memory)?;
+        placer.place(device)?;
+    }
+    let console = match hvc {
+        Some(console) => Some(place_hvc(placer, console)?),
+        None => None,
+    };
+    let balloon = match &config.balloon {
+        Some(balloon) => Some(place_balloon(placer, balloon, config.memory.0)?),
+        None => None,
+    };
+    placer.place(Box::new(RngDevice::new()))?;
+    Ok(Placed {
+        console,
+        links,
+        balloon,
+    })
+}
+
+/// Named as Linux will: vda, vdb, ... There are fewer drives than letters (layout::GSI_COUNT).
+pub(super) fn drive_name(index: usize) -> String {
+    let letter = char::from(b'a'.saturating_add(index as u8));
+    format!("vd{letter}")
+}
+
+fn blk_config(index: usize, disk: &Disk) -> Result<BlkConfig, ConfigError> {
+    Ok(BlkConfig {
+        name: drive_name(index),
+        path: disk.path.clone(),
+        read_only: disk.read_only,
+        id: disk.id.clone(),
+        cache: disk.cache,
+        engine: disk.engine,
+        queues: disk.queues,
+        limit: disk.rate_limit()?,
+    })
+}
+
+fn vsock_device(
+    vsock: &Vsock,
+    memory: &vm_memory::GuestMemoryMmap<()>,
+) -> Result<Box<dyn VirtioDevice>, VsockError> {
+    Ok(match &vsock.socket {
+        Some(path) => Box::new(VsockDevice::new(vsock.cid, path)?),
+        None => Box::new(KernelVsock::new(vsock.cid, memory)?),
+    })
+}
+
+/// The balloon, and the host's end of it.
+fn place_balloon(
+    placer: &mut VirtioPlacer,
+    config: &config::Balloon,
+    memory: Size,
+) -> Result<Balloon, BuildError> {
+    let device = BalloonDevice::new(BalloonConfig {
+        size: config.size.bytes(),
+        memory: memory.bytes(),
+        deflate_on_oom: config.deflate_on_oom,
+        stats: config.stats.map(|s| Duration::from_secs(s.into())),
+        reporting: config.free_page_reporting,
+    });
+    let balloon = device.handle();
+    placer.place(Box::new(device))?;
+    Ok(balloon)
+}
+
+/// The virtio console, between the guest and the console.
+fn place_hvc(placer: &mut VirtioPlacer, console: Console) -> Result<ConsoleEnd, BuildError> {
+    let (columns, rows) = console.terminal_size();
+    let terminal = console.output.try_clone().map_err(BuildError::Event)?;
+    let (output, drain) = Output::new(console.output).map_err(BuildError::Event)?;
+    let device = ConsoleDevice::new(output, columns, rows);
+    let (port, window) = (device.input(), device.window());
+    let transport = placer.place(Box::new(device))?;
+    let transport = transport.lock().unwrap_or_else(PoisonError::into_inner);
+    Ok(ConsoleEnd {
+        input: console.input,
+        port,
+        input_space: transport.notifiers()[0].clone(), // of the receive queue
+        drain,
+        escapes: console.escapes.then(EscapeFilter::default),
+        pty: console.pty,
+        pending: Vec::new(),
+        resizer: Some((ConsoleResizer::new(window)?, terminal)),
+    })
+}
