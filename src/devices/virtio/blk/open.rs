@@ -97,12 +97,14 @@ pub enum BlkError {
     },
     /// Not a raw image.
     #[error(
-        "drive {path} is a qcow2 image; only raw ones are supported: \
+        "drive {path} is a {format} image; only raw ones are supported: \
          `qemu-img convert -O raw {path} {path}.raw`"
     )]
-    Qcow2 {
+    Format {
         /// The image.
         path: PathBuf,
+        /// Its format.
+        format: &'static str,
     },
     /// In use by another VM.
     #[error("drive {path} is in use, by another program or by another drive of this VM: {remedy}")]
@@ -162,13 +164,7 @@ pub(super) fn open(config: &BlkConfig) -> Result<Disk, BlkError> {
         return Err(BlkError::Empty { path: path.clone() });
     }
     lock(&file, path, config.read_only)?;
-    let mut magic = [0; 4];
-    if size >= 4 {
-        file.read_exact_at(&mut magic, 0).map_err(io("reading"))?;
-    }
-    if &magic == b"QFI\xfb" {
-        return Err(BlkError::Qcow2 { path: path.clone() });
-    }
+    check_raw(&file, path, size)?;
 
     // Also takes back the O_NONBLOCK of `open_file`.
     let direct = config.cache == Cache::None;
@@ -199,6 +195,33 @@ pub(super) fn open(config: &BlkConfig) -> Result<Disk, BlkError> {
         never_flush: config.cache == Cache::Unsafe,
         reported: AtomicU8::new(0),
     })
+}
+
+/// Refuses an image that isn't raw, by its first bytes.
+pub(in crate::devices::virtio) fn check_raw(
+    file: &File,
+    path: &Path,
+    size: u64,
+) -> Result<(), BlkError> {
+    let mut start = [0; 8];
+    if size >= 8 {
+        let result = file.read_exact_at(&mut start, 0);
+        result.map_err(|source| BlkError::Io {
+            path: path.to_owned(),
+            operation: "reading",
+            source,
+        })?;
+    }
+    let format = match &start {
+        b"vhdxfile" => "VHDX",
+        b"conectix" => "VHD",
+        [b'Q', b'F', b'I', 0xfb, ..] => "qcow2",
+        [b'Q', b'E', b'D', 0, ..] => "QED",
+        [b'K', b'D', b'M', b'V', ..] => "VMDK",
+        _ => return Ok(()),
+    };
+    let path = path.to_owned();
+    Err(BlkError::Format { path, format })
 }
 
 pub(in crate::devices::virtio) fn open_file(

@@ -2,13 +2,13 @@
 
 use std::io;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{FileExt, FileTypeExt};
+use std::os::unix::fs::FileTypeExt;
 use std::path::PathBuf;
 
 use super::file::DaxFile;
 use crate::config::DaxMode;
 use crate::devices::virtio::blk::BlkError;
-use crate::devices::virtio::blk::open::{block_geometry, kind, lock, open_file};
+use crate::devices::virtio::blk::open::{block_geometry, check_raw, kind, lock, open_file};
 
 /// A drive that the guest maps, as the user wants it.
 #[derive(Clone, Debug)]
@@ -88,13 +88,7 @@ pub(super) fn open(config: &PmemConfig) -> Result<DaxFile, PmemError> {
         return Err(BlkError::Empty { path: path.clone() }.into());
     }
     lock(&file, path, read_only)?;
-    let mut magic = [0; 4];
-    if size >= 4 {
-        file.read_exact_at(&mut magic, 0).map_err(io("reading"))?;
-    }
-    if &magic == b"QFI\xfb" {
-        return Err(BlkError::Qcow2 { path: path.clone() }.into());
-    }
+    check_raw(&file, path, size)?;
     // SAFETY: takes no pointer.
     let page = u64::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(4096);
     if config.mode == DaxMode::Shared && !size.is_multiple_of(page) {

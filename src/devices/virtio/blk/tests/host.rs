@@ -197,8 +197,18 @@ fn what_is_not_an_image_is_refused_with_a_remedy() {
     check(&at("odd"), &["1000 bytes", "truncate -s %512"]);
     std::fs::write(at("tiny"), [0; 3]).unwrap();
     check(&at("tiny"), &["3 bytes", "truncate -s %512"]);
-    std::fs::write(at("image.qcow2"), b"QFI\xfb".repeat(128)).unwrap();
-    check(&at("image.qcow2"), &["qemu-img convert -O raw"]);
+    for (start, name) in [
+        (&b"QFI\xfb"[..], "qcow2"),
+        (b"KDMV", "VMDK"),
+        (b"vhdxfile", "VHDX"),
+        (b"QED\0", "QED"),
+        (b"conectix", "VHD"),
+    ] {
+        let mut bytes = start.to_vec();
+        bytes.resize(512, 0);
+        std::fs::write(at("image"), bytes).unwrap();
+        check(&at("image"), &[name, "qemu-img convert -O raw"]);
+    }
     let long_id = BlkConfig {
         id: Some("123456789012345678901".into()),
         ..config(&image(dir.path(), 1), Engine::Threads)
