@@ -8,7 +8,7 @@ use clap::{Args, ValueHint};
 use log::LevelFilter;
 use motevm::check::{Root, has_hardware};
 use motevm::config::{
-    Acpi, Balloon, Console, Cpus, Disk, Endpoint, Fs, Memory, Net, Protocol, Size, Vsock,
+    Acpi, Balloon, Console, Cpus, Disk, Endpoint, Fs, Memory, Metrics, Net, Protocol, Size, Vsock,
 };
 use motevm::machine::{Phase, Report, Timeline};
 use motevm::{BuildOptions, Exit, Host, VmConfig, build};
@@ -96,6 +96,14 @@ pub struct RunArgs {
     /// [default: stdio]
     #[arg(long, value_name = "[hvc,]stdio|pty|file=PATH|none", value_parser = parse_console)]
     console: Option<Console>,
+    /// Show metrics in the Prometheus text format: in a file, at intervals (10 s) and at the end,
+    /// or to whoever connects to a Unix socket
+    #[arg(
+        long,
+        value_name = "file=PATH[,interval=SECONDS]|unix=PATH",
+        value_parser = parse_metrics
+    )]
+    metrics: Option<Metrics>,
     /// Tell at the end where the boot time went, on standard error, or as JSON in a file
     #[arg(
         long,
@@ -251,6 +259,7 @@ impl RunArgs {
         config.rootfs = self.rootfs.clone().or(config.rootfs.take());
         config.vsock = self.vsock.clone().or(config.vsock.take());
         config.balloon = self.balloon.clone().or(config.balloon.take());
+        config.metrics = self.metrics.clone().or(config.metrics.take());
         if !self.disk.is_empty() {
             config.disks.clone_from(&self.disk);
         }
@@ -269,6 +278,10 @@ fn parse_disk(text: &str) -> Result<Disk, String> {
 
 fn parse_balloon(text: &str) -> Result<Balloon, String> {
     keyval::parse(text, Some("size"))
+}
+
+fn parse_metrics(text: &str) -> Result<Metrics, String> {
+    keyval::parse(text, None)
 }
 
 fn parse_console(text: &str) -> Result<Console, String> {

@@ -8,6 +8,7 @@ mod balloon;
 mod dax;
 mod disk;
 mod fs;
+mod metrics;
 mod net;
 mod rate;
 mod size;
@@ -21,6 +22,7 @@ pub use balloon::Balloon;
 pub use dax::DaxMode;
 pub use disk::{Cache, Disk, Engine, MAX_QUEUES, Queues};
 pub use fs::{Fs, OnDisconnect};
+pub use metrics::{DEFAULT_INTERVAL as METRICS_INTERVAL, Metrics};
 pub use net::{MAX_QUEUES as MAX_NET_QUEUES, Mac, Net};
 pub use rate::{Rate, RateLimit};
 pub use size::Size;
@@ -70,6 +72,9 @@ pub struct VmConfig {
     /// A balloon, by which the guest gives memory back.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub balloon: Option<Balloon>,
+    /// Where metrics go.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub metrics: Option<Metrics>,
 }
 
 /// A number of vCPUs.
@@ -303,6 +308,9 @@ pub enum ConfigError {
     /// Options that mean something for requests only.
     #[error("drive {}: with dax there is no id and no cache mode; leave them out", .0.display())]
     OnlyWithoutDax(PathBuf),
+    /// Metrics that go nowhere, or not as they were asked to.
+    #[error("--metrics {0}")]
+    Metrics(String),
     /// More devices than interrupt lines.
     #[error("{0} virtio devices: at most {1} fit; give fewer --disk options")]
     TooManyDevices(usize, usize),
@@ -340,6 +348,9 @@ impl VmConfig {
         }
         if let Some(balloon) = &self.balloon {
             balloon.validate(memory)?;
+        }
+        if let Some(metrics) = &self.metrics {
+            metrics.validate()?;
         }
         Ok(())
     }

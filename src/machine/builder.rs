@@ -13,6 +13,7 @@ use super::dax::{DaxDrives, root_options};
 use super::devices::{Placed, place_devices};
 use super::ending::Endings;
 use super::error::BuildError;
+use super::metrics::VmSource;
 use super::timings::{BootClock, Phase, Timeline};
 use super::usage::cpu_time;
 use super::virtio::{Registers, VirtioPlacer};
@@ -34,6 +35,7 @@ use crate::devices::serial::SerialPort;
 use crate::kvm::{self, Host};
 use crate::memory::{Backing, GuestRam};
 use crate::metrics::Registry;
+use crate::metrics::export::Exporter;
 use crate::vcpu::{ExitCounters, Surroundings};
 
 /// What the embedding program decides, apart from the VM itself.
@@ -142,6 +144,7 @@ pub fn build(host: &Host, config: &VmConfig, options: BuildOptions) -> Result<Vm
     attach_boot_timer(&mut mmio, &clock, &init_event)?;
     dax.attach(&mut mmio)?;
 
+    let exporter = config.metrics.as_ref().map(Exporter::open).transpose()?;
     let mut metrics = Registry::new();
     let mut placer = VirtioPlacer {
         fd: &fd,
@@ -202,6 +205,13 @@ pub fn build(host: &Host, config: &VmConfig, options: BuildOptions) -> Result<Vm
         }),
         on_stop: Arc::new(move |stop| stop_endings.vcpu(stop)),
     };
+    metrics.add(Arc::new(VmSource {
+        clock: clock.clone(),
+        timeline: timeline.clone(),
+        memory: config.memory.0,
+        cpus,
+        ranges: ram.host_ranges(),
+    }));
     let bytes_loaded = kernel.bytes_loaded + initrd.map_or(0, |initrd| initrd.size);
     Ok(Vm {
         vcpus,
@@ -222,6 +232,7 @@ pub fn build(host: &Host, config: &VmConfig, options: BuildOptions) -> Result<Vm
         balloon,
         ended: None,
         metrics,
+        exporter,
         _registers: registers.pages(),
         dax,
         ram,

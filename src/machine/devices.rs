@@ -133,7 +133,7 @@ fn place_hvc(placer: &mut VirtioPlacer, console: Console) -> Result<ConsoleEnd, 
     let (columns, rows) = console.terminal_size();
     let terminal = console.output.try_clone().map_err(BuildError::Event)?;
     let (output, drain) = Output::new(console.output).map_err(BuildError::Event)?;
-    let device = ConsoleDevice::new(output, columns, rows);
+    let device = ConsoleDevice::new(output, columns, rows).map_err(BuildError::Event)?;
     let (port, window) = (device.input(), device.window());
     let transport = placer.place(Box::new(device))?;
     let transport = transport.lock().unwrap_or_else(PoisonError::into_inner);

@@ -16,6 +16,7 @@ use crate::devices::virtio::pmem::PmemError;
 use crate::devices::virtio::vsock::VsockError;
 use crate::kvm::KvmError;
 use crate::memory::MemoryError;
+use crate::metrics::export::ExportError;
 
 /// Why a VM could not be built.
 #[derive(Debug, thiserror::Error)]
@@ -56,6 +57,9 @@ pub enum BuildError {
     /// The console can't be opened.
     #[error(transparent)]
     Console(#[from] ConsoleError),
+    /// Metrics can't be shown where they should be.
+    #[error(transparent)]
+    Metrics(#[from] ExportError),
     /// Guest memory can't be had.
     #[error(transparent)]
     Memory(#[from] MemoryError),
@@ -109,7 +113,8 @@ impl BuildError {
             | BuildError::Passt(_)
             | BuildError::Vsock(_)
             | BuildError::Dax(_)
-            | BuildError::Console(_) => Fault::Configuration,
+            | BuildError::Console(_)
+            | BuildError::Metrics(_) => Fault::Configuration,
             BuildError::Memory(_) | BuildError::Kvm(_) | BuildError::Event(_) => Fault::Host,
             BuildError::BootTables(_)
             | BuildError::Acpi(_)

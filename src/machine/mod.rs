@@ -12,6 +12,7 @@ mod devices;
 mod ending;
 mod error;
 mod hint;
+mod metrics;
 mod report;
 mod timings;
 mod usage;

@@ -22,6 +22,7 @@ use crate::kvm;
 use crate::memory::GuestRam;
 use crate::memory::pages::Pages;
 use crate::metrics::Registry;
+use crate::metrics::export::{ExportError, Exporter};
 use crate::vcpu::{CrashKind, Surroundings, VcpuThread};
 
 /// Why a VM could not be run to its end.
@@ -30,6 +31,9 @@ pub enum RunError {
     /// A thread could not be started.
     #[error("starting the vCPU threads: {0}; is the limit on processes (ulimit -u) reached?")]
     Thread(io::Error),
+    /// Metrics could not be shown.
+    #[error(transparent)]
+    Metrics(ExportError),
     /// Waiting for events failed.
     #[error("waiting for events: {0}")]
     Poll(io::Error),
@@ -61,6 +65,7 @@ pub struct Vm {
     pub(super) balloon: Option<Balloon>,
     pub(super) ended: Option<Exit>,
     pub(super) metrics: Registry,
+    pub(super) exporter: Option<Exporter>,
     pub(super) _registers: Arc<Pages>,
     pub(super) dax: DaxDrives,
     pub(super) ram: GuestRam,
@@ -123,6 +128,7 @@ impl Vm {
         }
         let mut threads = Vec::with_capacity(self.vcpus.len());
         let mut result = Ok(());
+        let mut exporting = None;
         for (index, vcpu) in self.vcpus.drain(..).enumerate() {
             let counters = self.clock.vcpu(index);
             match VcpuThread::start(vcpu, self.surroundings.clone(), counters) {
@@ -132,6 +138,10 @@ impl Vm {
                     break;
                 }
             }
+        }
+        if let Some(exporter) = self.exporter.take() {
+            let started = exporter.start(self.metrics.clone());
+            exporting = started.map_err(|e| result = Err(RunError::Metrics(e))).ok();
         }
         if result.is_ok() {
             result = self.serve();
@@ -150,6 +160,8 @@ impl Vm {
                 log::warn!("{lost} bytes of console output were lost: nobody read them in time");
             }
         }
+        // A last time, with all that was counted.
+        drop(exporting);
         let exit = self.endings.exit(self.ram.memory());
         self.ended = Some(exit.clone());
         result.map(|()| exit)
@@ -214,11 +226,12 @@ impl Vm {
     fn serve(&mut self) -> Result<(), RunError> {
         let mut init_seen = false;
         loop {
-            let (mut space, mut input, mut resized) = (-1, -1, -1);
+            let (mut space, mut input, mut resized, mut timer) = (-1, -1, -1, -1);
             if let Some(console) = &self.console {
                 space = console.input_space.as_raw_fd();
                 input = console.wants_input().unwrap_or(-1);
                 resized = console.resized().unwrap_or(-1);
+                timer = console.port.timer().unwrap_or(-1);
             }
             // poll(2) passes over negative descriptors.
             let init = if init_seen {
@@ -227,7 +240,7 @@ impl Vm {
                 self.init_event.as_raw_fd()
             };
             let end = self.endings.event().as_raw_fd();
-            let ready = poll([end, init, space, input, resized]).map_err(RunError::Poll)?;
+            let ready = poll([end, init, space, input, resized, timer]).map_err(RunError::Poll)?;
             if ready[0] {
                 return Ok(());
             }
@@ -240,6 +253,9 @@ impl Vm {
             };
             if ready[2] {
                 let _ = console.input_space.read();
+            }
+            if ready[5] {
+                console.port.tick();
             }
             if ready[4] {
                 console.resize();

@@ -3,8 +3,10 @@
 //! A device keeps its counts in [`Counter`]s and [`Histogram`]s and shows them as a [`Source`];
 //! the [`Registry`] of a VM asks all sources when someone wants to know, and writes them in the
 //! Prometheus text format (version 0.0.4). Counting is an uncontended atomic addition: no lock, no
-//! allocation, no system call.
+//! allocation, no system call. [`export`] shows them to other programs.
 
+mod client;
+pub mod export;
 mod text;
 
 use std::sync::Arc;

@@ -5,10 +5,13 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod balloon;
 mod boot;
+mod console;
 mod cpu_memory;
 mod disk;
 mod life;
+mod metrics;
 mod peers;
 
 use std::fs::{self, File};

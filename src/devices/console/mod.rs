@@ -5,7 +5,7 @@ mod output;
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 
@@ -38,6 +38,14 @@ pub trait InputPort: Send + Sync {
     /// Gives input to the guest; how many bytes it took. The port has an event that is signalled
     /// when it can take more.
     fn enqueue(&self, input: &[u8]) -> usize;
+
+    /// A descriptor that is readable when it's time for [`tick`](Self::tick).
+    fn timer(&self) -> Option<RawFd> {
+        None
+    }
+
+    /// To be called by whoever calls [`enqueue`](Self::enqueue), which may then take more.
+    fn tick(&self) {}
 }
 
 /// The two ends of a console.

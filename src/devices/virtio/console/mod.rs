@@ -11,7 +11,7 @@
 pub mod input;
 pub mod window;
 
-use std::io::Write;
+use std::io::{self, Write};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use virtio_bindings::virtio_ids::VIRTIO_ID_CONSOLE;
@@ -51,15 +51,19 @@ pub struct ConsoleDevice {
 impl ConsoleDevice {
     /// A console whose output goes to `output`, of a terminal of this many columns and rows (0 and
     /// 0 where there is none). No thread is started before the driver is ready.
-    pub fn new(output: Output, columns: u16, rows: u16) -> Self {
+    ///
+    /// # Errors
+    ///
+    /// No timer file descriptor could be had.
+    pub fn new(output: Output, columns: u16, rows: u16) -> io::Result<Self> {
         let counts = Arc::new(Counts::default());
-        ConsoleDevice {
+        Ok(ConsoleDevice {
             output: Arc::new(Mutex::new(output)),
-            input: Arc::new(HvcInput::new(counts.clone())),
+            input: Arc::new(HvcInput::new(counts.clone())?),
             window: Arc::new(Window::new(columns, rows)),
             counts,
             printer: None,
-        }
+        })
     }
 
     /// Where input for the guest goes.

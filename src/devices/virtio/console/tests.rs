@@ -30,7 +30,7 @@ struct Test {
 fn start(wanted: u64) -> Test {
     let (printed, output) = pipe();
     let (output, drain) = Output::new(output).unwrap();
-    let device = ConsoleDevice::new(output, 80, 24);
+    let device = ConsoleDevice::new(output, 80, 24).unwrap();
     let (input, window) = (device.input(), device.window());
     assert_eq!(input.enqueue(b"early"), 0);
     let (guest, queues) = FakeGuest::running(device, wanted);
@@ -88,16 +88,48 @@ fn a_reader_that_never_reads_does_not_keep_the_driver() {
     );
 }
 
+/// The event loop's part: waits for the timer.
+fn tick(test: &Test) {
+    let mut timer = libc::pollfd {
+        fd: test.input.timer().unwrap(),
+        events: libc::POLLIN,
+        revents: 0,
+    };
+    // SAFETY: one pollfd, which lives through the call.
+    assert_eq!(unsafe { libc::poll(&raw mut timer, 1, 20_000) }, 1);
+    test.input.tick();
+}
+
+/// A guest that has shown that it listens, with an empty queue.
+fn listening(wanted: u64) -> Test {
+    let mut test = start(wanted);
+    let buffers: Vec<u64> = (0..QUEUE_SIZE).map(|_| test.offer(4)).collect();
+    assert_eq!(test.input.enqueue(b"x"), 0);
+    tick(&test);
+    let (_, len) = test.guest.wait_used(&mut test.queues[0]);
+    assert_eq!(len, 0, "an empty buffer");
+    assert_eq!(test.input.enqueue(b"x"), 0);
+    test.offer(4);
+    tick(&test);
+    let all = [b'x'; QUEUE_SIZE as usize * 4];
+    assert_eq!(test.input.enqueue(&all), all.len());
+    for buffer in &buffers[1..] {
+        assert_eq!(test.guest.wait_used(&mut test.queues[0]).1, 4);
+        assert_eq!(test.guest.load(*buffer, 4), b"xxxx");
+    }
+    assert_eq!(test.guest.wait_used(&mut test.queues[0]).1, 4);
+    test
+}
+
 #[test]
 fn input_goes_into_the_buffers_that_there_are() {
     for wanted in [F_SIZE, F_SIZE | EVENT_IDX] {
-        let mut test = start(wanted);
-        assert_eq!(test.input.enqueue(b"nobody listens"), 0);
+        let mut test = listening(wanted);
+        assert_eq!(test.input.enqueue(b"no room"), 0);
         let (a, b) = (test.offer(4), test.offer(100));
         assert_eq!(test.input.enqueue(b"abcdefg"), 7);
-        test.guest.wait_interrupt();
-        assert_eq!(test.queues[0].take_used().unwrap().1, 4);
-        assert_eq!(test.queues[0].take_used().unwrap().1, 3);
+        assert_eq!(test.guest.wait_used(&mut test.queues[0]).1, 4);
+        assert_eq!(test.guest.wait_used(&mut test.queues[0]).1, 3);
         assert_eq!(test.guest.load(a, 4), b"abcd");
         assert_eq!(test.guest.load(b, 3), b"efg");
         assert_eq!(test.input.enqueue(b"h"), 0);
@@ -105,8 +137,19 @@ fn input_goes_into_the_buffers_that_there_are() {
 }
 
 #[test]
+fn input_reaches_a_driver_with_few_buffers_too() {
+    let mut test = start(F_SIZE);
+    for _ in 0..=input::PROBES {
+        test.offer(1);
+        assert_eq!(test.input.enqueue(b"a"), 0);
+        tick(&test);
+    }
+    assert_eq!(test.input.enqueue(b"a"), 1);
+}
+
+#[test]
 fn the_driver_tells_of_buffers_only_when_input_waits() {
-    let mut test = start(F_SIZE | EVENT_IDX);
+    let mut test = listening(F_SIZE | EVENT_IDX);
     let offer = |test: &mut Test| {
         let address = test.guest.alloc(4);
         let head = test.queues[0].add(&[Buffer::Write(address, 4)]);
@@ -132,19 +175,33 @@ fn the_driver_learns_the_size_and_its_changes() {
 
 #[test]
 fn a_bad_driver_fails_the_device_and_a_reset_mends_it() {
-    let mut test = start(F_SIZE);
-    test.guest.wait_interrupt();
-    test.queues[0].set_descriptor(0, NOWHERE, 4, NEXT, 1);
-    test.queues[0].publish(&[0]);
+    let mut test = listening(F_SIZE);
+    while test.guest.irq.read().is_ok() {}
+    let at = test.queues[0].add(&[Buffer::Write(NOWHERE, 4)]);
+    test.queues[0].set_descriptor(at, NOWHERE, 4, NEXT, at);
+    test.queues[0].publish(&[at]);
     assert_eq!(test.input.enqueue(b"x"), 0);
     test.guest.expect_failure();
+    assert_eq!(test.input.enqueue(b"x"), 0);
     test.queues = test.guest.start(F_SIZE);
-    // Buffers of no use to input come back with nothing in them, and none waits for ever.
+    test.offer(1);
+    assert_eq!(
+        test.input.enqueue(b"x"),
+        0,
+        "it must show again that it listens"
+    );
+    tick(&test);
+    assert_eq!(test.guest.wait_used(&mut test.queues[0]).1, 0);
+}
+
+#[test]
+fn buffers_of_no_use_to_input_do_not_keep_the_event_loop() {
+    let mut test = listening(F_SIZE);
     let address = test.guest.alloc_with(b"x");
-    let heads: Vec<u16> = (0..3)
+    let heads: Vec<u16> = (0..QUEUE_SIZE)
         .map(|_| test.queues[0].add(&[Buffer::Read(address, 1)]))
         .collect();
     test.queues[0].publish(&heads);
     assert_eq!(test.input.enqueue(b"x"), 0);
-    assert_eq!(test.queues[0].take_used().unwrap().1, 0);
+    assert_eq!(test.guest.wait_used(&mut test.queues[0]).1, 0);
 }

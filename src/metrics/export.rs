@@ -1,0 +1,325 @@
+//! Shows a VM's metrics to other programs while it runs: in a file, and on a Unix socket.
+//!
+//! One thread does both. It sleeps until it's time for the file or somebody connects; it asks the
+//! sources only then, so that a VM whose metrics nobody reads does nothing for them.
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::fs::FileTypeExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EventFd};
+use vmm_sys_util::timerfd::TimerFd;
+
+use super::Registry;
+use super::client::Client;
+use crate::config;
+
+/// The most peers that are served at once; further ones wait to be accepted.
+const MAX_CLIENTS: usize = 16;
+
+/// How long peers wait where the host has no descriptor for one.
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// It needs little stack.
+const STACK: usize = 256 * 1024;
+
+/// Why metrics can't be shown.
+#[derive(Debug, thiserror::Error)]
+pub enum ExportError {
+    /// The file can't be written.
+    #[error("--metrics file={path}: {source}", path = path.display())]
+    File {
+        /// As given.
+        path: PathBuf,
+        /// What the system call said.
+        source: io::Error,
+    },
+    /// The socket can't be made.
+    #[error("--metrics unix={path}: {source}", path = path.display())]
+    Socket {
+        /// As given.
+        path: PathBuf,
+        /// What the system call said.
+        source: io::Error,
+    },
+    /// Something other than a socket has that name.
+    #[error("--metrics unix={path}: there is a file of that name which is no socket; name another",
+        path = path.display())]
+    NoSocket {
+        /// As given.
+        path: PathBuf,
+    },
+    /// Another program serves that socket.
+    #[error("--metrics unix={path}: another program listens there; name another socket for each VM",
+        path = path.display())]
+    InUse {
+        /// As given.
+        path: PathBuf,
+    },
+    /// The host refused an event, a timer, or the thread.
+    #[error("--metrics: {0}")]
+    Host(#[from] io::Error),
+}
+
+/// Where metrics are shown, before the VM runs. What can be wrong with a path is found here.
+pub struct Exporter {
+    file: Option<(PathBuf, Duration)>,
+    listener: Option<UnixListener>,
+    socket: Option<SocketFile>,
+}
+
+/// The name of a socket of ours, removed at the end.
+struct SocketFile(PathBuf);
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_file(&self.0) {
+            log::debug!("--metrics unix={}: {error}", self.0.display());
+        }
+    }
+}
+
+impl Exporter {
+    /// Makes the socket, and the file, with nothing in it yet.
+    ///
+    /// # Errors
+    ///
+    /// See [`ExportError`].
+    pub fn open(config: &config::Metrics) -> Result<Self, ExportError> {
+        let seconds = config.interval.unwrap_or(config::METRICS_INTERVAL);
+        let interval = Duration::from_secs(seconds.into());
+        let file = config.file.clone().map(|path| (path, interval));
+        if let Some((path, _)) = &file {
+            write_file(path, "").map_err(|source| ExportError::File {
+                path: path.clone(),
+                source,
+            })?;
+        }
+        let listener = config.unix.as_deref().map(listen).transpose()?;
+        Ok(Exporter {
+            file,
+            socket: listener
+                .is_some()
+                .then(|| config.unix.clone().map(SocketFile))
+                .flatten(),
+            listener,
+        })
+    }
+
+    /// Starts to show `registry`.
+    ///
+    /// # Errors
+    ///
+    /// [`ExportError::Host`]
+    pub fn start(self, registry: Registry) -> Result<Exporting, ExportError> {
+        let stop = Arc::new(EventFd::new(EFD_CLOEXEC)?);
+        let timer = match &self.file {
+            Some((_, interval)) => {
+                let mut timer = TimerFd::new().map_err(io::Error::from)?;
+                timer
+                    .reset(*interval, Some(*interval))
+                    .map_err(io::Error::from)?;
+                Some(timer)
+            }
+            None => None,
+        };
+        let path = self.file.map(|(path, _)| path);
+        let mut server = Server {
+            registry: registry.clone(),
+            stop: stop.clone(),
+            timer,
+            path: path.clone(),
+            listener: self.listener,
+            clients: Vec::new(),
+            not_before: None,
+        };
+        let thread = std::thread::Builder::new().name("mote-metrics".to_owned());
+        let thread = thread.stack_size(STACK).spawn(move || {
+            if let Err(error) = server.run() {
+                log::error!("metrics are not shown any more: {error}");
+            }
+        })?;
+        Ok(Exporting {
+            registry,
+            stop,
+            path,
+            thread: Some(thread),
+            _socket: self.socket,
+        })
+    }
+}
+
+/// Metrics that are being shown. Dropping it writes the file a last time and removes the socket.
+pub struct Exporting {
+    registry: Registry,
+    stop: Arc<EventFd>,
+    path: Option<PathBuf>,
+    thread: Option<JoinHandle<()>>,
+    _socket: Option<SocketFile>,
+}
+
+impl Drop for Exporting {
+    fn drop(&mut self) {
+        let stopped = self.stop.write(1);
+        if let (Ok(()), Some(thread)) = (stopped, self.thread.take())
+            && thread.join().is_err()
+        {
+            log::error!("the thread for metrics has panicked");
+        }
+        if let Some(path) = &self.path {
+            update_file(path, &self.registry);
+        }
+    }
+}
+
+struct Server {
+    registry: Registry,
+    stop: Arc<EventFd>,
+    timer: Option<TimerFd>,
+    path: Option<PathBuf>,
+    listener: Option<UnixListener>,
+    clients: Vec<Client>,
+    /// No peer is accepted before: the host had no descriptor for one.
+    not_before: Option<Instant>,
+}
+
+impl Server {
+    fn run(&mut self) -> io::Result<()> {
+        let mut fds = Vec::new();
+        loop {
+            let now = Instant::now();
+            self.not_before = self.not_before.filter(|at| *at > now);
+            let room = self.clients.len() < MAX_CLIENTS && self.not_before.is_none();
+            let listener = self.listener.as_ref().filter(|_| room);
+            fds.clear();
+            fds.push(polled(self.stop.as_raw_fd(), libc::POLLIN));
+            fds.push(polled(raw(self.timer.as_ref()), libc::POLLIN));
+            fds.push(polled(raw(listener), libc::POLLIN));
+            let interest = |client: &Client| polled(client.as_raw_fd(), client.events());
+            fds.extend(self.clients.iter().map(interest));
+            let deadlines = self.clients.iter().map(Client::deadline);
+            poll(&mut fds, deadlines.chain(self.not_before).min())?;
+            if fds[0].revents != 0 {
+                return Ok(());
+            }
+            if fds[1].revents != 0
+                && let (Some(timer), Some(path)) = (&mut self.timer, &self.path)
+            {
+                timer.wait().map_err(io::Error::from)?;
+                update_file(path, &self.registry);
+            }
+            let (registry, now) = (&self.registry, Instant::now());
+            let mut ready = fds[3..].iter().map(|fd| fd.revents != 0);
+            self.clients
+                .retain_mut(|client| client.go_on(ready.next() == Some(true), now, registry));
+            if fds[2].revents != 0 {
+                self.accept();
+            }
+        }
+    }
+
+    fn accept(&mut self) {
+        let Some(listener) = &self.listener else {
+            return;
+        };
+        match listener.accept() {
+            Ok((stream, _)) => match stream.set_nonblocking(true) {
+                Ok(()) => self.clients.push(Client::new(stream)),
+                Err(error) => log::debug!("--metrics: a peer: {error}"),
+            },
+            // The peer has gone again, or there is no descriptor left for it.
+            Err(error) => {
+                log::debug!("--metrics: accepting a peer: {error}");
+                self.not_before = Some(Instant::now() + PAUSE);
+            }
+        }
+    }
+}
+
+fn raw(fd: Option<&impl AsRawFd>) -> RawFd {
+    fd.map_or(-1, AsRawFd::as_raw_fd) // poll(2) passes over negative descriptors
+}
+
+fn polled(fd: RawFd, events: i16) -> libc::pollfd {
+    libc::pollfd {
+        fd,
+        events,
+        revents: 0,
+    }
+}
+
+/// Waits until one is ready, at most until `deadline`.
+fn poll(fds: &mut [libc::pollfd], deadline: Option<Instant>) -> io::Result<()> {
+    loop {
+        let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
+        // Rounded up, so as not to wake before it is time.
+        let left = left.map_or(-1, |left| left.as_millis() as i32 + 1);
+        // SAFETY: the slice and its length.
+        if unsafe { libc::poll(fds.as_mut_ptr(), fds.len() as libc::nfds_t, left) } >= 0 {
+            return Ok(());
+        }
+        let error = io::Error::last_os_error();
+        if error.kind() != io::ErrorKind::Interrupted {
+            return Err(error);
+        }
+    }
+}
+
+/// Makes the socket; one that a program left behind which has ended is replaced.
+fn listen(path: &Path) -> Result<UnixListener, ExportError> {
+    let failed = |source| ExportError::Socket {
+        path: path.to_owned(),
+        source,
+    };
+    match UnixListener::bind(path) {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
+        result => return result.and_then(nonblocking).map_err(failed),
+    }
+    let path = path.to_owned();
+    if !fs::symlink_metadata(&path).is_ok_and(|file| file.file_type().is_socket()) {
+        return Err(ExportError::NoSocket { path });
+    }
+    match UnixStream::connect(&path) {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {}
+        Ok(_) => return Err(ExportError::InUse { path }),
+        Err(source) => return Err(ExportError::Socket { path, source }),
+    }
+    fs::remove_file(&path).map_err(failed)?;
+    UnixListener::bind(&path)
+        .and_then(nonblocking)
+        .map_err(failed)
+}
+
+fn nonblocking(listener: UnixListener) -> io::Result<UnixListener> {
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}
+
+fn update_file(path: &Path, registry: &Registry) {
+    if let Err(error) = write_file(path, &registry.render()) {
+        log::warn!("--metrics file={}: {error}", path.display());
+    }
+}
+
+/// Under another name first, so that whoever reads the file never sees half of it.
+fn write_file(path: &Path, text: &str) -> io::Result<()> {
+    let mut name = path
+        .file_name()
+        .ok_or(io::ErrorKind::InvalidInput)?
+        .to_owned();
+    name.push(".new");
+    let new = path.with_file_name(name);
+    fs::write(&new, text)?;
+    fs::rename(&new, path).inspect_err(|_| {
+        let _ = fs::remove_file(&new);
+    })
+}
+
+#[cfg(test)]
+mod tests;

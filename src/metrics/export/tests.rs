@@ -1,0 +1,182 @@
+//! Peers of all sorts at the socket, and a reader of the file.
+
+use std::io::{Read, Write};
+
+use super::super::{Samples, Source};
+use super::*;
+
+struct Lines(usize);
+
+impl Source for Lines {
+    fn collect(&self, samples: &mut Samples) {
+        for index in 0..self.0 {
+            let index = index.to_string();
+            samples.counter("mote_test_total", "Tests.", &[("index", &index)], 7);
+        }
+    }
+}
+
+fn registry(lines: usize) -> Registry {
+    let mut registry = Registry::new();
+    registry.add(Arc::new(Lines(lines)));
+    registry
+}
+
+struct Test {
+    folder: tempfile::TempDir,
+    exporting: Exporting,
+    text: String,
+}
+
+fn start(lines: usize) -> Test {
+    let folder = tempfile::tempdir().unwrap();
+    let config = config::Metrics {
+        file: Some(folder.path().join("file")),
+        interval: Some(1),
+        unix: Some(folder.path().join("socket")),
+    };
+    let registry = registry(lines);
+    Test {
+        exporting: Exporter::open(&config)
+            .unwrap()
+            .start(registry.clone())
+            .unwrap(),
+        text: registry.render(),
+        folder,
+    }
+}
+
+impl Test {
+    fn connect(&self) -> UnixStream {
+        let stream = UnixStream::connect(self.folder.path().join("socket")).unwrap();
+        stream
+            .set_read_timeout(Some(Duration::from_secs(20)))
+            .unwrap();
+        stream
+    }
+
+    fn ask(&self, request: &str) -> String {
+        let mut stream = self.connect();
+        stream.write_all(request.as_bytes()).unwrap();
+        read(&mut stream)
+    }
+}
+
+fn read(stream: &mut UnixStream) -> String {
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    text
+}
+
+#[test]
+fn a_peer_that_only_listens_gets_plain_text() {
+    let test = start(1);
+    assert_eq!(read(&mut test.connect()), test.text);
+    let mut stream = test.connect();
+    stream.shutdown(std::net::Shutdown::Write).unwrap();
+    assert_eq!(read(&mut stream), test.text);
+    assert_eq!(test.ask("what's new?\n"), test.text);
+}
+
+#[test]
+fn a_peer_that_speaks_http_gets_an_answer_in_kind() {
+    let test = start(1);
+    let length = test.text.len();
+    let head = format!(
+        "HTTP/1.0 200 OK\r\nContent-Type: text/plain; version=0.0.4; charset=utf-8\r\n\
+         Content-Length: {length}\r\nConnection: close\r\n\r\n"
+    );
+    let get = |path: &str| test.ask(&format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n"));
+    assert_eq!(get("/metrics"), format!("{head}{}", test.text));
+    assert_eq!(get("/metrics?x=1"), format!("{head}{}", test.text));
+    assert_eq!(test.ask("HEAD / HTTP/1.0\r\n\r\n"), head);
+    assert!(get("/other").starts_with("HTTP/1.0 404 "));
+    assert!(
+        test.ask("POST /metrics HTTP/1.0\r\n\r\n")
+            .starts_with("HTTP/1.0 405 ")
+    );
+    // In pieces.
+    let mut stream = test.connect();
+    for piece in ["G", "ET /metr", "ics HTTP/1.1\r\nHost", ": x\r\n\r", "\n"] {
+        stream.write_all(piece.as_bytes()).unwrap();
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    assert!(read(&mut stream).starts_with(&head));
+}
+
+#[test]
+fn bad_peers_do_not_keep_the_others_waiting() {
+    let test = start(20_000); // about 800 KiB: more than a socket holds
+    let stuck: Vec<UnixStream> = (0..MAX_CLIENTS / 2)
+        .map(|index| {
+            let mut stream = test.connect();
+            match index % 2 {
+                0 => stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").unwrap(), // never reads
+                _ => stream.write_all(b"GET /metr").unwrap(), // never ends its question
+            }
+            stream
+        })
+        .collect();
+    // One that sends without end is hung up on.
+    let mut endless = test.connect();
+    let junk = format!("GET /{}", "x".repeat(1 << 20));
+    let _ = endless.write_all(junk.as_bytes());
+    let _ = endless.read(&mut [0; 10]);
+    // One that goes away in the middle.
+    drop(test.connect());
+    for _ in 0..3 {
+        assert_eq!(read(&mut test.connect()), test.text);
+    }
+    drop(stuck);
+}
+
+#[test]
+fn the_file_is_always_whole_and_last_written_at_the_end() {
+    let test = start(500);
+    let file = test.folder.path().join("file");
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while fs::read_to_string(&file).unwrap().is_empty() {
+        assert!(Instant::now() < deadline, "not written at its interval");
+    }
+    for _ in 0..1000 {
+        assert!(fs::read_to_string(&file).unwrap() == test.text);
+    }
+    fs::write(&file, "").unwrap();
+    let Test {
+        folder,
+        exporting,
+        text,
+    } = test;
+    drop(exporting);
+    assert_eq!(fs::read_to_string(&file).unwrap(), text);
+    let left: Vec<_> = fs::read_dir(folder.path())
+        .unwrap()
+        .map(|e| e.unwrap().file_name())
+        .collect();
+    assert_eq!(left, ["file"], "the socket is gone");
+}
+
+#[test]
+fn a_stale_socket_is_replaced_and_nothing_else_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("socket");
+    let config = config::Metrics {
+        unix: Some(path.clone()),
+        ..Default::default()
+    };
+    let error = |config| Exporter::open(config).err().unwrap().to_string();
+    fs::write(&path, "mine").unwrap();
+    assert!(error(&config).contains("is no socket"));
+    assert_eq!(fs::read_to_string(&path).unwrap(), "mine");
+    fs::remove_file(&path).unwrap();
+    let listener = UnixListener::bind(&path).unwrap();
+    assert!(error(&config).contains("another program listens there"));
+    drop(listener); // leaves its socket behind
+    drop(Exporter::open(&config).unwrap());
+    assert!(!path.exists());
+    let nowhere = config::Metrics {
+        file: Some("/nonexistent/file".into()),
+        ..Default::default()
+    };
+    assert!(error(&nowhere).starts_with("--metrics file=/nonexistent/file: "));
+}

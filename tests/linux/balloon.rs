@@ -1,0 +1,119 @@
+//! Memory that the guest gives up, or frees, is the host's again.
+
+use std::sync::mpsc;
+
+use motevm::config::{Balloon, Console, Disk, Memory, Size};
+use motevm::{BuildOptions, Host, VmConfig, build};
+
+use super::*;
+
+/// A VM in this process, whose guest runs `script`; what it prints goes to `out`.
+fn config(guests: &Guests, out: &Path, memory: Size, script: &str) -> VmConfig {
+    let mut config = VmConfig {
+        memory: Memory(memory),
+        console: Console::File(out.into()),
+        rootfs: Some(Disk {
+            path: guests.rootfs.clone(),
+            read_only: true,
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    config.boot.kernel = Some(guests.vmlinux.clone());
+    config.boot.cmdline = Some(format!("mote.run=\"{script}\""));
+    config
+}
+
+/// Waits until `what` holds.
+#[track_caller]
+fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !holds() {
+        assert!(Instant::now() < deadline, "waited for: {what}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// Resident memory of a process, in MiB.
+fn resident(process: u32) -> u64 {
+    let text = fs::read_to_string(format!("/proc/{process}/smaps_rollup")).unwrap();
+    let line = text.lines().find(|line| line.starts_with("Rss:")).unwrap();
+    line.split_whitespace()
+        .nth(1)
+        .unwrap()
+        .parse::<u64>()
+        .unwrap()
+        >> 10
+}
+
+#[test]
+fn what_the_guest_frees_goes_back_to_the_host() {
+    let Some(_) = guests() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("out");
+    let console = format!("file={}", path(&out));
+    let script = "dd if=/dev/zero of=/tmp/f bs=1M count=200 2>/dev/null; echo full; sleep 2; \
+                  rm /tmp/f; echo gone; read forever";
+    let cmdline = format!("mote.run=\"{script}\"");
+    let mut command = mote(&["--memory", "400M", "--balloon", "--console", &console]);
+    let mut mote = command.args(["--cmdline", &cmdline]).spawn().unwrap();
+    let printed = |word: &str| fs::read_to_string(&out).is_ok_and(|text| text.contains(word));
+    until("the guest to have filled its memory", || printed("full"));
+    let full = resident(mote.id());
+    assert!(full > 200, "{full} MiB");
+    until("the guest to have freed it", || printed("gone"));
+    until("the memory to be the host's", || {
+        resident(mote.id()) < full / 2
+    });
+    let _ = writeln!(
+        std::io::stderr(),
+        "resident: {full} MiB full, {} MiB freed",
+        resident(mote.id())
+    );
+    // SAFETY: a child that was not waited for.
+    unsafe { libc::kill(mote.id() as i32, libc::SIGTERM) };
+    assert_eq!(mote.wait().unwrap().code(), Some(143));
+}
+
+#[test]
+fn a_running_guest_follows_the_balloons_target() {
+    let Some(guests) = guests() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("out");
+    let script = "read forever";
+    let mut config = config(&guests, &out, Size::mib(512), script);
+    config.balloon = Some(Balloon {
+        size: Size::mib(384),
+        stats: Some(1),
+        ..Default::default()
+    });
+    let host = Host::open().unwrap();
+    let mut vm = build(&host, &config, BuildOptions::default()).unwrap();
+    let (balloon, stopper) = (vm.balloon().unwrap(), vm.stopper());
+    let (sender, ended) = mpsc::channel();
+    let runner = std::thread::spawn(move || {
+        sender.send(vm.run().unwrap()).unwrap();
+        vm
+    });
+    until("the initial size", || balloon.actual() == Size::mib(384));
+    let total = || balloon.stats().total().unwrap_or(u64::MAX);
+    until("statistics of then", || total() < 128 << 20);
+    let small = total();
+    assert!(balloon.released() >= 384 << 20);
+    // More memory for the guest, as one would for a program that needs it.
+    balloon.set_target(Size::mib(64)).unwrap();
+    until("deflation", || balloon.actual() == Size::mib(64));
+    until("statistics of now", || total() >= small + (320 << 20));
+    balloon.set_target(Size::mib(128)).unwrap();
+    until("inflation", || balloon.actual() == Size::mib(128));
+    assert!(balloon.set_target(Size::mib(512)).is_err());
+    stopper.stop();
+    assert_eq!(ended.recv_timeout(PATIENCE).unwrap(), motevm::Exit::Stopped);
+    let vm = runner.join().unwrap();
+    let text = vm.metrics().render();
+    assert!(
+        text.contains("mote_balloon_target_bytes 134217728\n"),
+        "{text}"
+    );
+    assert!(text.contains("mote_guest_memory_total_bytes "), "{text}");
+}
