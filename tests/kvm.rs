@@ -376,6 +376,7 @@ fn vcpu_thread(host: &Host, code: &[u8]) -> (GuestRam, VcpuThread, mpsc::Receive
         mmio: Arc::new(Bus::new()),
         ports: Arc::new(ports),
         memory: ram.memory().clone(),
+        read_only_memory: false,
         on_start: Arc::new(|| ()),
         on_stop: Arc::new(move |stop| send.lock().unwrap().send(stop).unwrap()),
     };

@@ -199,6 +199,7 @@ pub fn build(host: &Host, config: &VmConfig, options: BuildOptions) -> Result<Vm
         mmio,
         ports,
         memory,
+        read_only_memory: dax.has_read_only(),
         on_start: Arc::new(move || {
             // The first vCPU's is kept.
             let _ = start_clock.first_run.set((Instant::now(), cpu_time()));

@@ -9,7 +9,7 @@ use crate::arch::{cpuid, layout};
 use crate::bus::Bus;
 use crate::config::{DaxMode, Disk, VmConfig};
 use crate::devices::virtio::pmem::rootflags::rootflags;
-use crate::devices::virtio::pmem::{DaxFile, PmemConfig, PmemDevice, PmemError, ReadOnlyRange};
+use crate::devices::virtio::pmem::{Beyond, DaxFile, PmemConfig, PmemDevice, PmemError};
 use crate::kvm::{self, Host, MemorySlot};
 use crate::memory::dax::DaxMapping;
 
@@ -95,17 +95,15 @@ impl DaxDrives {
         Ok(())
     }
 
-    /// Places what takes the guest's writes to where it may only read.
+    /// Places what the guest meets where it can't reach a mapping.
     pub fn attach(&self, mmio: &mut Bus) -> Result<(), BuildError> {
         for drive in &self.drives {
-            let range = drive.read_only();
-            if range.is_empty() {
-                continue;
-            }
-            let device = Arc::new(Mutex::new(ReadOnlyRange::new(drive.file.clone())));
-            let name = format!("{}-read-only", drive.file.config().name);
-            let (start, len) = (drive.guest + range.start, range.end - range.start);
-            mmio.insert(&name, start, len, device)?;
+            let device = Arc::new(Mutex::new(Beyond::new(
+                drive.file.clone(),
+                drive.read_only(),
+            )));
+            let name = format!("{}-memory", drive.file.config().name);
+            mmio.insert(&name, drive.guest, drive.mapping.len(), device)?;
         }
         Ok(())
     }

@@ -51,6 +51,12 @@ impl CrashReport {
         }
     }
 
+    /// Whether KVM met an instruction that it can't emulate.
+    pub(super) fn is_emulation_failure(&self) -> bool {
+        let suberror = self.internal_error.as_ref().map(|(suberror, _)| *suberror);
+        suberror == Some(kvm_bindings::KVM_INTERNAL_ERROR_EMULATION)
+    }
+
     /// The suberror by its name in the kernel's API documentation.
     fn suberror_name(suberror: u32) -> &'static str {
         match suberror {

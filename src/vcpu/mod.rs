@@ -39,6 +39,9 @@ pub struct Surroundings {
     pub ports: Arc<Bus>,
     /// Where a crash report finds the instruction.
     pub memory: GuestMemoryMmap<()>,
+    /// Whether the guest has memory that it may only read, apart from devices' registers. A write
+    /// to it by an instruction that KVM can't emulate is then the guest's to handle: see `run`.
+    pub read_only_memory: bool,
     /// Called on the vCPU's thread just before it first runs the guest.
     pub on_start: Arc<dyn Fn() + Send + Sync>,
     /// Called on the vCPU's thread when it can't go on.
@@ -154,6 +157,7 @@ fn install_kick_handler() -> io::Result<()> {
 /// The exit loop: runs the guest until it stops or `stop` is set.
 fn run(vcpu: &mut Vcpu, around: &Surroundings, counters: &ExitCounters, stop: &AtomicBool) {
     let io = vcpu.io_width();
+    let mut failed_before: Option<CrashReport> = None;
     while !stop.load(Ordering::Acquire) {
         match vcpu.run() {
             Ok(VcpuExit::MmioRead(address, data)) => {
@@ -187,6 +191,23 @@ fn run(vcpu: &mut Vcpu, around: &Surroundings, counters: &ExitCounters, stop: &A
                 return (around.on_stop)(Stop::TripleFault(Box::new(report)));
             }
             Ok(VcpuExit::Intr) => counters.interrupted(),
+            // KVM emulates a write to read-only memory, and doesn't know each instruction (SSE and
+            // AVX above all). It has queued an invalid-opcode exception for the guest's kernel, as
+            // it does without telling where a program of the guest's was at fault; the guest
+            // goes on with that (Linux arch/x86/kvm/x86.c, handle_emulation_failure).
+            Ok(VcpuExit::InternalError) => {
+                counters.other();
+                let report = CrashReport::of(vcpu, &around.memory, CrashKind::KvmExit);
+                // The same again is a KVM that queues no exception.
+                let again = failed_before.as_ref() == Some(&report);
+                if again || !around.read_only_memory || !report.is_emulation_failure() {
+                    return (around.on_stop)(Stop::Crash(Box::new(report)));
+                }
+                if failed_before.is_none() {
+                    log::warn!("the guest gets an invalid-opcode exception: {report}");
+                }
+                failed_before = Some(report);
+            }
             Ok(_) => {
                 counters.other();
                 let report = CrashReport::of(vcpu, &around.memory, CrashKind::KvmExit);

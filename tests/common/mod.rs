@@ -100,6 +100,11 @@ impl Code {
         self.emit(&[&[0x66, 0xba, 0xf8, 0x03, 0xee]])
     }
 
+    /// Prints AL + `base`: `add al, base`, then as [`Code::print_al`].
+    pub fn out_al_plus(self, base: u8) -> Self {
+        self.emit(&[&[0x04, base]]).print_al()
+    }
+
     /// `mov byte [address], value`
     pub fn write_byte(self, address: u32, value: u8) -> Self {
         self.emit(&[&[0xc6, 0x05], &address.to_le_bytes(), &[value]])
@@ -133,6 +138,99 @@ impl Code {
             0x3c, b'q', // cmp al, 'q'
             0x75, 0xed, // jne wait
         ]])
+    }
+
+    /// Turns paging on, of long mode but still with 32-bit code: the first 4 MiB are where they
+    /// were, and the 4 MiB after them are what is at 4 GiB.
+    pub fn map_high(self) -> Self {
+        const TABLE: u32 = 3; // present, writable
+        const LARGE: u32 = 0x83;
+        let code = [0x20_0000u32, 0x20_1000].iter().fold(self, |code, table| {
+            code.write_long(*table, table + 0x1000 + TABLE)
+        });
+        let code = (0..4).fold(code, |code, n| {
+            let entry = 0x20_2000 + n * 8;
+            code.write_long(entry, (n % 2) << 21 | LARGE)
+                .write_long(entry + 4, n / 2)
+        });
+        code.emit(&[&[
+            0xb8, 0, 0, 0x20, 0, // mov eax, 0x200000
+            0x0f, 0x22, 0xd8, // mov cr3, eax
+            0xb8, 0x20, 0x06, 0, 0, // mov eax, PAE | OSFXSR | OSXMMEXCPT
+            0x0f, 0x22, 0xe0, // mov cr4, eax
+            0xb9, 0x80, 0, 0, 0xc0, // mov ecx, EFER
+            0xb8, 0, 1, 0, 0, // mov eax, LME
+            0x31, 0xd2, // xor edx, edx
+            0x0f, 0x30, // wrmsr
+            0x0f, 0x20, 0xc0, // mov eax, cr0
+            0x0d, 0, 0, 0, 0x80, // or eax, PG
+            0x0f, 0x22, 0xc0, // mov cr0, eax
+        ]])
+    }
+
+    /// Writes to memory in many ways, of which none should arrive at a read-only one: stores,
+    /// a string of them, exchanges, arithmetic and bits, with and without a lock.
+    pub fn write_in_many_ways(self, address: u32) -> Self {
+        let at = address.to_le_bytes();
+        self.write_byte(address, 0x55)
+            .write_word(address, 0x5555)
+            .write_long(address, 0x5555_5555)
+            .emit(&[
+                &[0xbf],
+                &at,                  // mov edi, address
+                &[0xb9, 16, 0, 0, 0], // mov ecx, 16
+                &[0xf3, 0xab],        // rep stosd
+                &[0x87, 0x05],
+                &at, // xchg [address], eax
+                &[0xf0, 0xff, 0x05],
+                &at, // lock inc dword [address]
+                &[0x81, 0x0d],
+                &at,
+                &[1, 2, 3, 4], // or dword [address], 0x04030201
+                &[0xf0, 0x0f, 0xab, 0x0d],
+                &at, // lock bts [address], ecx
+                &[0xa1],
+                &at, // mov eax, [address]
+                &[0xf0, 0x0f, 0xb1, 0x0d],
+                &at, // lock cmpxchg [address], ecx
+                &[0x0f, 0xc3, 0x05],
+                &at, // movnti [address], eax
+                &[0xf0, 0x0f, 0xc7, 0x0d],
+                &at, // lock cmpxchg8b [address]
+            ])
+    }
+
+    /// `movss [address], xmm0`, which KVM doesn't emulate; to come after [`Code::map_high`]. The
+    /// exception of that (invalid opcode) goes on behind it, with an `U` printed.
+    pub fn write_float(self, address: u32) -> Self {
+        const HANDLER: u32 = 0x20_4000;
+        const IDT: u32 = 0x20_5000;
+        // In 64-bit code, as long mode has it.
+        let handler = [
+            [0x66, 0xba, 0xf8, 0x03], // mov dx, 0x3f8
+            [0xb0, b'U', 0xee, 0x90], // mov al, 'U'; out dx, al; nop
+            [0x48, 0x83, 0x04, 0x24], // add qword [rsp], 8
+            [0x08, 0x48, 0xcf, 0x90], // iretq
+        ];
+        let code = (HANDLER..)
+            .step_by(4)
+            .zip(handler)
+            .fold(self, |code, (at, bytes)| {
+                code.write_long(at, u32::from_le_bytes(bytes))
+            });
+        // The second segment is for 64-bit code; vector 6 is an interrupt gate to it.
+        code.write_long(0x508, 0xffff)
+            .write_long(0x50c, 0x00af_9b00)
+            .write_long(IDT + 96, 8 << 16 | HANDLER & 0xffff)
+            .write_long(IDT + 100, HANDLER & 0xffff_0000 | 0x8e00)
+            .write_word(IDT - 6, 0x7f)
+            .write_long(IDT - 4, IDT)
+            .emit(&[
+                &[0x0f, 0x01, 0x1d],
+                &(IDT - 6).to_le_bytes(), // lidt [IDT - 6]
+                &[0xf3, 0x0f, 0x11, 0x05],
+                &address.to_le_bytes(), // movss [address], xmm0
+            ])
     }
 
     /// `jmp $`

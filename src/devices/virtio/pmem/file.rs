@@ -2,7 +2,9 @@
 
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::FileTypeExt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::time::Instant;
 
@@ -28,7 +30,7 @@ pub struct DaxFile {
 
 const FLUSH_FAILED: u8 = 1;
 const WRITE_IGNORED: u8 = 2;
-const READ_FAILED: u8 = 4;
+const NO_PAGE: u8 = 4;
 
 impl DaxFile {
     pub(super) fn new(config: PmemConfig, file: File, size: u64) -> Self {
@@ -150,29 +152,44 @@ impl Source for DaxFile {
     }
 }
 
-/// What a guest meets where it may only read the mapping: KVM hands its writes to the monitor.
-pub struct ReadOnlyRange {
-    file: std::sync::Arc<DaxFile>,
+/// What the guest meets where KVM can't let it reach the mapping, and hands its access to the
+/// monitor: above all a write to where it may only read.
+pub struct Beyond {
+    file: Arc<DaxFile>,
+    /// Where the guest may only read.
+    read_only: Range<u64>,
 }
 
-impl ReadOnlyRange {
-    /// All of the drive, or what comes after the file.
-    pub fn new(file: std::sync::Arc<DaxFile>) -> Self {
-        Self { file }
+impl Beyond {
+    /// For all of a drive, of which the guest may only read a part.
+    pub fn new(file: Arc<DaxFile>, read_only: Range<u64>) -> Self {
+        Self { file, read_only }
+    }
+
+    fn no_page(&self, offset: u64) {
+        let trouble = self.file.trouble();
+        let trouble = trouble
+            .as_deref()
+            .unwrap_or("the host can't read its mapping");
+        self.file
+            .report(NO_PAGE, format_args!("no page at {offset:#x}: {trouble}"));
     }
 }
 
-impl BusDevice for ReadOnlyRange {
-    /// Only where KVM itself could not read the mapping.
+impl BusDevice for Beyond {
+    /// Rare: where an instruction is emulated and the host has no page, KVM asks the monitor.
+    /// Elsewhere KVM_RUN fails.
     fn read(&mut self, offset: u64, data: &mut [u8]) {
         data.fill(0xff);
-        let text = format_args!("the host can't read its mapping at {offset:#x}");
-        self.file.report(READ_FAILED, text);
+        self.no_page(offset);
     }
 
     fn write(&mut self, offset: u64, _: &[u8]) {
-        self.file.ignored_writes.inc();
         self.file.lost.store(true, Ordering::Release);
+        if !self.read_only.contains(&offset) {
+            return self.no_page(offset);
+        }
+        self.file.ignored_writes.inc();
         let text = match self.file.config.mode {
             DaxMode::ReadOnly => {
                 "the guest writes to it, though it is `ro`: ignored. Mount it read-only there \

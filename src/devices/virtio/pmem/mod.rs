@@ -11,7 +11,7 @@
 //!
 //! What the guest writes to a mapping that is shared is in the file, for whoever else reads it, at
 //! once, and durable after its next flush, which is an fdatasync; the guest hears of its failure. A
-//! read-only mapping can't be written by the guest: see [`file::ReadOnlyRange`].
+//! read-only mapping can't be written by the guest: see [`file::Beyond`].
 
 pub mod file;
 pub mod open;
@@ -25,7 +25,7 @@ use super::buffers::{Buffers, ChainError};
 use super::worker::{RequestHandler, WorkerPool};
 use super::{ActivateError, Activation, VirtioDevice, read_config_bytes};
 use crate::metrics::Source;
-pub use file::{DaxFile, ReadOnlyRange};
+pub use file::{Beyond, DaxFile};
 pub use open::{PmemConfig, PmemError};
 
 const QUEUE_SIZES: [u16; 1] = [64];
