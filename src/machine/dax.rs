@@ -8,7 +8,7 @@ use super::virtio::DAX_SLOTS;
 use crate::arch::{cpuid, layout};
 use crate::bus::Bus;
 use crate::config::{DaxMode, Disk, VmConfig};
-use crate::devices::virtio::pmem::rootflags::rootflags;
+use crate::devices::virtio::pmem::rootflags::{RootMount, root_mount};
 use crate::devices::virtio::pmem::{Beyond, DaxFile, PmemConfig, PmemDevice, PmemError};
 use crate::kvm::{self, Host, MemorySlot};
 use crate::memory::dax::DaxMapping;
@@ -114,9 +114,11 @@ impl DaxDrives {
         self.drives.iter().map(device).collect()
     }
 
-    /// What the guest's kernel is told of its root file system in the first of them.
-    pub fn root_flags(&self) -> Option<&'static str> {
-        self.drives.first().and_then(|drive| rootflags(&drive.file))
+    /// How the guest's kernel is to mount the first of them as its root.
+    fn root_mount(&self) -> Option<RootMount> {
+        self.drives
+            .first()
+            .and_then(|drive| root_mount(&drive.file))
     }
 
     /// Whether there is something that the guest may only read.
@@ -160,9 +162,12 @@ pub fn root_options(root: &Disk, dax: &DaxDrives) -> Vec<String> {
         if root.read_only { "ro" } else { "rw" }.to_owned(),
     ];
     if root.dax
-        && let Some(flags) = dax.root_flags()
+        && let Some(mount) = dax.root_mount()
     {
-        options.push(format!("rootflags={flags}"));
+        options.push(format!("rootfstype={}", mount.kind));
+        if !mount.flags.is_empty() {
+            options.push(format!("rootflags={}", mount.flags));
+        }
     }
     options
 }

@@ -9,6 +9,7 @@ mod balloon;
 mod boot;
 mod console;
 mod cpu_memory;
+mod dax;
 mod disk;
 mod life;
 mod metrics;
