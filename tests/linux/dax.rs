@@ -155,6 +155,29 @@ fn what_the_guest_writes_is_in_the_hosts_file_or_thrown_away() {
 }
 
 #[test]
+fn a_stock_kernel_maps_xfs() {
+    let Some(guests) = guests() else { return };
+    let Some(mkfs) = peer("mkfs.xfs") else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let disk = image(folder.path(), "data.xfs", 320 << 20); // no XFS is smaller
+    done(Command::new(mkfs).arg("-q").arg(&disk));
+    let drive = format!("path={},dax", path(&disk));
+    let (kernel, initrd) = (path(&guests.debian_kernel), path(&guests.debian_initrd));
+    let cmdline = format!(
+        "mote.modules=all mote.run=\"{MOUNT} 2>/dev/null; mount | grep pmem0; echo x > /tmp/m/f; \
+         sync; cat /tmp/m/f\""
+    );
+    let more = ["--kernel", kernel, "--initrd", initrd, "--memory", "256M"];
+    let more = [more.as_slice(), &["--disk", &drive, "--cmdline", &cmdline]].concat();
+    let out = finish(mote(&more)).success();
+    assert!(
+        out.contains("type xfs (rw,") && out.contains("dax=always"),
+        "{out}"
+    );
+    assert!(out.ends_with("x\n"), "{out}");
+}
+
+#[test]
 fn a_read_only_drive_bears_any_write_and_the_vm_goes_on() {
     let Some(_) = guests() else { return };
     let folder = tempfile::tempdir().unwrap();
