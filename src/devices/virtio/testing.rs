@@ -205,6 +205,12 @@ impl FakeGuest {
         address
     }
 
+    /// Has [`alloc`](Self::alloc) give again what it gave after `mark`, an address that it gave.
+    pub fn release(&mut self, mark: u64) {
+        self.store(mark, &vec![0; (self.next_free - mark) as usize]);
+        self.next_free = mark;
+    }
+
     /// Fresh memory with `data` in it.
     pub fn alloc_with(&mut self, data: &[u8]) -> u64 {
         let address = self.alloc(data.len());
