@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::{ConfigError, OnDisconnect, Size};
+use super::{ConfigError, OnDisconnect, Rate, RateLimit, Size};
 
 /// The most queue pairs: one thread for each.
 pub const MAX_QUEUES: u16 = 8;
@@ -171,9 +171,14 @@ impl Net {
             }
             _ => {}
         }
+        if self.vhost && self.limits()? != [RateLimit::default(); 2] {
+            let remedy = "the kernel knows no limits: leave out either vhost or rx-*, tx-*";
+            return wrong("vhost", &"on", remedy);
+        }
         if self.queues == 0 || self.queues > MAX_QUEUES {
             return wrong("queues", &self.queues, "must be 1 to 8");
         }
+        self.limits()?;
         if let Some(mtu) = self.mtu.filter(|mtu| !MTU.contains(mtu)) {
             return wrong("mtu", &mtu, "must be 68 to 65521");
         }
@@ -182,6 +187,28 @@ impl Net {
             return wrong("mac", &mac, remedy);
         }
         Ok(())
+    }
+}
+
+impl Net {
+    /// The limits of what goes to the guest, and of what comes from it.
+    ///
+    /// # Errors
+    ///
+    /// A rate of 0, or a burst without a rate.
+    pub fn limits(&self) -> Result<[RateLimit; 2], ConfigError> {
+        let rate = |key, per_second, burst| Rate::new("--net", key, per_second, burst);
+        let bytes = |size: Option<Size>| size.map(|size| size.bytes());
+        Ok([
+            RateLimit {
+                ops: rate("rx-pps", self.rx_pps, self.rx_pps_burst)?,
+                bytes: rate("rx-bw", bytes(self.rx_bw), bytes(self.rx_bw_burst))?,
+            },
+            RateLimit {
+                ops: rate("tx-pps", self.tx_pps, self.tx_pps_burst)?,
+                bytes: rate("tx-bw", bytes(self.tx_bw), bytes(self.tx_bw_burst))?,
+            },
+        ])
     }
 }
 
@@ -290,7 +317,10 @@ mod tests {
         mtu.mtu = Some(67);
         let mut group = tap("tap0");
         group.mac = Some(Mac([1, 0, 0, 0, 0, 1]));
+        let mut limited = tap("tap0");
+        (limited.vhost, limited.tx_pps) = (true, Some(5));
         for (net, expected) in [
+            (limited, "--net vhost=on: "),
             (both, "--net fd=3: "),
             (tap("a-name-of-sixteen"), "--net tap=a-name-of-sixteen: "),
             (tap("a/b"), "--net tap=a/b: "),

@@ -12,7 +12,7 @@ use super::dax::DaxDrives;
 use super::ending::{Endings, Exit};
 use super::hint::Outcome;
 use super::report::Report;
-use super::timings::{BootClock, Timeline};
+use super::timings::{BootClock, Counts, Timeline};
 use super::usage::Usage;
 use crate::devices::console::Request;
 use crate::devices::virtio::MmioTransport;
@@ -177,6 +177,11 @@ impl Vm {
             self.supported_cpuid_calls,
             usage,
         )
+    }
+
+    /// Exits to user space so far, of all vCPUs.
+    pub fn exits(&self) -> Counts {
+        self.clock.counts()
     }
 
     /// What the devices count. A clone of it can be asked from any thread, at any time.

@@ -13,6 +13,7 @@ mod dax;
 mod disk;
 mod life;
 mod metrics;
+mod net;
 mod peers;
 
 use std::fs::{self, File};

@@ -11,74 +11,76 @@ use super::pair::{Common, PairError};
 use super::tap::Tap;
 use crate::devices::virtio::buffers::{Buffers, ChainError, GuestBytes};
 use crate::devices::virtio::queue::{pop, push_used};
+use crate::devices::virtio::worker::RequestHandler;
 
 /// Addresses in one table of a command, above which it isn't even read.
 const MANY: u32 = 4096;
 
-/// Obeys the driver.
+/// What the driver may command, and how it's obeyed.
+pub struct Commands {
+    pub common: Arc<Common>,
+    pub taps: Vec<Arc<Tap>>,
+    /// What the driver has accepted.
+    pub features: u64,
+    /// Queue pairs that are served.
+    pub pairs: u16,
+}
+
+/// The control queue, for a thread that serves other queues too.
 pub struct Control {
     queue: Queue,
     memory: GuestMemoryMmap<()>,
-    common: Arc<Common>,
-    taps: Vec<Arc<Tap>>,
     buffers: Buffers,
-    features: u64,
-    /// Queue pairs whose threads run.
-    pairs: u16,
+    commands: Commands,
 }
 
 impl Control {
-    pub fn new(
-        queue: Queue,
-        memory: &GuestMemoryMmap<()>,
-        common: &Arc<Common>,
-        taps: Vec<Arc<Tap>>,
-        features: u64,
-        pairs: u16,
-    ) -> Self {
+    pub fn new(queue: Queue, memory: &GuestMemoryMmap<()>, commands: Commands) -> Self {
         Self {
             queue,
             memory: memory.clone(),
-            common: common.clone(),
-            taps,
             buffers: Buffers::new(memory),
-            features,
-            pairs,
+            commands,
         }
     }
 
     /// Serves what is there; whether the driver wants an interrupt for it.
     pub fn serve(&mut self) -> Result<bool, PairError> {
         let mut interrupt = false;
-        // One queue's worth: whoever adds while this goes on notifies again.
-        for _ in 0..self.queue.size() {
-            let Some((chain, _)) = pop(&mut self.queue, &self.memory)? else {
-                if !self.queue.enable_notification(&self.memory)? {
-                    break;
-                }
-                continue;
-            };
-            let head = chain.head_index();
-            self.buffers.load(chain)?;
-            if !self.buffers.split_tail(1) {
-                return Err(ChainError::NoStatus.into());
+        loop {
+            while let Some((chain, _)) = pop(&mut self.queue, &self.memory)? {
+                let head = chain.head_index();
+                self.buffers.load(chain)?;
+                let len = self.commands.handle(&mut self.buffers, &mut ())?;
+                interrupt |= push_used(&mut self.queue, &self.memory, head, len)?;
             }
-            let done = self.command();
-            self.common.counts.commands.inc();
-            let answer = if done.is_some() {
-                VIRTIO_NET_OK
-            } else {
-                VIRTIO_NET_ERR
-            };
-            self.buffers.tail.write(&[answer as u8]);
-            interrupt |= push_used(&mut self.queue, &self.memory, head, 1)?;
+            if !self.queue.enable_notification(&self.memory)? {
+                return Ok(interrupt);
+            }
         }
-        Ok(interrupt)
     }
+}
 
+impl RequestHandler for Commands {
+    type Scratch = ();
+
+    fn handle(&self, buffers: &mut Buffers, (): &mut ()) -> Result<u32, ChainError> {
+        if !buffers.split_tail(1) {
+            return Err(ChainError::NoStatus);
+        }
+        self.common.counts.commands.inc();
+        let answer = match self.command(&mut buffers.readable) {
+            Some(()) => VIRTIO_NET_OK,
+            None => VIRTIO_NET_ERR,
+        };
+        buffers.tail.write(&[answer as u8]);
+        Ok(1)
+    }
+}
+
+impl Commands {
     /// Obeys one command, or does nothing.
-    fn command(&mut self) -> Option<()> {
-        let bytes = &mut self.buffers.readable;
+    fn command(&self, bytes: &mut GuestBytes) -> Option<()> {
         let [class, command] = take(bytes)?;
         let offered = |feature| has(self.features, feature);
         let filter = &self.common.filter;
@@ -136,7 +138,7 @@ impl Control {
     }
 
     /// Has the kernel spread packets over the first `pairs` queue pairs (§5.1.6.5.5).
-    fn use_pairs(&mut self, pairs: u16) -> Option<()> {
+    fn use_pairs(&self, pairs: u16) -> Option<()> {
         if pairs == 0 || pairs > self.pairs {
             return None;
         }

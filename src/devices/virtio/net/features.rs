@@ -67,6 +67,14 @@ pub fn offered(offloads: u32, mtu: bool, pairs: u16) -> u64 {
     bits.into_iter().fold(0, |all, bit| all | 1 << bit)
 }
 
+/// What is left of that where vhost-net, which has the features `known`, moves the packets: it
+/// filters none, so a driver must not be promised that.
+pub fn by_vhost(offered: u64, known: u64) -> u64 {
+    let filter = 1 << VIRTIO_NET_F_CTRL_RX | 1 << VIRTIO_NET_F_CTRL_RX_EXTRA;
+    let mergeable = 1 << VIRTIO_NET_F_MRG_RXBUF;
+    offered & !filter & !(mergeable & !known)
+}
+
 /// What a tap may leave to a guest with these features.
 pub fn tap_offloads(features: u64) -> u32 {
     if !has(features, VIRTIO_NET_F_GUEST_CSUM) {

@@ -6,6 +6,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use virtio_bindings::virtio_net::{VIRTIO_NET_S_ANNOUNCE, VIRTIO_NET_S_LINK_UP};
 
 use super::tap::Tap;
+use super::vhost::Backend;
+use crate::devices::vhost::VhostError;
 use crate::devices::virtio::{Interrupt, read_config_bytes};
 
 /// mac, status, max_virtqueue_pairs, mtu.
@@ -26,6 +28,8 @@ struct Space {
     interrupt: Option<Arc<Interrupt>>,
     /// Whether the driver knows VIRTIO_NET_F_GUEST_ANNOUNCE.
     announces: bool,
+    /// Queue pairs that the kernel serves.
+    backends: Vec<Backend>,
 }
 
 impl std::fmt::Debug for Space {
@@ -67,6 +71,7 @@ impl Shared {
                 bytes,
                 interrupt: None,
                 announces: false,
+                backends: Vec::new(),
             }),
             up: AtomicBool::new(up),
             taps,
@@ -93,11 +98,19 @@ impl Shared {
         space.announces = announces;
     }
 
+    /// The kernel serves the queues, while the cable is plugged in.
+    pub fn serve_by(&self, backends: Vec<Backend>) -> Result<(), VhostError> {
+        let mut space = self.lock();
+        space.backends = backends;
+        space.run_backends(self.up())
+    }
+
     /// The driver is gone, and with it the address that it has set.
     pub fn stop(&self, mac: [u8; 6]) {
         let mut space = self.lock();
         space.interrupt = None;
         space.announces = false;
+        space.backends.clear();
         space.bytes[..6].copy_from_slice(&mac);
         space.bytes[STATUS..8].copy_from_slice(&status(self.up(), false));
     }
@@ -109,6 +122,9 @@ impl Shared {
         }
         self.set_carrier(up);
         // Bridges may have forgotten where the guest is.
+        if let Err(error) = space.run_backends(up) {
+            log::warn!("plugging a cable that vhost-net serves: {error}");
+        }
         let announce = up && space.announces;
         space.set_status(status(up, announce));
     }
@@ -147,6 +163,10 @@ impl Shared {
 }
 
 impl Space {
+    fn run_backends(&self, on: bool) -> Result<(), VhostError> {
+        self.backends.iter().try_for_each(|backend| backend.run(on))
+    }
+
     fn set_status(&mut self, now: [u8; 2]) {
         self.bytes[STATUS..8].copy_from_slice(&now);
         if let Some(interrupt) = &self.interrupt {

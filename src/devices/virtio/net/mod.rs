@@ -8,6 +8,7 @@
 //! - [`gathered`]: the guest's buffers for packets whose size isn't known yet
 //! - [`filter`]: which packets the guest wants
 //! - [`counts`]: what is counted
+//! - [`vhost`]: the host's kernel in place of `pair`, `rx` and `tx`
 //!
 //! # What it costs
 //!
@@ -27,6 +28,7 @@ mod pair;
 mod rx;
 mod tap;
 mod tx;
+mod vhost;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -36,11 +38,12 @@ use virtio_bindings::virtio_ids::VIRTIO_ID_NET;
 use virtio_bindings::virtio_net::*;
 use vmm_sys_util::eventfd::EventFd;
 
+use super::worker::WorkerPool;
 use super::{ActivateError, Activation, ActiveQueue, VirtioDevice};
-use crate::config::{Mac, Net, Rate, RateLimit};
+use crate::config::{Mac, Net};
 use crate::devices::rate_limit::RateLimiter;
 use crate::metrics::Source;
-use control::{Control, attach_first};
+use control::{Commands, Control, attach_first};
 use counts::Counts;
 use features::{GUEST_LARGE, has, tap_offloads};
 use filter::{Filter, SharedFilter};
@@ -52,6 +55,7 @@ use pair::{Common, Events, Pair};
 use rx::Receiver;
 use tap::Tap;
 use tx::Transmitter;
+use vhost::Backend;
 
 /// Descriptors of each data queue.
 const QUEUE_SIZE: u16 = 256;
@@ -70,6 +74,9 @@ pub struct NetDevice {
     queue_sizes: Vec<u16>,
     stop: Option<Arc<EventFd>>,
     threads: Vec<JoinHandle<()>>,
+    /// Whether the kernel moves the packets, and who obeys the control queue then.
+    vhost: bool,
+    control: Option<WorkerPool<Commands>>,
 }
 
 impl NetDevice {
@@ -84,33 +91,29 @@ impl NetDevice {
             (None, Some(fd)) => open::by_descriptor(fd)?,
             (None, None) => return Err(crate::config::ConfigError::NetNowhere.into()),
         };
+        let vhost = match net.vhost {
+            true => Some(vhost::features(&described(net))?),
+            false => None,
+        };
         let mac = net.mac.map_or_else(random_mac, |mac| mac.0);
         log::info!("{name}: the guest's address is {}", Mac(mac));
-        Self::new(name, net, opened, mac)
+        Self::new(name, net, opened, vhost, mac)
     }
 
-    fn new(name: &str, net: &Net, opened: Opened, mac: [u8; 6]) -> Result<Self, NetError> {
+    /// `vhost` is what the kernel's vhost-net can do, if that is to move the packets.
+    fn new(
+        name: &str,
+        net: &Net,
+        opened: Opened,
+        vhost: Option<u64>,
+        mac: [u8; 6],
+    ) -> Result<Self, NetError> {
         let pairs = opened.taps.len() as u16;
-        let limit = |rate: Option<Rate>, packets: Option<Rate>| {
-            RateLimiter::new(&RateLimit {
-                ops: packets,
-                bytes: rate,
-            })
-        };
-        let rate = |key, per_second, burst| Rate::new("--net", key, per_second, burst);
-        let bytes = |size: Option<crate::config::Size>| size.map(|size| size.bytes());
-        let rx_limit = limit(
-            rate("rx-bw", bytes(net.rx_bw), bytes(net.rx_bw_burst))?,
-            rate("rx-pps", net.rx_pps, net.rx_pps_burst)?,
-        );
-        let tx_limit = limit(
-            rate("tx-bw", bytes(net.tx_bw), bytes(net.tx_bw_burst))?,
-            rate("tx-pps", net.tx_pps, net.tx_pps_burst)?,
-        );
+        let [rx_limit, tx_limit] = net.limits()?.map(|limit| RateLimiter::new(&limit));
         let taps: Vec<_> = opened.taps.into_iter().map(Arc::new).collect();
         // Until the driver asks for more, one pair has all packets.
         attach_first(&taps, 1).map_err(|source| NetError::Refused {
-            net: net.tap.clone().unwrap_or_default(),
+            net: described(net),
             what: "detaching its further queues",
             source,
         })?;
@@ -118,6 +121,7 @@ impl NetDevice {
         // Worth saying only if it's not what every driver assumes.
         let told = net.mtu.or(opened.mtu.filter(|mtu| *mtu != USUAL_MTU));
         let shared = Shared::new(mac, pairs, told.unwrap_or(0), net.link, taps.clone());
+        let features = features::offered(opened.offloads, told.is_some(), pairs);
         let mut queue_sizes = vec![QUEUE_SIZE; 2 * usize::from(pairs)];
         queue_sizes.push(CONTROL_SIZE);
         Ok(Self {
@@ -130,13 +134,18 @@ impl NetDevice {
                 tx_limit,
                 failed: AtomicBool::new(false),
             }),
-            features: features::offered(opened.offloads, told.is_some(), pairs),
+            features: match vhost {
+                Some(known) => features::by_vhost(features, known),
+                None => features,
+            },
             mtu,
             taps,
             mac,
             queue_sizes,
             stop: None,
             threads: Vec::new(),
+            vhost: vhost.is_some(),
+            control: None,
         })
     }
 
@@ -177,6 +186,29 @@ impl NetDevice {
         let mut control = slots[2 * pairs]
             .take()
             .filter(|_| has(features, VIRTIO_NET_F_CTRL_VQ));
+        let commands = Commands {
+            common: self.common.clone(),
+            taps: self.taps.clone(),
+            features,
+            pairs: pairs as u16,
+        };
+        if self.vhost {
+            if let Some(queue) = control {
+                let name = format!("mote-{}", self.common.name);
+                let pool =
+                    WorkerPool::start(&name, 1, commands, queue, memory.clone(), interrupt.clone());
+                self.control = Some(pool?);
+            }
+            let mut backends = Vec::with_capacity(pairs);
+            for (tap, queues) in self.taps.iter().zip(slots.chunks(2)).take(pairs) {
+                if let [Some(rx), Some(tx)] = queues {
+                    let queues = [rx, tx];
+                    backends.push(Backend::new(tap, queues, features, &memory, &interrupt)?);
+                }
+            }
+            return Ok(self.common.shared.serve_by(backends)?);
+        }
+        let mut commands = Some(commands);
         let mergeable = has(features, VIRTIO_NET_F_MRG_RXBUF);
         let mtu = match features & GUEST_LARGE {
             0 => Some(self.mtu.unwrap_or(USUAL_MTU)),
@@ -200,10 +232,9 @@ impl NetDevice {
             let epoll = epoll
                 .register()
                 .map_err(|e| refused("waiting for events", e))?;
-            let control = control.map(|queue| {
-                let (common, taps) = (&self.common, self.taps.clone());
-                Control::new(queue.queue, &memory, common, taps, features, pairs as u16)
-            });
+            let control = control
+                .zip(commands.take())
+                .map(|(queue, commands)| Control::new(queue.queue, &memory, commands));
             let common = &self.common;
             let pair = Pair {
                 receiver: Receiver::new(rx.queue, &memory, common, tap, mergeable, mtu),
@@ -267,6 +298,7 @@ impl VirtioDevice for NetDevice {
                 );
             }
         }
+        self.control = None;
         self.common.shared.stop(self.mac);
         self.common
             .filter
@@ -282,6 +314,15 @@ impl VirtioDevice for NetDevice {
 
     fn metrics(&self) -> Option<Arc<dyn Source>> {
         Some(self.common.counts.clone())
+    }
+}
+
+/// The device as it was given.
+fn described(net: &Net) -> String {
+    match (&net.tap, net.fd) {
+        (Some(tap), _) => format!("tap={tap}"),
+        (None, Some(fd)) => format!("fd={fd}"),
+        (None, None) => String::new(),
     }
 }
 

@@ -81,6 +81,26 @@ pub enum NetError {
         /// The number.
         fd: RawFd,
     },
+    /// The host has no vhost-net.
+    #[error(
+        "--net {net},vhost: /dev/vhost-net is missing: load its module (modprobe vhost_net), or leave \
+         out vhost: then mote moves the packets itself"
+    )]
+    NoVhost {
+        /// The device, as it was given.
+        net: String,
+    },
+    /// vhost-net can't be opened.
+    #[error(
+        "--net {net},vhost: opening /dev/vhost-net: {source}; have an administrator give you access \
+         to it, or leave out vhost: then mote moves the packets itself"
+    )]
+    VhostOpen {
+        /// The device, as it was given.
+        net: String,
+        /// Why.
+        source: io::Error,
+    },
     /// The MTU can't be set.
     #[error(
         "--net mtu={mtu}: the interface {name} has an MTU of {now}, and setting it failed: {source}; \
@@ -116,7 +136,11 @@ impl NetError {
     pub fn is_of_host(&self) -> bool {
         matches!(
             self,
-            NetError::NoTun { .. } | NetError::Open { .. } | NetError::Refused { .. }
+            NetError::NoTun { .. }
+                | NetError::Open { .. }
+                | NetError::NoVhost { .. }
+                | NetError::VhostOpen { .. }
+                | NetError::Refused { .. }
         )
     }
 }

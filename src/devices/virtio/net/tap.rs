@@ -63,6 +63,11 @@ impl Tap {
         self.header
     }
 
+    /// The descriptor, for the kernel's vhost-net.
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+
     /// Sets how long the header is.
     ///
     /// # Errors

@@ -143,10 +143,12 @@ fn a_driver_that_does_anything_does_no_harm() {
                 1..5 => dice.roll(20) as u32,
                 _ => dice.roll(3000) as u32,
             };
-            buffers.push(match (dice.roll(20), index % 2 == 0 && index < 4) {
-                (0, write) | (1.., write) if write => Write(address, len),
-                _ => Read(address, len),
-            });
+            buffers.push(
+                match (dice.roll(20), index.is_multiple_of(2) && index < 4) {
+                    (0, write) | (1.., write) if write => Write(address, len),
+                    _ => Read(address, len),
+                },
+            );
         }
         if index == 4 || dice.roll(20) == 0 {
             buffers.push(Write(memory, dice.roll(3) as u32));

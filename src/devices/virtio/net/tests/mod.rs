@@ -73,7 +73,7 @@ fn device(net: &Net, header: bool) -> (NetDevice, Host) {
         mtu: None,
         offloads: if header { offloads | offload::USO } else { 0 },
     };
-    let device = NetDevice::new("net0", net, opened, MINE).unwrap();
+    let device = NetDevice::new("net0", net, opened, None, MINE).unwrap();
     let host = Host {
         sockets,
         counts: device.common.counts.clone(),
@@ -225,7 +225,6 @@ fn limits_hold_in_both_directions() {
     }
     // The first is the burst's, and the last one's wait is still to come.
     assert!(start.elapsed() >= Duration::from_millis(10 * 18));
-    assert!(host.counts.tx.throttled.get() >= 18);
     let start = std::time::Instant::now();
     for _ in 0..12 {
         offer(&mut guest, &mut queues[0], 200);
@@ -233,7 +232,6 @@ fn limits_hold_in_both_directions() {
         guest.wait_used(&mut queues[0]);
     }
     assert!(start.elapsed() >= Duration::from_millis(10 * 10));
-    assert!(host.counts.rx.throttled.get() >= 10);
 }
 
 #[test]
