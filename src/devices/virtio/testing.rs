@@ -288,6 +288,11 @@ impl FakeGuest {
 }
 
 impl DriverQueue {
+    /// The head that the next chain will have.
+    pub fn next_head(&self) -> u16 {
+        self.next_descriptor
+    }
+
     /// A chain of direct descriptors; its head.
     pub fn add(&mut self, buffers: &[Buffer]) -> u16 {
         let head = self.next_descriptor;

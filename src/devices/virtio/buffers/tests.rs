@@ -203,3 +203,30 @@ fn an_available_index_too_far_ahead_is_refused() {
     driver.set_available_index(16);
     assert!(pop(&mut device, &guest.memory).unwrap().unwrap().1);
 }
+
+#[test]
+fn a_part_is_lent_and_nothing_consumed() {
+    let (mut guest, mut driver, mut device) = queue();
+    let page = guest.alloc(0x100);
+    let cut = [Read(page, 4), Read(page + 8, 0), Read(page + 16, 6)];
+    let head = driver.add(&cut);
+    let (mut buffers, result) = load(&guest, &mut driver, &mut device, head);
+    result.unwrap();
+    let bytes = &mut buffers.readable;
+    let lengths = |pieces: &[libc::iovec]| pieces.iter().map(|p| p.iov_len).collect::<Vec<_>>();
+    for (limit, expected) in [
+        (0, vec![]),
+        (1, vec![1]),
+        (4, vec![4]),
+        (5, vec![4, 1]),
+        (10, vec![4, 6]),
+        (11, vec![4, 6]),
+        (usize::MAX, vec![4, 6]),
+    ] {
+        assert_eq!(bytes.lend(limit, lengths), expected, "{limit}");
+        assert_eq!(lengths(bytes.iovecs()), [4, 6]);
+    }
+    bytes.advance(5);
+    assert_eq!(bytes.lend(3, lengths), [3]);
+    assert_eq!((bytes.len(), lengths(bytes.iovecs())), (5, vec![5]));
+}

@@ -26,7 +26,7 @@ use super::host::{Greeting, SocketFile, read_greeting};
 use super::packet::{HEADER_LEN, HOST_CID, Header, STREAM, op};
 use super::table::{Ports, Table, Token};
 use crate::devices::virtio::buffers::{Buffers, ChainError};
-use crate::devices::virtio::queue::{pop, push_used, waiting};
+use crate::devices::virtio::queue::{pop, push_used};
 use crate::devices::virtio::{Activation, ActiveQueue, Interrupt};
 
 /// The most packets in one direction before the other gets its turn.
@@ -221,7 +221,10 @@ impl Muxer {
             self.tell_reset()?;
             // Both in any case: the first may have made work for the second.
             busy = self.take_packets()?;
+            let full = self.rsts.len() >= RSTS;
             busy |= self.give_packets()?;
+            // Packets that waited for room among the RSTs can be taken now.
+            busy |= full && self.rsts.len() < RSTS;
             if std::mem::take(&mut self.interrupt_due) {
                 self.interrupt.used_buffers();
             }
@@ -608,15 +611,13 @@ impl Muxer {
 
     fn give_to(&mut self, queue: &mut Queue) -> Result<bool, MuxerError> {
         queue.disable_notification(&self.memory)?;
-        let full = self.rsts.len() >= RSTS;
         let memory = self.memory.clone();
         for _ in 0..BUDGET {
-            if self.rsts.is_empty() && self.ready.is_empty() {
+            if self.has_nothing() {
                 break;
             }
             let Some((chain, _)) = pop(queue, &memory)? else {
-                // Whoever has something to send waits for buffers.
-                return Ok(queue.enable_notification(&memory)?);
+                break;
             };
             let head = chain.head_index();
             self.buffers.load(chain)?;
@@ -627,10 +628,12 @@ impl Muxer {
             self.given.counts.packets_to_guest.inc();
             self.interrupt_due |= push_used(queue, &memory, head, len)?;
         }
-        // Packets of the guest's wait for room among the RSTs, and there is some now.
-        let taking = full && self.rsts.len() < RSTS;
-        let more = !self.rsts.is_empty() || !self.ready.is_empty();
-        Ok(taking || more && waiting(queue, &memory)?)
+        // Without something to send, buffers are no news.
+        Ok(!self.has_nothing() && queue.enable_notification(&memory)?)
+    }
+
+    fn has_nothing(&self) -> bool {
+        self.rsts.is_empty() && self.ready.is_empty()
     }
 
     /// Fills the buffer that is loaded with one packet; its length. `None` if there is nothing to send.

@@ -94,8 +94,10 @@ impl Table {
 
     /// Takes a connection out.
     pub fn remove(&mut self, token: Token) -> Option<Connection> {
-        self.get(token)?;
-        self.clear_ports(token);
+        let ports = self.get(token)?.ports;
+        if let Some(ports) = ports {
+            self.by_ports.remove(&ports);
+        }
         let connection = self.slots[token.index()].connection.take();
         self.free.push(token.index());
         connection
