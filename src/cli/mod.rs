@@ -4,6 +4,7 @@ mod check;
 mod default_guest;
 pub mod exec_time;
 mod keyval;
+mod limits;
 mod run;
 mod signals;
 mod status;

@@ -16,7 +16,7 @@ use motevm::{BuildOptions, Exit, Host, VmConfig, build};
 use super::keyval;
 use super::signals::{ResizeOnSignal, StopOnSignals};
 use super::terminal::RawTerminal;
-use super::{CliError, Status, default_guest, print, say, signals};
+use super::{CliError, Status, default_guest, limits, print, say, signals};
 
 /// Arguments of `mote run`. Those that are given override the configuration file.
 #[derive(Args, Debug)]
@@ -148,6 +148,9 @@ pub fn run(args: RunArgs, exec: Instant) -> Result<Status, CliError> {
 
     let internal = |what| move |e| CliError::new(Status::Internal, format_args!("{what}: {e}"));
     signals::ignore_file_size_limit().map_err(internal("ignoring SIGXFSZ"))?;
+    if config.vsock.is_some() {
+        limits::raise_open_files();
+    }
     let mut timeline = Timeline::starting_at(exec);
     let host = Host::open().map_err(|e| CliError::new(Status::Host, e))?;
     timeline.mark(Phase::KvmOpen);
@@ -376,6 +379,9 @@ mod tests {
             &["--memory", "lots"],
             &["--timings", "xml=a"],
             &["--acpi", "maybe"],
+            &["--vsock", "socket=v"],
+            &["--vsock", "cid=x,socket=v"],
+            &["--vsock", "cid=3,socket=v,colour=red"],
         ] {
             assert!(parse(words).is_err(), "{words:?}");
         }

@@ -15,6 +15,7 @@ mod life;
 mod metrics;
 mod net;
 mod peers;
+mod vsock;
 
 use std::fs::{self, File};
 use std::io::{Read, Write};

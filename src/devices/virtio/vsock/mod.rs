@@ -3,14 +3,14 @@
 //! [`VsockDevice`] serves them through Unix sockets, with no privileges; [`KernelVsock`] leaves all
 //! to the host's kernel (vhost-vsock), where programs on the host then use AF_VSOCK.
 //!
-//! - [`host`]: the Unix sockets, and the line that a program begins with
-//! - [`packet`]: headers
-//! - [`credit`]: who may send how much
-//! - [`ring`]: what a slow program hasn't taken yet
-//! - [`connection`]: one connection, from its first packet to its last
-//! - [`table`]: all of them, by ports and by token
-//! - [`muxer`]: the thread
-//! - [`kernel`]: vhost-vsock
+//! - [`host`][]: the Unix sockets, and the line that a program begins with
+//! - [`packet`][]: headers
+//! - [`credit`][]: who may send how much
+//! - [`ring`][]: what a slow program hasn't taken yet
+//! - [`connection`][]: one connection, from its first packet to its last
+//! - [`table`][]: all of them, by ports and by token
+//! - [`muxer`][]: the thread
+//! - [`kernel`][]: vhost-vsock
 //!
 //! Packets are parsed here and not by the virtio-vsock crate, since that wants all of a packet's data in
 //! one descriptor; a driver may cut its buffers as it likes (§2.7.4.1), and Linux does.
@@ -45,9 +45,12 @@ use host::SocketFile;
 pub use kernel::KernelVsock;
 use muxer::{Given, Limits, Muxer};
 
-/// The most connections at once. Each has a descriptor, and up to 64 KiB of memory while its
+/// The most connections at once, where the limit on open files allows it. Each has a descriptor, and up to 64 KiB of memory while its
 /// program doesn't take what the guest sends.
 pub const MAX_CONNECTIONS: usize = 4096;
+
+/// Descriptors that connections leave to the rest of the process.
+const OTHER_DESCRIPTORS: u64 = 256;
 
 /// How long a program on the host has from its connection until the guest has accepted it.
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -127,7 +130,7 @@ impl VsockDevice {
     /// The socket can't be made.
     pub fn new(cid: u32, path: &Path) -> Result<Self, VsockError> {
         let limits = Limits {
-            connections: MAX_CONNECTIONS,
+            connections: connection_limit(),
             handshake: HANDSHAKE,
         };
         Self::with_limits(cid, path, limits)
@@ -149,6 +152,20 @@ impl VsockDevice {
     pub fn transport_reset(&self) -> Arc<EventFd> {
         self.transport_reset.clone()
     }
+}
+
+/// [`MAX_CONNECTIONS`], or as many as this process may have descriptors for.
+fn connection_limit() -> usize {
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: a struct that lives through the call.
+    if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) } != 0 {
+        return MAX_CONNECTIONS;
+    }
+    let spare = limit.rlim_cur.saturating_sub(OTHER_DESCRIPTORS);
+    usize::try_from(spare).map_or(MAX_CONNECTIONS, |spare| spare.clamp(16, MAX_CONNECTIONS))
 }
 
 impl VirtioDevice for VsockDevice {

@@ -43,8 +43,8 @@ const RSTS: usize = 256;
 /// Ports of the host for connections that its programs make: from here up, as others do it.
 const FIRST_PORT: u32 = 1 << 30;
 
-/// When the process has no descriptor left, how long until programs are let in again, if no
-/// connection ends before.
+/// When the host refuses to let a program in (there's no descriptor left), how long until the next try,
+/// if no connection ends before.
 const NO_DESCRIPTORS: Duration = Duration::from_secs(1);
 
 const STOP: u64 = Token::FIRST_FREE;
@@ -272,12 +272,12 @@ impl Muxer {
             let socket = match self.given.socket.accept() {
                 Ok(socket) => socket,
                 Err(error) => match error.raw_os_error() {
-                    Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) => {
+                    Some(libc::EAGAIN) => return Ok(()),
+                    Some(libc::ECONNABORTED | libc::EINTR) => continue,
+                    _ => {
                         self.host_error(&format_args!("accepting a connection: {error}"));
                         return self.close_door();
                     }
-                    Some(libc::EAGAIN) => return Ok(()),
-                    _ => continue, // the program has left already
                 },
             };
             if self.table.len() >= self.given.limits.connections {
