@@ -6,6 +6,7 @@ use std::io::{self, Read};
 use std::os::fd::FromRawFd;
 
 /// What is counted.
+#[allow(dead_code)] // each bench uses its own part
 #[derive(Clone, Copy, Debug)]
 pub enum Event {
     /// Nanoseconds on a CPU, in guest mode too.
