@@ -83,6 +83,7 @@ impl<H: RequestHandler> WorkerPool<H> {
                 queue: queue.queue,
                 listener: Listener::None,
                 parked: 0,
+                called: false,
                 threads: 1,
                 stopping: false,
                 handles: Vec::new(),
@@ -143,6 +144,9 @@ struct State {
     queue: Queue,
     listener: Listener,
     parked: usize,
+    /// A thread that was started or woken from its parking hasn't come yet. It will look at the
+    /// queue, and get further help if that's wanted: nobody else need be called meanwhile.
+    called: bool,
     threads: usize,
     stopping: bool,
     handles: Vec<JoinHandle<()>>,
@@ -196,6 +200,7 @@ impl<H: RequestHandler> Pool<H> {
         scratch: &mut H::Scratch,
     ) -> Result<(), ServeError> {
         let mut state = self.lock();
+        state.called = false;
         let mut interrupt = false;
         // Whether a request came while this thread was busy and nobody was there to hear it.
         let mut missed = false;
@@ -247,6 +252,8 @@ impl<H: RequestHandler> Pool<H> {
                 let (guard, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
                 state = guard;
                 state.parked -= 1;
+                // Also after a time-out: a call that came with it may have found nobody else.
+                state.called = false;
                 (missed, lingered) = (false, timeout.timed_out());
             }
         }
@@ -261,18 +268,23 @@ impl<H: RequestHandler> Pool<H> {
     /// Has another thread look at the queue, if there is or can be one that is free.
     fn get_help(self: &Arc<Self>, state: &mut State) {
         match state.listener {
+            _ if state.called => {}
             Listener::Woken => {}
             Listener::Waiting => {
                 state.listener = Listener::Woken;
                 self.wake_listener();
             }
-            Listener::None if state.parked > 0 => self.parked.notify_one(),
+            Listener::None if state.parked > 0 => {
+                state.called = true;
+                self.parked.notify_one();
+            }
             Listener::None if state.threads < self.max_threads => {
                 state.handles.retain(|handle| !handle.is_finished());
                 match self.spawn() {
                     Ok(handle) => {
                         state.handles.push(handle);
                         state.threads += 1;
+                        state.called = true;
                     }
                     Err(error) => log::debug!("no further thread {}: {error}", self.name),
                 }
