@@ -1,7 +1,7 @@
 //! Devices at work, mote beside QEMU's microvm: the same kernel, root file system, images and
 //! commands in the guest, in one run.
 //!
-//!     cargo bench --bench devices [-- --rounds 5] [--json]
+//!     cargo bench --bench devices [-- --rounds 5] [--only WORDS] [--json]
 //!
 //! Both monitors' guests are up all the time, and take turns: while one works the other waits for
 //! a line on its console. Each job is done with many requests and with few; what the many took
@@ -163,12 +163,12 @@ struct Figures {
 fn main() {
     let arguments: Vec<_> = std::env::args().collect();
     let json = arguments.iter().any(|argument| argument == "--json");
-    let mut rest = arguments
-        .iter()
-        .skip_while(|argument| *argument != "--rounds");
-    let rounds = rest
-        .nth(1)
-        .map_or(ROUNDS, |n| n.parse().expect("--rounds N"));
+    let value = |name: &str| {
+        let mut rest = arguments.iter().skip_while(|argument| *argument != name);
+        rest.nth(1)
+    };
+    let rounds = value("--rounds").map_or(ROUNDS, |n| n.parse().expect("--rounds N"));
+    let only = value("--only").map_or("", String::as_str);
     if let Some(code) = elsewhere() {
         std::process::exit(code);
     }
@@ -181,7 +181,7 @@ fn main() {
         header(rounds, uncounted.as_deref());
     }
     let mut results = Vec::new();
-    for job in &JOBS {
+    for job in JOBS.iter().filter(|job| job.name.contains(only)) {
         let many = calibrate(job, &mut contenders[0]);
         let few = (many / 8).next_multiple_of(8);
         let mut figures: Vec<_> = contenders.iter().map(|_| Figures::default()).collect();
