@@ -65,6 +65,16 @@ fn a_mistake_is_one_line_that_names_option_value_and_remedy() {
             &["--config", "/nonexistent.toml"],
             &["--config /nonexistent.toml"],
         ),
+        (&["--vsock", "cid=2,socket=v"], &["--vsock cid=2", "from 3"]),
+        (&["--vsock", "cid=3"], &["--vsock", "socket=PATH", "vhost"]),
+        (
+            &["--vsock", "cid=3,socket=/nonexistent/v"],
+            &["--vsock socket=/nonexistent/v"],
+        ),
+        (
+            &["--vsock", "cid=3,socket=/etc/passwd"],
+            &["/etc/passwd", "not a socket"],
+        ),
         (&["--kernel", folder], &[folder, "vmlinux or a bzImage"]),
         (&["--kernel", "/etc/passwd"], &["/etc/passwd"]),
     ];
@@ -291,6 +301,10 @@ rx-bw = "100M"                # bytes a second to the guest; tx-bw: from it
 rx-bw-burst = "10M"
 rx-pps = 100000               # packets a second; tx-pps
 rx-pps-burst = 1000
+
+[vsock]
+cid = 42                      # the guest's address, from 3 on
+socket = "v.sock"             # or vhost = true
 "#;
 
 #[test]
