@@ -43,7 +43,7 @@ use crate::metrics::Source;
 use counts::Counts;
 use host::SocketFile;
 pub use kernel::KernelVsock;
-use muxer::{Given, Limits, Muxer};
+use muxer::{Given, Muxer};
 
 /// The most connections at once, where the limit on open files allows it. Each has a descriptor, and up to 64 KiB of memory while its
 /// program doesn't take what the guest sends.
@@ -64,6 +64,15 @@ const F_STREAM: u64 = 1 << 0;
 /// The thread's name, and its stack.
 const THREAD: &str = "mote-vsock";
 const STACK: usize = 128 * 1024;
+
+/// What a device allows.
+#[derive(Clone, Copy, Debug)]
+struct Limits {
+    /// Connections at once.
+    connections: usize,
+    /// From a program's connection until the guest has accepted it.
+    handshake: Duration,
+}
 
 /// Why there can be no vsock device.
 #[derive(Debug, thiserror::Error)]

@@ -227,6 +227,42 @@ fn an_address_nowhere_fails_the_device() {
     }
 }
 
+#[test]
+fn broken_rings_fail_the_device() {
+    for receive in [false, true] {
+        for loops in [false, true] {
+            let mut guest = Guest::new();
+            if receive {
+                guest.use_up_buffers();
+            }
+            let queue = match receive {
+                true => &mut guest.rx,
+                false => &mut guest.tx,
+            };
+            if loops {
+                let head = queue.next_head();
+                queue.set_descriptor(
+                    head,
+                    0x1000,
+                    64,
+                    if receive { WRITE } else { 0 } | NEXT,
+                    head,
+                );
+                queue.publish(&[head]);
+            } else {
+                queue.set_available_index(queue.size * 3);
+            }
+            if receive {
+                guest.fake.set(0x50, 0);
+                guest.post(stream(1, 2).header(op::RW, 0), &[]);
+            } else {
+                guest.fake.set(0x50, 1);
+            }
+            wait_until("failure", || guest.fake.status() & NEEDS_RESET != 0);
+        }
+    }
+}
+
 /// A driver that gives no buffers doesn't get the device to remember more and more.
 #[test]
 fn rsts_wait_for_buffers_and_are_bounded() {
