@@ -3,14 +3,14 @@
 //! [`VsockDevice`] serves them through Unix sockets, with no privileges; [`KernelVsock`] leaves all
 //! to the host's kernel (vhost-vsock), where programs on the host then use AF_VSOCK.
 //!
-//! - [`host`][]: the Unix sockets, and the line that a program begins with
-//! - [`packet`][]: headers
-//! - [`credit`][]: who may send how much
-//! - [`ring`][]: what a slow program hasn't taken yet
-//! - [`connection`][]: one connection, from its first packet to its last
-//! - [`table`][]: all of them, by ports and by token
-//! - [`muxer`][]: the thread
-//! - [`kernel`][]: vhost-vsock
+//! - `host`: the Unix sockets, and the line that a program begins with
+//! - `packet`: headers
+//! - `credit`: who may send how much
+//! - `ring`: what a slow program hasn't taken yet
+//! - `connection`: one connection, from its first packet to its last
+//! - `table`: all of them, by ports and by token
+//! - `muxer`: the thread
+//! - `kernel`: vhost-vsock
 //!
 //! Packets are parsed here and not by the virtio-vsock crate, since that wants all of a packet's data in
 //! one descriptor; a driver may cut its buffers as it likes (§2.7.4.1), and Linux does.
