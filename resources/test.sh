@@ -51,6 +51,9 @@ say "so far: ${summary%, }"
 part "tests with Linux guests (two or three minutes where the machine is emulated)" \
   env "$runner=$HERE/on-kvm.sh -t 1800 -m 3072 --" MOTE_REQUIRE=linux,peers \
   cargo test --release --test linux -- --test-threads 2
+# Some of what a KVM does only shows where there is hardware behind it.
+part "tiny guests on a KVM with hardware" \
+  env "$runner=$HERE/on-kvm.sh" MOTE_REQUIRE=kvm,hardware cargo test --test kvm_dax
 
 # A test that could not run has said so; none is passed over in silence.
 say "tests that said they could not run here: $(grep -c '^NOT RUN' "$log" || true)"

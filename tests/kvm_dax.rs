@@ -101,7 +101,7 @@ fn a_write_that_kvm_cannot_emulate_is_an_exception_in_the_guest() {
         // A KVM with no hardware behind it may leave out the exception; that ends the VM.
         assert!(report.to_string().contains("KVM can't emulate"), "{report}");
         let obstacle = "this KVM makes no exception of what it can't emulate".to_owned();
-        common::can_run("emulation", Some(obstacle));
+        common::can_run("hardware", Some(obstacle));
         return;
     }
     assert_eq!(fs::read_to_string(&run.out).unwrap(), "U!a");

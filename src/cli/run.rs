@@ -57,7 +57,7 @@ pub struct RunArgs {
     /// The root file system, as first drive, with the root= for it
     #[arg(long, value_name = "PATH[,ro][,KEY=VALUE]...", value_parser = parse_disk)]
     rootfs: Option<Disk>,
-    /// A further drive (repeatable). Keys, as of --rootfs: path=PATH, ro, id=ID,
+    /// A further drive (repeatable). Keys, as of --rootfs: path=PATH, ro, dax, cow, id=ID,
     /// cache=writeback|none|unsafe, engine=threads|io_uring, queues=N, iops=N, bw=SIZE, and the
     /// bursts iops-burst=N, bw-burst=SIZE
     #[arg(long, value_name = "PATH[,ro][,KEY=VALUE]...", value_parser = parse_disk)]

@@ -1,6 +1,6 @@
 //! A drive that the guest maps instead of copying from it: `dax`.
 
-use super::{Cache, ConfigError, Disk};
+use super::{ConfigError, Disk};
 
 /// What becomes of a guest's writes to a drive that it maps (virtio-pmem).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,8 +32,15 @@ impl Disk {
         if self.cow && self.read_only {
             return Err(ConfigError::CowReadOnly(path()));
         }
-        // A mapping has neither a place for an id nor requests that a cache mode could change.
-        if self.dax && (self.id.is_some() || self.cache != Cache::default()) {
+        // A mapping has no requests that the other options could say something of.
+        let only = Disk {
+            path: path(),
+            dax: self.dax,
+            read_only: self.read_only,
+            cow: self.cow,
+            ..Disk::default()
+        };
+        if self.dax && *self != only {
             return Err(ConfigError::OnlyWithoutDax(path()));
         }
         Ok(())
@@ -63,6 +70,9 @@ mod tests {
             ("dax = true\ncow = true\nro = true", "one of"),
             ("dax = true\nid = \"x\"", "id"),
             ("dax = true\ncache = \"none\"", "cache"),
+            ("dax = true\nqueues = 2", "queues"),
+            ("dax = true\niops = 100", "limits"),
+            ("dax = true\nvhost-user = \"sock\"", "vhost-user"),
         ] {
             let message = disk(text).validate_dax().unwrap_err().to_string();
             assert!(message.contains(word), "{message}");

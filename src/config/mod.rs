@@ -306,7 +306,8 @@ pub enum ConfigError {
     #[error("drive {}: ro and cow are given; choose one of them", .0.display())]
     CowReadOnly(PathBuf),
     /// Options that mean something for requests only.
-    #[error("drive {}: with dax there is no id and no cache mode; leave them out", .0.display())]
+    #[error("drive {}: with dax there are only ro and cow; leave out id, cache, engine, queues, limits \
+         and vhost-user", .0.display())]
     OnlyWithoutDax(PathBuf),
     /// Metrics that go nowhere, or not as they were asked to.
     #[error("--metrics {0}")]

@@ -28,8 +28,8 @@ impl Outcome<'_> {
             return Some(format!(
                 "the guest never set up its drives. It was told of them with --acpi {now}: a \
                  kernel built otherwise may need --acpi {other}; a distribution's kernel needs an \
-                 --initrd that holds the virtio_mmio and virtio_blk modules. --cmdline loglevel=7 \
-                 shows its messages."
+                 --initrd that holds the virtio_mmio and virtio_blk modules (for dax: virtio_pmem \
+                 and nd_pmem). --cmdline loglevel=7 shows its messages."
             ));
         }
         if matches!(self.exit, Exit::Panic) {
