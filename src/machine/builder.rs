@@ -146,10 +146,12 @@ pub fn build(host: &Host, config: &VmConfig, options: BuildOptions) -> Result<Vm
 
     let exporter = config.metrics.as_ref().map(Exporter::open).transpose()?;
     let mut metrics = Registry::new();
+    // SAFETY: the devices are the VM's, and dropped before `dax`.
+    let for_devices = unsafe { dax.with_ram(&memory) };
     let mut placer = VirtioPlacer {
         fd: &fd,
         mmio: &mut mmio,
-        memory: &memory,
+        memory: &for_devices,
         registers: &registers,
         placed: Vec::new(),
         transports: Vec::new(),

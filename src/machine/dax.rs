@@ -3,6 +3,8 @@
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
+use vm_memory::{GuestAddress, GuestMemoryMmap};
+
 use super::error::BuildError;
 use super::virtio::DAX_SLOTS;
 use crate::arch::{cpuid, layout};
@@ -43,12 +45,13 @@ impl DaxDrives {
                 mode,
             })?;
             let path = || disk.path.clone();
-            let mapping = DaxMapping::new(file.file(), file.size(), mode).map_err(|source| {
-                PmemError::Map {
-                    path: path(),
-                    source,
-                }
-            })?;
+            let mapping =
+                DaxMapping::new(file.file(), file.size(), mode, &disk.path).map_err(|source| {
+                    PmemError::Map {
+                        path: path(),
+                        source,
+                    }
+                })?;
             let end = guest.checked_add(mapping.len());
             let limit = cpuid::physical_end(host.supported_cpuid()?);
             let Some(end) = end.filter(|end| *end <= limit) else {
@@ -95,6 +98,22 @@ impl DaxDrives {
         Ok(())
     }
 
+    /// Guest memory as devices see it: RAM, and the mappings, in which a guest's program may have
+    /// its buffers too (a read with O_DIRECT into a file that it maps).
+    ///
+    /// # Safety
+    ///
+    /// `self` must outlive what is returned and its clones.
+    pub unsafe fn with_ram(&self, ram: &GuestMemoryMmap<()>) -> GuestMemoryMmap<()> {
+        let add = |memory: GuestMemoryMmap<()>, drive: &DaxDrive| {
+            // SAFETY: the caller's promise.
+            let region = unsafe { drive.mapping.region(GuestAddress(drive.guest)) };
+            let with = region.and_then(|region| memory.insert_region(Arc::new(region)).ok());
+            with.unwrap_or(memory)
+        };
+        self.drives.iter().fold(ram.clone(), add)
+    }
+
     /// Places what the guest meets where it can't reach a mapping.
     pub fn attach(&self, mmio: &mut Bus) -> Result<(), BuildError> {
         for drive in &self.drives {
@@ -128,7 +147,7 @@ impl DaxDrives {
 
     /// The host addresses of the mappings.
     pub fn host_ranges(&self) -> impl Iterator<Item = Range<u64>> {
-        self.drives.iter().map(|drive| drive.mapping.host_range())
+        self.drives.iter().flat_map(|d| d.mapping.host_ranges())
     }
 
     /// Why the host has no page for the guest, if a mapped drive can be the reason: the one that

@@ -70,7 +70,8 @@ pub struct Ring<'a> {
 }
 
 /// Guest memory as back-ends are told of it. Regions that have a file (shared memory) come with
-/// its descriptor, which vhost-user needs and the kernel doesn't.
+/// its descriptor, which vhost-user needs and the kernel doesn't. Where RAM has one, what has none
+/// (drives that the guest maps) is left out: another process couldn't map it.
 pub fn memory_table(memory: &GuestMemoryMmap<()>) -> Vec<VhostUserMemoryRegionInfo> {
     let region = |region: &GuestRegionMmap<()>| {
         use std::os::fd::AsRawFd;
@@ -83,7 +84,11 @@ pub fn memory_table(memory: &GuestMemoryMmap<()>) -> Vec<VhostUserMemoryRegionIn
             mmap_handle: file.map_or(-1, |file| file.file().as_raw_fd()),
         }
     };
-    memory.iter().map(region).collect()
+    let shared = memory.iter().any(|region| region.file_offset().is_some());
+    let known = memory
+        .iter()
+        .filter(|region| region.file_offset().is_some() == shared);
+    known.map(region).collect()
 }
 
 /// The first part of set-up: the features that the driver has accepted, and guest memory.
