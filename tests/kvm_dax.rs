@@ -5,6 +5,7 @@ mod common;
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use common::{Code, kvm};
 use motevm::config::Disk;
@@ -165,6 +166,49 @@ fn a_file_that_shrinks_in_use_ends_the_vm_with_a_message_that_names_it() {
             "{mode}: {hint}"
         );
     }
+}
+
+#[test]
+fn a_full_host_disk_ends_the_vm_with_a_message_that_names_the_file() {
+    let Some(host) = kvm() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let full = folder.path().join("full");
+    fs::create_dir(&full).unwrap();
+    let mount = ["-t", "tmpfs", "-o", "size=64k", "tmpfs"];
+    let mounted = Command::new("mount").args(mount).arg(&full).status();
+    let refused = !mounted.is_ok_and(|status| status.success());
+    let obstacle = "a tmpfs can't be mounted (not root?)".to_owned();
+    if !common::can_run("mount", refused.then_some(obstacle)) {
+        return;
+    }
+    let image = full.join("image");
+    File::create(&image).unwrap().set_len(1 << 20).unwrap();
+    // A sparse file of 256 pages in room for 16.
+    let code = (0..64).fold(Code::new().map_high(), |code, page| {
+        code.write_byte(DAX + page * 4096, b'x')
+    });
+    let change = |config: &mut motevm::VmConfig| config.disks = vec![drive(&image)];
+    let mut vm = code.reset().vm(&host, folder.path(), change);
+    let (exit, hint) = (vm.run().unwrap(), vm.hint());
+    drop(vm);
+    assert!(
+        Command::new("umount")
+            .arg(&full)
+            .status()
+            .unwrap()
+            .success()
+    );
+    if exit == Exit::Reset {
+        let obstacle = "this KVM has no hardware behind it, and goes on".to_owned();
+        common::can_run("hardware", Some(obstacle));
+        return;
+    }
+    assert!(matches!(exit, Exit::Crash(_)), "{exit:?}");
+    let hint = hint.unwrap();
+    assert!(
+        hint.contains("full/image") && hint.contains("fallocate"),
+        "{hint}"
+    );
 }
 
 #[test]
