@@ -51,7 +51,7 @@ pub struct Common {
 }
 
 impl Common {
-    /// Reading failed, for good: most likely the tap has been deleted.
+    /// The tap fails, for good: most likely it has been deleted.
     pub fn tap_failed(&self, error: &io::Error) {
         if !self.failed.swap(true, Ordering::Relaxed) {
             log::warn!("{}: the tap fails, its link is down: {error}", self.name);
@@ -209,9 +209,13 @@ impl Pair {
                 match event.data() {
                     STOP => return Ok(()),
                     TAP => {
-                        // Errors are found by trying.
+                        let set = event.event_set();
+                        if set.contains(EventSet::ERROR) {
+                            let gone = io::Error::from_raw_os_error(libc::ENODEV);
+                            self.common.tap_failed(&gone);
+                        }
                         rx.end(Wait::Tap);
-                        if event.event_set().contains(EventSet::OUT) {
+                        if set.intersects(EventSet::OUT | EventSet::ERROR) {
                             tx.end(Wait::Tap);
                         }
                     }

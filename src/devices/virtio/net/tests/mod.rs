@@ -2,6 +2,7 @@
 
 mod control;
 mod hostile;
+mod real;
 mod receive;
 mod transmit;
 
