@@ -56,6 +56,11 @@ fn a_mistake_is_one_line_that_names_option_value_and_remedy() {
         ),
         (&["--disk", &disk], &["odd.img", "512", "truncate"]),
         (&["--disk", "path=/nonexistent.img"], &["/nonexistent.img"]),
+        (&["--net", "mtu=1500"], &["--net", "tap=NAME"]),
+        (&["--net", "tap=a/b"], &["--net tap=a/b", "no spaces"]),
+        (&["--net", "fd=54321"], &["--net fd=54321", "leave it open"]),
+        (&["--net", "fd=0"], &["--net fd=0", "not an attached tap"]),
+        (&["--net", "tap=t,rx-bw=0"], &["--net rx-bw", "no limit"]),
         (&["--initrd", "/nonexistent.cpio"], &["/nonexistent.cpio"]),
         (
             &["--console", "file=/nonexistent/log"],
