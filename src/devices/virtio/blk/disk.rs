@@ -34,13 +34,26 @@ pub struct Disk {
     pub(super) path: PathBuf,
     pub(super) size: u64,
     pub(super) block_size: u32,
+    pub(super) physical_block_size: u32,
     pub(super) read_only: bool,
     pub(super) is_block: bool,
     pub(super) direct: Option<Alignment>,
+    /// For what O_DIRECT can't take: parts of its blocks.
+    pub(super) through_cache: Option<File>,
     /// Writes become durable whenever the host likes.
     pub(super) never_flush: bool,
     /// Which kinds of errors the log has seen.
     pub(super) reported: AtomicU8,
+}
+
+/// How a transfer reaches the file.
+enum Way<'a> {
+    /// From or to guest memory.
+    Plain,
+    /// By a copy that is aligned as O_DIRECT asks.
+    Bounced,
+    /// By the page cache, though the drive has O_DIRECT. The kernel keeps the two consistent.
+    ThroughCache(&'a File),
 }
 
 impl Disk {
@@ -49,9 +62,14 @@ impl Disk {
         self.size
     }
 
-    /// The smallest unit that the host can read and write, in bytes.
+    /// The smallest unit that the guest can read and write, in bytes.
     pub fn block_size(&self) -> u32 {
         self.block_size
+    }
+
+    /// The smallest unit that the host reads and writes at once, in bytes.
+    pub fn physical_block_size(&self) -> u32 {
+        self.physical_block_size
     }
 
     /// Whether the guest may only read.
@@ -71,7 +89,7 @@ impl Disk {
 
     /// Whether the host can move `data` from or to `offset` as it is.
     pub fn is_plain(&self, data: &GuestBytes, offset: u64) -> bool {
-        matches!(self.needs_bounce(data, offset), Ok(false))
+        matches!(self.way(data, offset), Ok(Way::Plain))
     }
 
     /// Fills `data` from `offset` on. `bounce` is kept by the caller from one call to the next.
@@ -81,13 +99,15 @@ impl Disk {
     /// The host's, or `UnexpectedEof` where the image has shrunk, or `InvalidInput` where
     /// `offset` or the length is no multiple of the block size that O_DIRECT needs.
     pub fn read(&self, data: &mut GuestBytes, offset: u64, bounce: &mut Vec<u8>) -> io::Result<()> {
-        if self.needs_bounce(data, offset)? {
-            return self.read_bounced(data, offset, bounce);
-        }
+        let fd = match self.way(data, offset)? {
+            Way::Plain => self.file.as_raw_fd(),
+            Way::Bounced => return self.read_bounced(data, offset, bounce),
+            Way::ThroughCache(file) => file.as_raw_fd(),
+        };
         transfer(data, offset, |iov, count, offset| {
             // SAFETY: the kernel writes guest memory that `data` keeps mapped and says is
             // `count` pieces.
-            unsafe { libc::preadv(self.file.as_raw_fd(), iov, count, offset) }
+            unsafe { libc::preadv(fd, iov, count, offset) }
         })
     }
 
@@ -104,12 +124,15 @@ impl Disk {
         sync: bool,
         bounce: &mut Vec<u8>,
     ) -> io::Result<()> {
-        if self.needs_bounce(data, offset)? {
-            self.write_bounced(data, offset, bounce)?;
-            return if sync { self.flush() } else { Ok(()) };
-        }
+        let fd = match self.way(data, offset)? {
+            Way::Plain => self.file.as_raw_fd(),
+            Way::Bounced => {
+                self.write_bounced(data, offset, bounce)?;
+                return if sync { self.flush() } else { Ok(()) };
+            }
+            Way::ThroughCache(file) => file.as_raw_fd(),
+        };
         transfer(data, offset, |iov, count, offset| {
-            let fd = self.file.as_raw_fd();
             match sync && !self.never_flush {
                 // SAFETY: the kernel reads guest memory that `data` keeps mapped and says is
                 // `count` pieces.
@@ -167,14 +190,14 @@ impl Disk {
                 result => return result,
             }
         }
+        let file = self.through_cache.as_ref().unwrap_or(&self.file);
         let buffer = vec![0; ZEROES + 4096];
         let start = buffer.as_ptr().align_offset(4096).min(4096);
         let zeros = &buffer[start..start + ZEROES];
         let mut done = 0;
         while done < len {
             let count = (len - done).min(ZEROES as u64);
-            self.file
-                .write_all_at(&zeros[..count as usize], offset + done)?;
+            file.write_all_at(&zeros[..count as usize], offset + done)?;
             done += count;
         }
         Ok(())
@@ -220,20 +243,26 @@ impl Disk {
         }
     }
 
-    /// Whether O_DIRECT can't take these buffers. An offset that it can't take is an error: the
-    /// guest knows the block size.
-    fn needs_bounce(&self, data: &GuestBytes, offset: u64) -> io::Result<bool> {
+    /// How to move `data`. Where there is no other way than O_DIRECT, an offset that it can't take
+    /// is an error: the guest knows the block size.
+    fn way(&self, data: &GuestBytes, offset: u64) -> io::Result<Way<'_>> {
         let Some(direct) = self.direct else {
-            return Ok(false);
+            return Ok(Way::Plain);
         };
         let block = u64::from(direct.length);
         if !offset.is_multiple_of(block) || !(data.len() as u64).is_multiple_of(block) {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidInput,
-                format!("not a multiple of the block size, {block}"),
-            ));
+            return match &self.through_cache {
+                Some(file) => Ok(Way::ThroughCache(file)),
+                None => Err(io::Error::new(
+                    io::ErrorKind::InvalidInput,
+                    format!("not a multiple of the block size, {block}"),
+                )),
+            };
         }
-        Ok(!data.is_aligned(direct.address as usize, direct.length as usize))
+        match data.is_aligned(direct.address as usize, direct.length as usize) {
+            true => Ok(Way::Plain),
+            false => Ok(Way::Bounced),
+        }
     }
 
     fn read_bounced(

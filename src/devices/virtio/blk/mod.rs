@@ -32,7 +32,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use virtio_bindings::virtio_blk::{
     VIRTIO_BLK_F_BLK_SIZE, VIRTIO_BLK_F_CONFIG_WCE, VIRTIO_BLK_F_DISCARD, VIRTIO_BLK_F_FLUSH,
-    VIRTIO_BLK_F_MQ, VIRTIO_BLK_F_RO, VIRTIO_BLK_F_SEG_MAX, VIRTIO_BLK_F_WRITE_ZEROES,
+    VIRTIO_BLK_F_MQ, VIRTIO_BLK_F_RO, VIRTIO_BLK_F_SEG_MAX, VIRTIO_BLK_F_TOPOLOGY,
+    VIRTIO_BLK_F_WRITE_ZEROES,
 };
 use virtio_bindings::virtio_ids::VIRTIO_ID_BLOCK;
 
@@ -154,6 +155,7 @@ impl VirtioDevice for BlkDevice {
         let always = [
             VIRTIO_BLK_F_SEG_MAX,
             VIRTIO_BLK_F_BLK_SIZE,
+            VIRTIO_BLK_F_TOPOLOGY,
             VIRTIO_BLK_F_FLUSH,
         ];
         let rest: &[u32] = match self.shared.disk.read_only() {
@@ -246,6 +248,9 @@ fn config_space(disk: &Disk, queues: u16) -> [u8; 60] {
     put(0, &(disk.size() / SECTOR).to_le_bytes());
     put(12, &SEG_MAX.to_le_bytes());
     put(20, &disk.block_size().to_le_bytes());
+    // physical_block_exp; the rest of the topology has nothing to say.
+    let blocks = disk.physical_block_size() / disk.block_size().max(1);
+    put(24, &[blocks.checked_ilog2().unwrap_or(0) as u8]);
     put(WRITEBACK, &[1]);
     put(34, &queues.to_le_bytes());
     put(36, &MAX_DISCARD_SECTORS.to_le_bytes());

@@ -178,7 +178,17 @@ pub(super) fn open(config: &BlkConfig) -> Result<Disk, BlkError> {
         true => Some(direct_alignment(&file, sector)),
         false => None,
     };
-    let block_size = sector.max(alignment.map_or(0, |a| a.length));
+    // A file has sectors of 512 bytes whatever is below it, or what is in it would look different
+    // with each `cache=`. What O_DIRECT can't take goes by way of the page cache then.
+    let direct_unit = alignment.map_or(sector, |a| a.length.max(sector));
+    let through_cache = match direct_unit > sector {
+        true => reopen(&file, config.read_only),
+        false => None,
+    };
+    let block_size = match through_cache {
+        Some(_) => sector,
+        None => direct_unit,
+    };
     let unit = block_size.into();
     if size % unit != 0 {
         let path = path.clone();
@@ -189,12 +199,24 @@ pub(super) fn open(config: &BlkConfig) -> Result<Disk, BlkError> {
         path: path.clone(),
         size,
         block_size,
+        physical_block_size: direct_unit,
         read_only: config.read_only,
         is_block,
         direct: alignment,
+        through_cache,
         never_flush: config.cache == Cache::Unsafe,
         reported: AtomicU8::new(0),
     })
+}
+
+/// The same file without O_DIRECT; `None` where there is no /proc.
+fn reopen(file: &File, read_only: bool) -> Option<File> {
+    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+    OpenOptions::new()
+        .read(true)
+        .write(!read_only)
+        .open(path)
+        .ok()
 }
 
 /// Refuses an image that isn't raw, by its first bytes.

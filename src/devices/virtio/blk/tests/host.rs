@@ -16,10 +16,16 @@ fn message(config: &BlkConfig) -> String {
 /// Runs `test` in a folder that is a file system of its own, of the given type and options.
 /// Where that's not allowed, says so loudly.
 fn in_own_filesystem(kind: &str, options: &str, test: impl FnOnce(&Path) + Send + 'static) {
+    mounted("none", kind, options, test);
+}
+
+/// The same, with a device.
+fn mounted(source: &str, kind: &str, options: &str, test: impl FnOnce(&Path) + Send + 'static) {
     let dir = tempfile::tempdir().unwrap();
     let c = |s: &[u8]| CString::new(s).unwrap();
     let target = dir.path().to_owned();
     let (kind, options) = (c(kind.as_bytes()), c(options.as_bytes()));
+    let source = c(source.as_bytes());
     // A thread of its own: the mount exists in its namespace only.
     let thread = std::thread::spawn(move || {
         let check = |result| match result {
@@ -35,7 +41,7 @@ fn in_own_filesystem(kind: &str, options: &str, test: impl FnOnce(&Path) + Send 
         check(unsafe { libc::mount(none, root, none, private, none.cast()) })?;
         let options = options.as_ptr().cast();
         // SAFETY: as above.
-        check(unsafe { libc::mount(none, place.as_ptr(), kind.as_ptr(), 0, options) })?;
+        check(unsafe { libc::mount(source.as_ptr(), place.as_ptr(), kind.as_ptr(), 0, options) })?;
         test(&target);
         Ok::<_, std::io::Error>(())
     });
@@ -220,9 +226,9 @@ fn what_is_not_an_image_is_refused_with_a_remedy() {
 struct Loop(PathBuf);
 
 impl Loop {
-    fn new(image: &Path) -> Option<Self> {
+    fn new(image: &Path, sector: u32) -> Option<Self> {
         let output = std::process::Command::new("losetup")
-            .args(["-f", "--show"])
+            .args(["-f", "--show", "-b", &sector.to_string()])
             .arg(image)
             .output()
             .ok()?;
@@ -240,10 +246,66 @@ impl Drop for Loop {
     }
 }
 
+fn a_file_has_sectors_of_512_bytes_on_any_storage(engine: Engine) {
+    let dir = tempfile::tempdir().unwrap();
+    let below = dir.path().join("below.img");
+    File::create(&below).unwrap().set_len(64 << 20).unwrap();
+    let Some(device) = Loop::new(&below, 4096) else {
+        not_run(
+            "root",
+            "a loop device needs root and losetup; run the tests as root",
+        );
+        return;
+    };
+    let made = std::process::Command::new("mke2fs")
+        .args(["-q", "-b", "4096"])
+        .arg(&device.0)
+        .status();
+    assert!(made.unwrap().success());
+    let source = device.0.to_str().unwrap().to_owned();
+    mounted(&source, "ext4", "", move |dir| {
+        // Half a block at the end.
+        let path = image(dir, 4096 + 4);
+        let config = BlkConfig {
+            cache: Cache::None,
+            ..config(&path, engine)
+        };
+        let mut drive = Drive::new(&config, FLUSH);
+        assert_eq!(u32::from_le_bytes(drive.guest.config(20)), 512);
+        assert_eq!(drive.guest.config(24), [3], "8 sectors in a physical block");
+        let mut expected = std::fs::read(&path).unwrap();
+        for (round, (sector, sectors)) in (1u8..).zip([
+            (8u64, 8usize),
+            (3, 1),
+            (5, 9),
+            (16, 16),
+            (4095, 2),
+            (4099, 1),
+        ]) {
+            let (at, len) = (sector as usize * 512, sectors * 512);
+            assert_eq!(drive.read(sector, len as u32).1, expected[at..at + len]);
+            expected[at..at + len].fill(round);
+            assert_eq!(drive.write(sector, &vec![round; len]), OK);
+            // And the blocks around it, past the page cache.
+            let first = sector & !7;
+            let at = first as usize * 512;
+            let len = (expected.len() - at).min(3 * 4096) & !4095;
+            assert_eq!(drive.read(first, len as u32).1, expected[at..at + len]);
+        }
+        let zeroes = [(1, 3, 0), (100, 50, 1)];
+        assert_eq!(drive.ranges(VIRTIO_BLK_T_WRITE_ZEROES, &zeroes), OK);
+        expected[512..4 * 512].fill(0);
+        expected[100 * 512..150 * 512].fill(0);
+        assert_eq!(drive.request(VIRTIO_BLK_T_FLUSH, 0, &[]).0, OK);
+        drop(drive);
+        assert!(std::fs::read(&path).unwrap() == expected);
+    });
+}
+
 fn block_devices_are_drives_too(engine: Engine) {
     let dir = tempfile::tempdir().unwrap();
     let path = image(dir.path(), 512);
-    let Some(device) = Loop::new(&path) else {
+    let Some(device) = Loop::new(&path, 512) else {
         not_run(
             "root",
             "a loop device needs root and losetup; run the tests as root",
@@ -281,4 +343,5 @@ on_both_engines! {
     an_image_that_shrinks_gives_errors_not_zeros
     direct_io_takes_any_buffer
     block_devices_are_drives_too
+    a_file_has_sectors_of_512_bytes_on_any_storage
 }
