@@ -94,7 +94,10 @@ impl VirtioPlacer<'_> {
         }
         let address = layout::VIRTIO_START + index as u64 * layout::MMIO_PAGE;
         let gsi = layout::VIRTIO_GSI_START + index as u32;
-        let interrupt = EventFd::new(libc::EFD_CLOEXEC).map_err(BuildError::Event)?;
+        // KVM takes what is written at once. An io_uring writes it without another thread only
+        // where that can't block.
+        let interrupt =
+            EventFd::new(libc::EFD_CLOEXEC | libc::EFD_NONBLOCK).map_err(BuildError::Event)?;
         self.fd.register_irqfd(&interrupt, gsi)?;
         if let Some(source) = device.metrics() {
             self.metrics.add(source);

@@ -120,7 +120,7 @@ impl RingQueue {
                     Done::Request(slot, result) => self.completed(slot as usize, result)?,
                 }
             }
-            self.interrupt_if_wanted();
+            self.interrupt_if_wanted()?;
             let mut wait = 1;
             if self.control.stopping.load(Ordering::SeqCst) {
                 // One that waits for its time isn't answered any more.
@@ -132,7 +132,7 @@ impl RingQueue {
                 continue;
             }
             self.take_requests()?;
-            self.interrupt_if_wanted();
+            self.interrupt_if_wanted()?;
             // True if something came before the driver could see that it's to notify.
             if self.has_room() && self.queue.enable_notification(&self.memory)? {
                 wait = 0;
@@ -209,6 +209,7 @@ impl RingQueue {
 
     fn step(&mut self, index: usize) -> Step {
         let Self {
+            uring,
             slots,
             requests,
             bounce,
@@ -252,13 +253,19 @@ impl RingQueue {
                     None => Step::Finish(Ok(())),
                 }
             }
-            command => Step::Finish(requests.perform(command, buffers, ranges, bounce)),
+            Command::GetId => Step::Finish(requests.perform(work.command, buffers, ranges, bounce)),
+            command => {
+                // What others wait for goes first. An error comes again with the next submission.
+                let _ = uring.submit(0);
+                Step::Finish(requests.perform(command, buffers, ranges, bounce))
+            }
         }
     }
 
     /// The kernel has done what [`step`](Self::step) asked for.
     fn completed(&mut self, index: usize, result: io::Result<u32>) -> Result<(), RingError> {
         let Self {
+            uring,
             slots,
             requests,
             bounce,
@@ -282,6 +289,7 @@ impl RingQueue {
             // The rest of it by a system call that blocks.
             (command, Err(error)) if again(&error) => {
                 let rest = &ranges[work.ranges_done.min(ranges.len())..];
+                let _ = uring.submit(0);
                 requests.perform(command, buffers, rest, bounce)
             }
             (Command::Read(offset), result) => {
@@ -332,9 +340,12 @@ impl RingQueue {
         Ok(())
     }
 
-    fn interrupt_if_wanted(&mut self) {
-        if std::mem::take(&mut self.interrupt_wanted) {
-            self.interrupt.used_buffers();
+    /// The interrupt goes with the next submission: it needs no system call of its own. Until this
+    /// queue is dropped the device is live, and may interrupt.
+    fn interrupt_if_wanted(&mut self) -> io::Result<()> {
+        match std::mem::take(&mut self.interrupt_wanted) {
+            true => self.uring.signal(self.interrupt.irqfd()),
+            false => Ok(()),
         }
     }
 }

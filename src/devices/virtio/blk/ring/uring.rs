@@ -18,6 +18,10 @@ const COMPLETIONS: u32 = 512;
 const NOTIFIED: u64 = u64::MAX;
 const TIMER: u64 = u64::MAX - 1;
 const CANCELLED: u64 = u64::MAX - 2;
+const SIGNALLED: u64 = u64::MAX - 3;
+
+/// What is written to an eventfd.
+static ONE: u64 = 1;
 
 /// An io_uring of one thread, which made it.
 pub struct Uring {
@@ -137,6 +141,23 @@ impl Uring {
         Ok(())
     }
 
+    /// Writes `event`, which doesn't block, with the next submission.
+    ///
+    /// Its completion must not be one that [`submit`](Self::submit) takes for what it waits for;
+    /// before Linux 5.17 that can't be had, and there's a system call more.
+    pub fn signal(&mut self, event: &EventFd) -> io::Result<()> {
+        if !self.ring.params().is_feature_skip_cqe_on_success() {
+            return event.write(1);
+        }
+        let one: *const u64 = &raw const ONE;
+        let entry = opcode::Write::new(Fd(event.as_raw_fd()), one.cast(), 8).build();
+        let entry = entry.flags(io_uring::squeue::Flags::SKIP_SUCCESS);
+        // SAFETY: `ONE` is 8 bytes, for ever.
+        unsafe { self.push(SIGNALLED, entry)? };
+        self.in_flight -= 1;
+        Ok(())
+    }
+
     /// Submits what was pushed, and waits until there are `want` completions.
     ///
     /// # Errors
@@ -161,13 +182,21 @@ impl Uring {
     pub fn next(&mut self) -> Option<Done> {
         loop {
             let completion = self.ring.completion().next()?;
-            self.in_flight -= 1;
             let result = match completion.result() {
                 error @ ..0 => Err(io::Error::from_raw_os_error(-error)),
                 count => Ok(count as u32),
             };
+            if completion.user_data() != SIGNALLED {
+                self.in_flight -= 1;
+            }
             return Some(match completion.user_data() {
                 CANCELLED => continue,
+                SIGNALLED => {
+                    if let Err(error) = result {
+                        log::debug!("io_uring: raising the interrupt: {error}");
+                    }
+                    continue;
+                }
                 NOTIFIED => {
                     self.listening = false;
                     Done::Notified(result.map(drop))
@@ -191,9 +220,9 @@ impl Uring {
             }
         }
         while self.in_flight > 0 {
-            match self.next() {
-                Some(_) => {}
-                None => self.submit(1)?,
+            // Looking may take the last one, and there's nothing to wait for.
+            if self.next().is_none() && self.in_flight > 0 {
+                self.submit(1)?;
             }
         }
         Ok(())
