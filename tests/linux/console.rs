@@ -123,10 +123,10 @@ fn a_shell_on_hvc0_echoes_and_learns_the_terminals_size() {
 fn a_file_has_all_that_is_printed_on_hvc0_and_no_byte_is_an_exit() {
     let Some(_) = guests() else { return };
     let folder = tempfile::tempdir().unwrap();
-    let (out, report) = (folder.path().join("out"), folder.path().join("report"));
+    let (out, metrics) = (folder.path().join("out"), folder.path().join("metrics"));
     let console = format!("hvc,file={}", path(&out));
-    let timings = format!("json={}", path(&report));
-    let more = ["--console", &console, "--timings", &timings];
+    let file = format!("file={}", path(&metrics));
+    let more = ["--console", &console, "--metrics", &file];
     boot(&more, "seq 1 3000; cat /proc/cmdline").success();
     let text = fs::read_to_string(&out).unwrap().replace("\r\n", "\n");
     let expected: String = (1..=3000).map(|n| format!("{n}\n")).collect();
@@ -134,6 +134,19 @@ fn a_file_has_all_that_is_printed_on_hvc0_and_no_byte_is_an_exit() {
     assert!(
         text.contains("console=hvc0") && !text.contains("ttyS0"),
         "{text}"
+    );
+    let samples = super::metrics::parse(&fs::read_to_string(&metrics).unwrap());
+    let exits: f64 = ["read", "write"]
+        .map(|op| {
+            samples[&format!("mote_device_exits_total{{device=\"virtio-console\",op=\"{op}\"}}")]
+        })
+        .iter()
+        .sum();
+    let written = samples["mote_console_bytes_total{op=\"write\"}"];
+    let _ = writeln!(std::io::stderr(), "{written} bytes, {exits} exits");
+    assert!(
+        written > 15_000.0 && exits < 50.0,
+        "{written} bytes, {exits} exits"
     );
 }
 

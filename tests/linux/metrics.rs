@@ -6,7 +6,7 @@ use std::os::unix::net::UnixStream;
 use super::*;
 
 /// A sample's name with its labels as written, and its value.
-type Samples = BTreeMap<String, f64>;
+pub type Samples = BTreeMap<String, f64>;
 
 fn is_name(text: &str, colon: bool) -> bool {
     let fits = |c: char| c.is_ascii_alphanumeric() || c == '_' || (colon && c == ':');
@@ -43,7 +43,7 @@ fn labels(mut text: &str) -> Vec<(String, String)> {
 }
 
 /// Reads text format 0.0.4, and is strict about it.
-fn parse(text: &str) -> Samples {
+pub fn parse(text: &str) -> Samples {
     let mut samples = Samples::new();
     let mut seen: Vec<String> = Vec::new();
     let (mut current, mut kind) = (String::new(), String::new());
