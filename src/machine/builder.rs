@@ -166,6 +166,9 @@ pub fn build(host: &Host, config: &VmConfig, options: BuildOptions) -> Result<Vm
     let VirtioPlacer {
         placed, transports, ..
     } = placer;
+    if let Some(console) = &console {
+        metrics.add(console.drain.counts());
+    }
 
     let text = command_line(config, &placed, &dax, with_acpi)?;
     boot::write_cmdline(&memory, &text, layout::CMDLINE)?;

@@ -117,3 +117,19 @@ fn a_running_guest_follows_the_balloons_target() {
     );
     assert!(text.contains("mote_guest_memory_total_bytes "), "{text}");
 }
+
+#[test]
+fn a_guest_out_of_memory_deflates_the_balloon_if_it_may() {
+    let Some(_) = guests() else { return };
+    // dd reads into a buffer larger than what the balloon leaves.
+    let script = "while grep -q 'MemFree: *[12]' /proc/meminfo; do sleep 0.2; done; \
+                  dd if=/dev/zero of=/dev/null bs=140M count=1 2>&1; echo end";
+    let run = |balloon: &str| {
+        let more = ["--memory", "256M", "--balloon", balloon];
+        boot(&more, script).out
+    };
+    let may = run("150M,deflate-on-oom=on");
+    assert!(may.contains("1+0 records out"), "{may}");
+    let may_not = run("150M");
+    assert!(!may_not.contains("records out"), "{may_not}");
+}

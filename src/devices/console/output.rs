@@ -10,6 +10,8 @@ use std::time::Duration;
 
 use vmm_sys_util::eventfd::EventFd;
 
+use crate::metrics::{Samples, Source};
+
 /// How much output waits at most.
 const CAPACITY: usize = 64 << 10;
 /// How long a vCPU waits for room, once, before output is dropped until the reader goes on.
@@ -238,6 +240,21 @@ impl Drain {
             let _ = thread.join();
         }
         lost
+    }
+}
+
+impl Drain {
+    /// What is counted of the output.
+    pub fn counts(&self) -> Arc<dyn Source> {
+        self.0.clone()
+    }
+}
+
+impl Source for Shared {
+    fn collect(&self, samples: &mut Samples) {
+        let help = "Bytes of console output that were dropped, as nobody read them in time.";
+        let dropped = self.lock().dropped;
+        samples.counter("mote_console_dropped_bytes_total", help, &[], dropped);
     }
 }
 

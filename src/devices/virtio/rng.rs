@@ -1,12 +1,15 @@
 //! virtio-rng (virtio 1.3 §5.4): the host's random numbers.
 
 use std::io;
+use std::sync::Arc;
+use std::time::Instant;
 
 use virtio_bindings::virtio_ids::VIRTIO_ID_RNG;
 
 use super::buffers::{Buffers, ChainError};
 use super::worker::{RequestHandler, WorkerPool};
 use super::{ActivateError, Activation, VirtioDevice};
+use crate::metrics::{Counter, Histogram, Samples, Source};
 
 /// The most that one request gets, whatever its size: an upper limit to the time that it takes.
 const MAX_BYTES: usize = 64 * 1024;
@@ -15,6 +18,7 @@ const MAX_BYTES: usize = 64 * 1024;
 #[derive(Default)]
 pub struct RngDevice {
     workers: Vec<WorkerPool<Entropy>>,
+    counts: Arc<Counts>,
 }
 
 impl RngDevice {
@@ -48,7 +52,7 @@ impl VirtioDevice for RngDevice {
             self.workers.push(WorkerPool::start(
                 "mote-rng",
                 1,
-                Entropy,
+                Entropy(self.counts.clone()),
                 queue,
                 activation.memory.clone(),
                 activation.interrupt.clone(),
@@ -60,14 +64,37 @@ impl VirtioDevice for RngDevice {
     fn reset(&mut self) {
         self.workers.clear();
     }
+
+    fn metrics(&self) -> Option<Arc<dyn Source>> {
+        Some(self.counts.clone())
+    }
 }
 
-struct Entropy;
+struct Entropy(Arc<Counts>);
+
+#[derive(Default)]
+struct Counts {
+    bytes: Counter,
+    errors: Counter,
+    times: Histogram,
+}
+
+impl Source for Counts {
+    fn collect(&self, samples: &mut Samples) {
+        let help = "Random bytes given to the guest.";
+        samples.counter("mote_rng_bytes_total", help, &[], self.bytes.get());
+        let help = "Requests that the host had no random bytes for.";
+        samples.counter("mote_rng_errors_total", help, &[], self.errors.get());
+        let help = "How long requests for random bytes took.";
+        samples.histogram("mote_rng_request_seconds", help, &[], &self.times);
+    }
+}
 
 impl RequestHandler for Entropy {
     type Scratch = ();
 
     fn handle(&self, buffers: &mut Buffers, (): &mut ()) -> Result<u32, ChainError> {
+        let start = Instant::now();
         let bytes = &mut buffers.writable;
         let mut done = 0;
         while done < MAX_BYTES
@@ -86,11 +113,14 @@ impl RequestHandler for Entropy {
                     let error = io::Error::last_os_error();
                     if error.kind() != io::ErrorKind::Interrupted {
                         log::debug!("rng: getrandom: {error}");
+                        self.0.errors.inc();
                         break;
                     }
                 }
             }
         }
+        self.0.bytes.add(done as u64);
+        self.0.times.record(start.elapsed());
         Ok(done as u32)
     }
 }

@@ -13,6 +13,7 @@ pub mod window;
 
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use virtio_bindings::virtio_ids::VIRTIO_ID_CONSOLE;
 
@@ -20,7 +21,7 @@ use super::buffers::{Buffers, ChainError};
 use super::worker::{RequestHandler, WorkerPool};
 use super::{ActivateError, Activation, VirtioDevice, read_config_bytes};
 use crate::devices::console::Output;
-use crate::metrics::{Counter, Samples, Source};
+use crate::metrics::{Counter, Histogram, Samples, Source};
 
 pub use input::HvcInput;
 pub use window::Window;
@@ -148,6 +149,7 @@ impl RequestHandler for Printer {
     type Scratch = ();
 
     fn handle(&self, buffers: &mut Buffers, (): &mut ()) -> Result<u32, ChainError> {
+        let start = Instant::now();
         let mut output = self.output.lock().unwrap_or_else(PoisonError::into_inner);
         let mut part = [0; 4096];
         let mut done = 0;
@@ -165,6 +167,7 @@ impl RequestHandler for Printer {
         }
         self.counts.writes.inc();
         self.counts.written.add(done as u64);
+        self.counts.times.record(start.elapsed());
         Ok(0)
     }
 }
@@ -176,6 +179,7 @@ struct Counts {
     written: Counter,
     reads: Counter,
     read: Counter,
+    times: Histogram,
 }
 
 impl Source for Counts {
@@ -197,6 +201,12 @@ impl Source for Counts {
                 bytes.get(),
             );
         }
+        samples.histogram(
+            "mote_console_request_seconds",
+            "How long the guest waited for its output to be taken.",
+            &[],
+            &self.times,
+        );
     }
 }
 
