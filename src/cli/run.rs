@@ -199,6 +199,7 @@ fn tell(exit: &Exit) {
         Exit::PowerOff | Exit::Reset | Exit::Quit | Exit::Stopped => {}
         Exit::Failed => say("a vCPU thread failed: this is a defect of mote"),
         Exit::Panic => say("the guest's kernel panicked"),
+        Exit::Disconnected => say("a device's back-end went away (on-disconnect=exit)"),
         Exit::Crash(report) => say(format_args!("the guest crashed: {report}")),
     }
 }

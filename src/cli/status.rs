@@ -16,6 +16,7 @@ Exit status:
   3    the host lacks something that mote needs (KVM, memory, a limit)
   4    the guest's kernel panicked
   5    the guest crashed (triple fault, or an instruction that KVM can't run)
+  7    the process that serves a device went away (on-disconnect=exit)
   129, 130, 131, 143
        ended by SIGHUP, by SIGINT or Ctrl-A x, by SIGQUIT, by SIGTERM";
 
@@ -36,6 +37,8 @@ pub enum Status {
     GuestCrash,
     /// KVM is there, but has no hardware behind it (`mote check` only).
     Emulated,
+    /// The process that serves a device went away.
+    Disconnected,
     /// A signal ended it, or the user did as if by one.
     Signal(i32),
 }
@@ -57,6 +60,7 @@ impl Status {
             Status::GuestPanic => 4,
             Status::GuestCrash => 5,
             Status::Emulated => 6,
+            Status::Disconnected => 7,
             Status::Signal(number) => 128u8.saturating_add(u8::try_from(number).unwrap_or(127)),
         }
     }
@@ -70,6 +74,7 @@ impl Status {
             Exit::Failed => Status::Internal,
             Exit::Stopped => Status::Signal(signal.unwrap_or(libc::SIGTERM)),
             Exit::Quit => Status::Signal(libc::SIGINT),
+            Exit::Disconnected => Status::Disconnected,
         }
     }
 }

@@ -161,6 +161,7 @@ impl Disk {
             ("engine", !is_default(&self.engine)),
             ("iops", self.iops.is_some()),
             ("bw", self.bw.is_some()),
+            ("dax", self.dax),
         ];
         match refused.iter().find(|(_, given)| *given) {
             Some((key, _)) => {

@@ -161,7 +161,7 @@ pub fn build(host: &Host, config: &VmConfig, options: BuildOptions) -> Result<Vm
         console,
         links,
         balloon,
-    } = place_devices(&mut placer, config, &dax, hvc)?;
+    } = place_devices(&mut placer, config, &dax, hvc, &endings)?;
     let console = serial.or(console);
     let VirtioPlacer {
         placed, transports, ..

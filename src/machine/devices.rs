@@ -1,10 +1,11 @@
 //! The virtio devices of a configuration, in the order in which the guest finds them.
 
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use super::console::{ConsoleEnd, ConsoleResizer};
 use super::dax::DaxDrives;
+use super::ending::Endings;
 use super::error::BuildError;
 use super::vhost_user;
 use super::virtio::VirtioPlacer;
@@ -34,6 +35,7 @@ pub fn place_devices(
     config: &VmConfig,
     dax: &DaxDrives,
     hvc: Option<Console>,
+    endings: &Arc<Endings>,
 ) -> Result<Placed, BuildError> {
     let (mut mapped, mut blocks) = (dax.devices().into_iter(), 0..);
     for drive in config.drives() {
@@ -42,17 +44,17 @@ pub fn place_devices(
             continue;
         }
         let index = blocks.next().unwrap_or_default();
-        placer.place(match vhost_user::drive(index, drive)? {
+        placer.place(match vhost_user::drive(index, drive, endings)? {
             Some(device) => device,
             None => Box::new(BlkDevice::open(&blk_config(index, drive)?)?),
         })?;
     }
     for (index, fs) in config.fs.iter().enumerate() {
-        placer.place(vhost_user::folder(index, fs)?)?;
+        placer.place(vhost_user::folder(index, fs, endings)?)?;
     }
     let mut links = Vec::with_capacity(config.nets.len());
     for (index, net) in config.nets.iter().enumerate() {
-        if let Some(device) = vhost_user::interface(index, net)? {
+        if let Some(device) = vhost_user::interface(index, net, endings)? {
             placer.place(device)?;
             links.push(None);
             continue;

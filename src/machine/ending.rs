@@ -26,6 +26,8 @@ pub enum Exit {
     Failed,
     /// Someone at the console typed the escape for it (Ctrl-A x).
     Quit,
+    /// Another process that serves a device went away, and the VM was to end then.
+    Disconnected,
 }
 
 /// What the warm-boot word is before the guest runs: neither of the values that Linux writes
@@ -46,6 +48,7 @@ enum Cause {
     Device(Ending),
     Vcpu(Stop),
     Quit,
+    Disconnected,
 }
 
 impl Endings {
@@ -77,6 +80,11 @@ impl Endings {
         self.end(Cause::Quit);
     }
 
+    /// A device's back-end has gone, and the user wants the VM to end with it.
+    pub fn disconnected(&self) {
+        self.end(Cause::Disconnected);
+    }
+
     fn end(&self, cause: Cause) {
         // Later causes follow from the first.
         let _ = self.first.set(cause);
@@ -97,6 +105,7 @@ impl Endings {
         match (self.first.get(), word) {
             (None, _) => Exit::Stopped,
             (Some(Cause::Quit), _) => Exit::Quit,
+            (Some(Cause::Disconnected), _) => Exit::Disconnected,
             (Some(Cause::Vcpu(Stop::Panicked)), _) => Exit::Failed,
             (Some(Cause::Device(Ending::PowerOff)), _) => Exit::PowerOff,
             (Some(Cause::Vcpu(Stop::Crash(report))), _) => Exit::Crash(report.clone()),

@@ -15,6 +15,7 @@ mod life;
 mod metrics;
 mod net;
 mod peers;
+mod vhost_user;
 mod vsock;
 
 use std::fs::{self, File};

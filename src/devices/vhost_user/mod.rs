@@ -50,7 +50,7 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 use self::kind::Kind;
 use self::passt::{Passt, PasstError};
 use self::peer::Peer;
-use self::session::Session;
+use self::session::{Limits, Session};
 use self::thread::{Shared, Worker};
 use super::vhost::VhostError;
 use super::virtio::{ActivateError, Activation, VirtioDevice, read_config_bytes};
@@ -159,14 +159,19 @@ pub struct VhostUserDevice<K: Kind> {
     shared: Arc<Shared>,
     /// The thread keeps it locked while it runs.
     link: Arc<Mutex<Link>>,
+    on_lost: Option<OnLost>,
     thread: Option<(JoinHandle<()>, Arc<EventFd>)>,
 }
 
 /// The way to the back-end, and the connection if there is one.
 struct Link {
     peer: Peer,
+    limits: Limits,
     session: Option<Session>,
 }
+
+/// Called on the device's thread when a back-end at work is lost. Must not block.
+pub type OnLost = Arc<dyn Fn() + Send + Sync>;
 
 impl Link {
     /// The peer, for messages.
@@ -183,6 +188,15 @@ impl<K: Kind> VhostUserDevice<K> {
     ///
     /// See [`ConnectError`].
     pub fn connect(name: &str, kind: K, place: Place) -> Result<Self, ConnectError> {
+        Self::connect_within(name, kind, place, Limits::default())
+    }
+
+    fn connect_within(
+        name: &str,
+        kind: K,
+        place: Place,
+        limits: Limits,
+    ) -> Result<Self, ConnectError> {
         let Place {
             option,
             path,
@@ -201,14 +215,20 @@ impl<K: Kind> VhostUserDevice<K> {
             path: path.to_owned(),
             source,
         })?;
-        match Introduced::new(name, kind, socket) {
-            Ok(introduced) => Ok(introduced.device(peer)),
+        match Introduced::new(name, kind, socket, limits) {
+            Ok(introduced) => Ok(introduced.device(peer, limits)),
             Err(source) => Err(ConnectError::Backend {
                 option,
                 path: path.to_owned(),
                 source,
             }),
         }
+    }
+
+    /// Says who else wants to know when a back-end is lost.
+    pub fn on_lost(mut self, on_lost: Option<OnLost>) -> Self {
+        self.on_lost = on_lost;
+        self
     }
 
     /// Starts a passt for it.
@@ -218,12 +238,13 @@ impl<K: Kind> VhostUserDevice<K> {
     /// See [`PasstError`].
     pub fn start(name: &str, kind: K, mut passt: Passt) -> Result<Self, PasstError> {
         let path = passt.path().to_owned();
+        let limits = Limits::default();
         let socket = match passt.connect() {
             Ok(socket) => socket,
             Err(source) => return Err(PasstError::Start { path, source }),
         };
-        match Introduced::new(name, kind, socket) {
-            Ok(introduced) => Ok(introduced.device(Peer::Passt(passt))),
+        match Introduced::new(name, kind, socket, limits) {
+            Ok(introduced) => Ok(introduced.device(Peer::Passt(passt), limits)),
             Err(source) => Err(PasstError::Useless {
                 path,
                 source,
@@ -244,8 +265,13 @@ struct Introduced<K> {
 }
 
 impl<K: Kind> Introduced<K> {
-    fn new(name: &str, mut kind: K, socket: UnixStream) -> Result<Self, VhostUserError> {
-        let mut session = Session::open(socket, None, MAX_QUEUES.into())?;
+    fn new(
+        name: &str,
+        mut kind: K,
+        socket: UnixStream,
+        limits: Limits,
+    ) -> Result<Self, VhostUserError> {
+        let mut session = Session::open(socket, None, limits)?;
         let config = thread::read_config(&mut session, &kind, None)?;
         let queues = kind.settle(session.features, session.queues, &config)?;
         Ok(Introduced {
@@ -258,7 +284,7 @@ impl<K: Kind> Introduced<K> {
         })
     }
 
-    fn device(self, peer: Peer) -> VhostUserDevice<K> {
+    fn device(self, peer: Peer, limits: Limits) -> VhostUserDevice<K> {
         let Introduced { kind, session, .. } = self;
         let offered = session.features;
         VhostUserDevice {
@@ -269,8 +295,10 @@ impl<K: Kind> Introduced<K> {
             kind: Arc::new(kind),
             link: Arc::new(Mutex::new(Link {
                 peer,
+                limits,
                 session: Some(session),
             })),
+            on_lost: None,
             thread: None,
             name: self.name,
         }
@@ -319,6 +347,7 @@ impl<K: Kind> VirtioDevice for VhostUserDevice<K> {
             shared: self.shared.clone(),
             stop: stop.clone(),
             activation,
+            on_lost: self.on_lost.clone(),
         };
         let link = self.link.clone();
         let name = format!("mote-{}", self.name);
@@ -338,7 +367,10 @@ impl<K: Kind> VirtioDevice for VhostUserDevice<K> {
         let _ = stop.write(1); // of a counter that nobody else writes
         if handle.join().is_err() {
             log::error!("thread mote-{} has panicked", self.name);
-            assert!(!cfg!(test), "a device's thread has panicked");
+            assert!(
+                !cfg!(test) || std::thread::panicking(),
+                "a device's thread has panicked"
+            );
         }
     }
 

@@ -77,6 +77,10 @@ impl Passt {
     }
 
     /// Ends the one that runs, and starts another; the connection to it.
+    ///
+    /// # Errors
+    ///
+    /// The host refused, or the program can't be run.
     pub fn connect(&mut self) -> io::Result<UnixStream> {
         self.end();
         let (ours, its) = UnixStream::pair()?;

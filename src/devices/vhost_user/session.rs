@@ -18,20 +18,31 @@ use ::vhost::vhost_user::{
 use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
 use vmm_sys_util::eventfd::EventFd;
 
-use super::VhostUserError;
 use super::limit::limited;
 use super::rings;
+use super::{MAX_QUEUES, VhostUserError};
 use crate::devices::vhost::{self, Addresses, Ring, VhostError};
 use crate::devices::virtio::Activation;
 
 type Protocol = VhostUserProtocolFeatures;
 
-/// How long a back-end may take for what belongs together: to introduce itself, to start its
-/// rings.
-const TIME_LIMIT: Duration = Duration::from_secs(10);
+/// How long a back-end may take.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// For what belongs together: to introduce itself, to start its rings.
+    pub answer: Duration,
+    /// To stop its rings: the guest's processor that reset the device waits.
+    pub stop: Duration,
+}
 
-/// How long it may take to stop its rings: the guest's processor that reset the device waits.
-const STOP_LIMIT: Duration = Duration::from_secs(5);
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            answer: Duration::from_secs(10),
+            stop: Duration::from_secs(5),
+        }
+    }
+}
 
 const PROTOCOL_FEATURES: u64 = VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits();
 
@@ -48,6 +59,7 @@ fn wanted() -> Protocol {
 pub struct Session {
     frontend: Frontend,
     socket: UnixStream,
+    limits: Limits,
     /// The features that it offers for the device.
     pub features: u64,
     protocol: Protocol,
@@ -80,24 +92,25 @@ fn asked(what: &'static str) -> impl FnOnce(::vhost::Error) -> VhostUserError {
 }
 
 impl Session {
-    /// Lets the back-end introduce itself. `most_queues` is what mote would ever use.
+    /// Lets the back-end introduce itself.
     pub fn open(
         socket: UnixStream,
         stop: Option<&EventFd>,
-        most_queues: u64,
+        limits: Limits,
     ) -> Result<Self, VhostUserError> {
         let ours = socket.try_clone().map_err(VhostUserError::Host)?;
-        let frontend = Frontend::from_stream(socket, most_queues);
+        let frontend = Frontend::from_stream(socket, MAX_QUEUES.into());
         let mut session = Session {
             frontend,
             socket: ours.try_clone().map_err(VhostUserError::Host)?,
+            limits,
             features: 0,
             protocol: Protocol::empty(),
             queues: None,
             requests: None,
             changed: Arc::default(),
         };
-        limited(&ours, stop, TIME_LIMIT, || session.introduce())?;
+        limited(&ours, stop, limits.answer, || session.introduce())?;
         Ok(session)
     }
 
@@ -156,7 +169,7 @@ impl Session {
     ) -> Result<Vec<u8>, VhostUserError> {
         let frontend = &mut self.frontend;
         let (buf, flags) = (vec![0; len], VhostUserConfigFlags::empty());
-        limited(&self.socket, stop, TIME_LIMIT, || {
+        limited(&self.socket, stop, self.limits.answer, || {
             let config = frontend.get_config(0, len as u32, flags, &buf);
             config.map(|(_, bytes)| bytes).map_err(asked("GET_CONFIG"))
         })
@@ -170,7 +183,7 @@ impl Session {
         data: &[u8],
     ) -> Result<(), VhostUserError> {
         let frontend = &mut self.frontend;
-        limited(&self.socket, Some(stop), TIME_LIMIT, || {
+        limited(&self.socket, Some(stop), self.limits.answer, || {
             frontend
                 .set_config(offset as u32, VhostUserConfigFlags::WRITABLE, data)
                 .map_err(asked("SET_CONFIG"))
@@ -187,7 +200,7 @@ impl Session {
         inflight: &mut Option<Inflight>,
     ) -> Result<(), VhostUserError> {
         let socket = self.socket.try_clone().map_err(VhostUserError::Host)?;
-        limited(&socket, Some(stop), TIME_LIMIT, || {
+        limited(&socket, Some(stop), self.limits.answer, || {
             self.start_rings(activation, bases, inflight)
         })
     }
@@ -248,7 +261,7 @@ impl Session {
     /// Stops the rings: after this the back-end does nothing more with guest memory.
     pub fn stop(&mut self, activation: &Activation) -> Result<(), VhostUserError> {
         let frontend = &self.frontend;
-        limited(&self.socket, None, STOP_LIMIT, || {
+        limited(&self.socket, None, self.limits.stop, || {
             for queue in &activation.queues {
                 vhost::stop_ring(frontend, queue.index.into())?;
             }
@@ -285,7 +298,7 @@ impl Session {
         // SAFETY: the handler keeps its descriptor open, and lives longer than this.
         let socket = unsafe { BorrowedFd::borrow_raw(requests.as_raw_fd()) };
         let socket = socket.try_clone_to_owned().map_err(VhostUserError::Host)?;
-        limited(&socket.into(), Some(stop), TIME_LIMIT, || {
+        limited(&socket.into(), Some(stop), self.limits.answer, || {
             requests
                 .handle_request()
                 .map(|_| ())

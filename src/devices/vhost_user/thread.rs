@@ -11,7 +11,7 @@ use vmm_sys_util::eventfd::EventFd;
 use super::kind::Kind;
 use super::rings;
 use super::session::{Inflight, Session};
-use super::{Link, MAX_QUEUES, VhostUserError, wait};
+use super::{Link, OnLost, VhostUserError, wait};
 use crate::devices::virtio::Activation;
 use crate::metrics::{Counter, Samples, Source};
 
@@ -52,6 +52,16 @@ impl Shared {
             config_reads: Counter::new(),
             config_writes: Counter::new(),
         }
+    }
+
+    #[cfg(test)]
+    pub fn disconnects(&self) -> u64 {
+        self.disconnects.get()
+    }
+
+    #[cfg(test)]
+    pub fn refused(&self) -> u64 {
+        self.refused.get()
     }
 
     pub fn config(&self) -> MutexGuard<'_, Vec<u8>> {
@@ -147,6 +157,7 @@ pub struct Worker<K: Kind> {
     pub shared: Arc<Shared>,
     pub stop: Arc<EventFd>,
     pub activation: Activation,
+    pub on_lost: Option<OnLost>,
 }
 
 /// Why the watch over a back-end has ended.
@@ -191,6 +202,9 @@ impl<K: Kind> Worker<K> {
                     );
                     link.session = None;
                     self.shared.disconnects.inc();
+                    if let Some(on_lost) = &self.on_lost {
+                        on_lost();
+                    }
                     self.set_connected(false);
                     if since.elapsed() >= STEADY {
                         delay = Duration::ZERO;
@@ -215,7 +229,7 @@ impl<K: Kind> Worker<K> {
             let Some(socket) = link.peer.reconnect(&self.stop, wait) else {
                 continue;
             };
-            let session = Session::open(socket, Some(&self.stop), MAX_QUEUES.into());
+            let session = Session::open(socket, Some(&self.stop), link.limits);
             match session.and_then(|session| self.accept(session)) {
                 Ok(session) => {
                     link.session = Some(session);
@@ -304,7 +318,9 @@ impl<K: Kind> Worker<K> {
         let Activation { queues, memory, .. } = &self.activation;
         let recorded = inflight.is_some() && session.has_inflight();
         let base = |queue| match fresh {
-            true => Ok(0),
+            true => rings::mark(queue, memory)
+                .map(|()| 0)
+                .map_err(|_| VhostUserError::Unrecorded),
             false => rings::resume(queue, memory, recorded),
         };
         let bases = queues.iter().map(|q| base(&q.queue));

@@ -38,7 +38,7 @@ pub mod queue;
 pub mod registers;
 pub mod rng;
 #[cfg(test)]
-mod testing;
+pub(super) mod testing;
 pub mod transport;
 pub mod vsock;
 pub mod worker;

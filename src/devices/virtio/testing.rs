@@ -76,7 +76,11 @@ pub enum Buffer {
 
 impl FakeGuest {
     pub fn new(device: impl VirtioDevice + 'static) -> Self {
-        let memory = GuestMemoryMmap::from_ranges(&REGIONS).unwrap();
+        Self::with_memory(device, GuestMemoryMmap::from_ranges(&REGIONS).unwrap())
+    }
+
+    /// The same with memory of the test's own.
+    pub fn with_memory(device: impl VirtioDevice + 'static, memory: GuestMemoryMmap<()>) -> Self {
         let irq = EventFd::new(EFD_NONBLOCK).unwrap();
         let irqfd = irq.try_clone().unwrap();
         let transport = MmioTransport::new(

@@ -6,7 +6,7 @@ mod net;
 
 pub use blk::Blk;
 pub use fs::Fs;
-pub use net::{Net, random_mac};
+pub use net::Net;
 
 use super::VhostUserError;
 

@@ -84,15 +84,3 @@ impl Kind for Net {
         config
     }
 }
-
-/// An address of the locally administered ones, not in use anywhere as far as chance goes.
-pub fn random_mac() -> [u8; 6] {
-    let mut mac = [0u8; 6];
-    // SAFETY: a buffer with its length.
-    let count = unsafe { libc::getrandom(mac.as_mut_ptr().cast(), mac.len(), 0) };
-    if count != mac.len() as isize {
-        log::debug!("no random Ethernet address from the host");
-    }
-    mac[0] = mac[0] & !1 | 2;
-    mac
-}

@@ -327,7 +327,7 @@ fn described(net: &Net) -> String {
 }
 
 /// A random address of the locally administered ones, of one station.
-fn random_mac() -> [u8; 6] {
+pub fn random_mac() -> [u8; 6] {
     let mut mac = [0; 6];
     // SAFETY: a buffer and its length.
     let count = unsafe { libc::getrandom(mac.as_mut_ptr().cast(), mac.len(), 0) };

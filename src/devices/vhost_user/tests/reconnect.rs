@@ -1,0 +1,115 @@
+//! Nothing is lost and nothing is done twice when one back-end takes over from another.
+
+use super::*;
+
+#[test]
+fn a_record_of_requests_in_flight_goes_from_one_to_the_next() {
+    let (mut setting, mut first) = Setting::new(manner(), PATIENT, 1);
+    wait_for("the ring", || running(&first));
+    for text in ["a", "b", "c", "d"] {
+        setting.ask(text);
+    }
+    first.wait_kick(0);
+    // Takes three, answers the second only.
+    assert_eq!(first.serve(0, 3, |index| index == 1), 3);
+    first.die();
+    assert_eq!(first.state.lock().unwrap().done, [b"b"]);
+    assert_eq!(setting.answered(), 1);
+    // Asked while nobody is there.
+    setting.ask("e");
+
+    let second = Backend::listen(&setting.path, manner());
+    wait_for("the ring", || running(&second));
+    second.wait_kick(0);
+    assert_eq!(second.asked(GET_INFLIGHT_FD), 0);
+    assert_eq!(second.serve(0, 10, |_| true), 4);
+    assert_eq!(second.state.lock().unwrap().done, [b"a", b"c", b"d", b"e"]);
+    setting.guest.wait_interrupt();
+    assert_eq!(setting.answered(), 4);
+    assert_eq!(setting.shared.disconnects(), 1);
+
+    // A driver that starts anew has nothing in flight, and no record of the last one's.
+    setting.guest.set(0x70, 0);
+    setting.queues = setting.guest.start(!0);
+    wait_for("the ring", || running(&second));
+    assert_eq!(second.asked(GET_INFLIGHT_FD), 1);
+}
+
+#[test]
+fn without_a_record_the_rings_tell() {
+    let plain = Manner {
+        protocol: manner().protocol & !INFLIGHT,
+        ..manner()
+    };
+    let (mut setting, mut first) = Setting::new(plain.clone(), PATIENT, 1);
+    wait_for("the ring", || running(&first));
+    for text in ["a", "b", "c", "d"] {
+        setting.ask(text);
+    }
+    first.wait_kick(0);
+    assert_eq!(first.serve(0, 3, |index| index < 2), 3);
+    first.die();
+    assert_eq!(setting.answered(), 2);
+    let mut second = Backend::listen(&setting.path, plain.clone());
+    wait_for("the ring", || running(&second));
+    second.wait_kick(0);
+    assert_eq!(second.serve(0, 10, |index| index == 1), 2);
+    assert_eq!(second.state.lock().unwrap().done, [b"d"]);
+    assert_eq!(setting.answered(), 1);
+    // Now "d" is done and "c" isn't.
+    second.die();
+    let mut third = Backend::listen(&setting.path, plain.clone());
+    wait_for("the ring", || running(&third));
+    third.wait_kick(0);
+    setting.ask("e");
+    assert_eq!(third.serve(0, 10, |_| true), 2);
+    assert_eq!(third.state.lock().unwrap().done, [b"c", b"e"]);
+    assert_eq!(setting.answered(), 2);
+    // Rings that say nothing sensible: the driver has to start anew.
+    third.die();
+    setting.queues[0].set_available_index(300);
+    let _fourth = Backend::listen(&setting.path, plain);
+    wait_for("the failure", || setting.guest.status() & 64 != 0);
+}
+
+#[test]
+fn a_network_goes_down_and_up_with_its_back_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("socket");
+    let features = VERSION_1 | PROTOCOL;
+    let manner = || Manner {
+        features,
+        ..super::manner()
+    };
+    let mut first = Backend::listen(&path, manner());
+    let kind = kind::Net::new([2, 0, 0, 0, 0, 7], Some(1400));
+    let device = VhostUserDevice::connect("net0", kind, place(&path, false)).unwrap();
+    let ram = GuestRam::new(&REGIONS.map(|(s, n)| (s, n as u64)), Backing::Shared).unwrap();
+    let mut guest = FakeGuest::with_memory(device, ram.memory().clone());
+    guest.start(!0);
+    wait_for("the ring", || running(&first));
+    assert_eq!(guest.config::<8>(0), [2, 0, 0, 0, 0, 7, 1, 0]);
+    assert_eq!(guest.config::<2>(10), 1400u16.to_le_bytes());
+    // Address, status and MTU are mote's: the back-end doesn't hear of them.
+    assert_eq!(first.state.lock().unwrap().features, features);
+    first.die();
+    wait_for("the link to go down", || guest.config::<1>(6) == [0]);
+    let second = Backend::listen(&path, manner());
+    wait_for("the ring", || running(&second));
+    wait_for("the link to come up", || guest.config::<1>(6) == [1]);
+}
+
+#[test]
+fn who_wants_to_hear_of_a_loss_does() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("socket");
+    let mut backend = Backend::listen(&path, manner());
+    let device = VhostUserDevice::connect("vda", Blk::new(1), place(&path, false)).unwrap();
+    let heard = Arc::new(EventFd::new(0).unwrap());
+    let tell = heard.clone();
+    let device = device.on_lost(Some(Arc::new(move || tell.write(1).unwrap())));
+    let _setting = Setting::with(device, folder, path);
+    wait_for("the ring", || running(&backend));
+    backend.die();
+    assert_eq!(heard.read().unwrap(), 1);
+}
