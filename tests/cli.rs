@@ -135,6 +135,8 @@ fn a_wrong_option_is_one_also_where_kvm_does_not_open() {
 fn arguments_that_make_no_sense_are_refused_by_the_parser() {
     for arguments in [
         ["run", "--disk", "path=a,colour=red"].as_slice(),
+        &["run", "--fs", "tag=a"],
+        &["run", "--fs", "tag=a,socket=b,ro"],
         &["run", "--console", "printer"],
         &["run", "--memory", "plenty"],
         &["run", "--no-such-option"],
@@ -310,6 +312,15 @@ rx-pps-burst = 1000
 [vsock]
 cid = 42                      # the guest's address, from 3 on
 socket = "v.sock"             # or vhost = true
+
+[[nets]]
+user = true                   # through a passt that mote starts; or vhost-user = "SOCKET"
+on-disconnect = "wait"        # wait, exit
+
+[[fs]]
+tag = "data"                  # mount -t virtiofs data /mnt
+socket = "virtiofsd.sock"
+queues = 1
 "#;
 
 #[test]

@@ -59,13 +59,16 @@ pub struct RunArgs {
     rootfs: Option<Disk>,
     /// A further drive (repeatable). Keys, as of --rootfs: path=PATH, ro, dax, cow, id=ID,
     /// cache=writeback|none|unsafe, engine=threads|io_uring, queues=N, iops=N, bw=SIZE, and the
-    /// bursts iops-burst=N, bw-burst=SIZE
+    /// bursts iops-burst=N, bw-burst=SIZE. Served by another process, instead of path=PATH:
+    /// vhost-user=SOCKET, with server, queues=N, on-disconnect=wait|exit
     #[arg(long, value_name = "PATH[,ro][,KEY=VALUE]...", value_parser = parse_disk)]
     disk: Vec<Disk>,
-    /// A network device on a tap of the host (repeatable)
+    /// A network device (repeatable): on a tap of the host; with user, through a passt that mote
+    /// starts (passt=PATH names it), with no privileges; with vhost-user=SOCKET (and server,
+    /// on-disconnect=wait|exit), served by another process
     #[arg(
         long,
-        value_name = "tap=NAME|fd=N[,mac=MAC][,queues=N][,mtu=N][,vhost][,link=off][,rx-bw=SIZE][,...]",
+        value_name = "tap=NAME|fd=N|user|vhost-user=SOCKET[,mac=MAC][,queues=N][,mtu=N][,vhost][,link=off][,rx-bw=SIZE][,...]",
         value_parser = |text: &str| keyval::parse::<Net>(text, None)
     )]
     net: Vec<Net>,
