@@ -290,12 +290,15 @@ impl Files {
 /// All monitors, their guests up. One that can't be had is named; mote's own failure is a panic.
 fn contenders(folder: &Path, memory: &Path) -> Vec<Contender> {
     let files = |contender| Files::make(folder, memory, contender);
-    let guest = Guest::start(mote(&files(0))).unwrap_or_else(|e| panic!("{e}"));
-    let mut contenders = vec![Contender {
-        name: "mote",
-        guest,
-        vcpu: "mote-vcpu",
-    }];
+    let mut contenders = Vec::new();
+    for (name, engine) in [("mote", "threads"), ("mote, io_uring", "io_uring")] {
+        let command = mote(&files(contenders.len()), engine);
+        contenders.push(Contender {
+            name,
+            guest: Guest::start(command).unwrap_or_else(|e| panic!("{e}")),
+            vcpu: "mote-vcpu",
+        });
+    }
     for (name, drive, device) in [
         ("QEMU microvm", "aio=threads", ""),
         ("QEMU, iothread, io_uring", "aio=io_uring", ",iothread=io"),
@@ -318,8 +321,8 @@ fn contenders(folder: &Path, memory: &Path) -> Vec<Contender> {
     contenders
 }
 
-/// As its defaults are: a thread pool and the host's page cache.
-fn mote(files: &Files) -> Command {
+/// As its defaults are, but for the engine: through the host's page cache.
+fn mote(files: &Files, engine: &str) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_mote"));
     command.args(["run", "--kernel"]).arg(&files.kernel);
     command
@@ -328,7 +331,7 @@ fn mote(files: &Files) -> Command {
     for disk in [&files.null, &files.file] {
         command
             .arg("--disk")
-            .arg(format!("path={}", disk.display()));
+            .arg(format!("path={},engine={engine}", disk.display()));
     }
     command.args([
         "--memory",
