@@ -216,6 +216,25 @@ mod tests {
     }
 
     #[test]
+    fn a_drive_is_a_file_or_someone_elses() {
+        let disk = |text: &str| toml::from_str::<Disk>(text).unwrap().validate();
+        assert_eq!(disk("vhost-user = 's'\nserver = true\nqueues = 2"), Ok(()));
+        for wrong in [
+            "",
+            "path = 'a'\nvhost-user = 's'",
+            "vhost-user = ''",
+            "path = 'a'\nserver = true",
+            "path = 'a'\non-disconnect = 'exit'",
+            "vhost-user = 's'\ncache = 'none'",
+            "vhost-user = 's'\nid = 'x'",
+            "vhost-user = 's'\niops = 5",
+        ] {
+            let error = disk(wrong).unwrap_err().to_string();
+            assert!(error.starts_with("--disk"), "{wrong}: {error}");
+        }
+    }
+
+    #[test]
     fn values_out_of_range_are_refused() {
         let disk = |change: &dyn Fn(&mut Disk)| {
             let mut disk = Disk::at("a");

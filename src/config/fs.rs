@@ -62,3 +62,38 @@ impl Fs {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fs(tag: &str) -> Fs {
+        Fs {
+            tag: tag.to_owned(),
+            socket: "s".into(),
+            server: false,
+            queues: None,
+            on_disconnect: OnDisconnect::Wait,
+        }
+    }
+
+    #[test]
+    fn a_tag_is_short_and_given_once() {
+        assert_eq!(Fs::validate_all(&[fs("a"), fs(&"b".repeat(36))]), Ok(()));
+        for wrong in [
+            vec![fs("")],
+            vec![fs(&"c".repeat(37))],
+            vec![fs("a\0b")],
+            vec![fs("a"), fs("a")],
+        ] {
+            let error = Fs::validate_all(&wrong).unwrap_err().to_string();
+            assert!(error.starts_with("--fs tag="), "{error}");
+        }
+        for queues in [0, 64] {
+            let mut fs = fs("a");
+            fs.queues = Some(queues);
+            let error = fs.validate().unwrap_err().to_string();
+            assert!(error.starts_with("--fs queues="), "{error}");
+        }
+    }
+}

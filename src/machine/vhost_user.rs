@@ -25,7 +25,7 @@ pub fn drive(
         return Ok(None);
     };
     let place = place("--disk vhost-user", socket, disk.server);
-    let kind = Blk::new(disk.queues.0);
+    let kind = Blk::new(disk.queues.0, disk.read_only);
     let device = VhostUserDevice::connect(&drive_name(index), kind, place)?;
     let on_lost = on_lost(disk.on_disconnect, endings);
     Ok(Some(Box::new(device.on_lost(on_lost))))

@@ -14,18 +14,19 @@ const CONFIG_NUM_QUEUES: usize = 34;
 /// A drive.
 pub struct Blk {
     queues: u16,
+    read_only: bool,
     mq: bool,
 }
 
 impl Blk {
-    /// A drive with as many queues.
-    pub fn new(queues: u16) -> Self {
-        Blk { queues, mq: false }
-    }
-
-    /// Whether the back-end's features say that the guest can't write.
-    pub fn is_read_only(features: u64) -> bool {
-        features & (1 << VIRTIO_BLK_F_RO) != 0
+    /// A drive with as many queues. `read_only` is what the driver is told, whatever the back-end
+    /// would allow.
+    pub fn new(queues: u16, read_only: bool) -> Self {
+        Blk {
+            queues,
+            read_only,
+            mq: false,
+        }
     }
 }
 
@@ -48,6 +49,10 @@ impl Kind for Blk {
         ]
         .iter()
         .fold(0, |bits, bit| bits | 1 << bit)
+    }
+
+    fn own_features(&self) -> u64 {
+        u64::from(self.read_only) << VIRTIO_BLK_F_RO
     }
 
     fn backend_config_len(&self, _: u64) -> usize {

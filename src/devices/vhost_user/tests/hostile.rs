@@ -68,7 +68,7 @@ fn a_wrong_introduction_is_an_error_at_once() {
             let path = folder.path().join("socket");
             let _backend = Backend::listen(&path, twisted(request, twist));
             let place = place(&path, false);
-            let device = VhostUserDevice::connect_within("vda", Blk::new(1), place, PATIENT);
+            let device = VhostUserDevice::connect_within("vda", Blk::new(1, false), place, PATIENT);
             let error = device.map(drop).expect_err(&format!("{request} {twist:?}"));
             assert!(error.to_string().contains("can't be used"), "{error}");
         }
@@ -83,7 +83,7 @@ fn a_stall_of_the_introduction_has_an_end() {
             let path = folder.path().join("socket");
             let _backend = Backend::listen(&path, twisted(request, twist));
             let place = place(&path, false);
-            let device = VhostUserDevice::connect_within("vda", Blk::new(1), place, SHORT);
+            let device = VhostUserDevice::connect_within("vda", Blk::new(1, false), place, SHORT);
             let error = device.err().unwrap().to_string();
             assert!(error.contains("did not answer within"), "{error}");
         }
@@ -193,7 +193,7 @@ fn too_few_queues_are_an_error() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("socket");
     let _backend = Backend::listen(&path, manner());
-    let device = VhostUserDevice::connect("vda", Blk::new(5), place(&path, false));
+    let device = VhostUserDevice::connect("vda", Blk::new(5, false), place(&path, false));
     let error = device.err().unwrap().to_string();
     assert!(
         error.contains("it has 4 queues, and 5 are needed"),

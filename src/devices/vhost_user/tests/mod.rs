@@ -65,7 +65,7 @@ impl Setting {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("socket");
         let backend = Backend::listen(&path, manner);
-        let kind = Blk::new(queues);
+        let kind = Blk::new(queues, false);
         let device = VhostUserDevice::connect_within("vda", kind, place(&path, false), limits);
         (Self::with(device.unwrap(), folder, path), backend)
     }
@@ -193,7 +193,7 @@ fn a_back_end_with_nothing_but_the_rings_will_do() {
     wait_for("the rings", || backend.asked(SET_VRING_KICK) == 2);
     assert_eq!(backend.asked(SET_VRING_ENABLE), 0);
     drop(guest);
-    let error = VhostUserDevice::connect("vda", Blk::new(1), place(&path, false));
+    let error = VhostUserDevice::connect("vda", Blk::new(1, false), place(&path, false));
     let error = error.err().unwrap().to_string();
     assert!(error.contains("VHOST_USER_PROTOCOL_F_CONFIG"), "{error}");
 }
@@ -207,7 +207,7 @@ fn who_listens_waits_for_the_back_end() {
     let connect = {
         let path = path.clone();
         std::thread::spawn(move || {
-            VhostUserDevice::connect_within("vda", Blk::new(2), place(&path, true), PATIENT)
+            VhostUserDevice::connect_within("vda", Blk::new(2, false), place(&path, true), PATIENT)
         })
     };
     let mut backend = None;
@@ -241,7 +241,7 @@ fn a_socket_with_nobody_behind_it_is_named() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("socket");
     let connect = |server| {
-        let device = VhostUserDevice::connect("vda", Blk::new(1), place(&path, server));
+        let device = VhostUserDevice::connect("vda", Blk::new(1, false), place(&path, server));
         device.err().unwrap().to_string()
     };
     let message = connect(false);

@@ -104,7 +104,7 @@ fn who_wants_to_hear_of_a_loss_does() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("socket");
     let mut backend = Backend::listen(&path, manner());
-    let device = VhostUserDevice::connect("vda", Blk::new(1), place(&path, false)).unwrap();
+    let device = VhostUserDevice::connect("vda", Blk::new(1, false), place(&path, false)).unwrap();
     let heard = Arc::new(EventFd::new(0).unwrap());
     let tell = heard.clone();
     let device = device.on_lost(Some(Arc::new(move || tell.write(1).unwrap())));
