@@ -13,7 +13,7 @@ use std::time::Duration;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EventFd};
 
 use super::VhostUserError;
-use crate::devices::vhost_user::wait;
+use super::wait;
 
 /// Does `work`, which talks over `socket`, in at most `time`. After that, or as soon as `stop` is
 /// readable, the socket is shut down, which ends whatever `work` waits for there.

@@ -5,12 +5,12 @@
 //! passes through mote. The protocol is that of QEMU's docs/interop/vhost-user.rst, spoken by the
 //! `vhost` crate.
 //!
-//! - [`peer`]: how the back-end is reached, again and again
+//! - `peer`: how the back-end is reached, again and again
 //! - [`passt`]: a back-end that mote starts itself
-//! - [`session`]: one connection: introduction, rings, configuration
-//! - [`limit`]: no request waits for ever
-//! - [`rings`]: where a new back-end goes on
-//! - [`thread`]: the thread that sets up, watches and reconnects
+//! - `session`: one connection: introduction, rings, configuration
+//! - `limit`: no request waits for ever
+//! - `rings`: where a new back-end goes on
+//! - `thread`: the thread that sets up, watches and reconnects
 //! - [`kind`]: what blk, fs and net make of it
 //!
 //! The back-end introduces itself while the VM is built, since the features that the guest sees

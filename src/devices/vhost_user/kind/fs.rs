@@ -16,7 +16,7 @@ pub struct Fs {
 }
 
 impl Fs {
-    /// A folder that the guest mounts by its `tag`, at most [`TAG_LEN`] bytes.
+    /// A folder that the guest mounts by its `tag`, at most 36 bytes.
     pub fn new(tag: &str, queues: u16) -> Self {
         let tag = tag.to_owned();
         Fs { tag, queues }
