@@ -45,17 +45,19 @@ impl Counters {
         }
         let open_all = |event: &Event| -> Result<Vec<File>, String> {
             let (kind, config) = event.numbers()?;
-            let open = |thread: &i32| {
-                open(kind, config, *thread)
-                    .map_err(|e| format!("perf_event_open for {event:?}: {e}"))
-            };
-            threads.iter().map(open).collect()
+            let mut files = Vec::new();
+            for thread in &threads {
+                match open(kind, config, *thread) {
+                    Ok(file) => files.push(file),
+                    // It has ended meanwhile.
+                    Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {}
+                    Err(error) => return Err(format!("perf_event_open for {event:?}: {error}")),
+                }
+            }
+            Ok(files)
         };
-        events
-            .iter()
-            .map(open_all)
-            .collect::<Result<_, _>>()
-            .map(Self)
+        let counters: Result<_, _> = events.iter().map(open_all).collect();
+        counters.map(Self)
     }
 
     /// The counts so far, in the order of the events.

@@ -1,4 +1,0 @@
-//! What the benches of devices share.
-
-pub mod guest;
-pub mod perf;
