@@ -1,14 +1,14 @@
 //! virtio-net (virtio 1.3 §5.1) on a tap of the host.
 //!
-//! - [`open`]: from an option to the open queues of a tap, or a message that says what's wrong
-//! - [`tap`]: a queue of a tap at work
-//! - [`features`]: what a tap makes possible
-//! - [`link`]: the configuration space, and the cable that can be plugged in and out
-//! - [`pair`]: the thread of a queue pair, with [`rx`], [`tx`] and, in the first one, [`control`]
-//! - [`gathered`]: the guest's buffers for packets whose size isn't known yet
-//! - [`filter`]: which packets the guest wants
-//! - [`counts`]: what is counted
-//! - [`vhost`]: the host's kernel in place of `pair`, `rx` and `tx`
+//! - `open`: from an option to the open queues of a tap, or a message that says what's wrong
+//! - `tap`: a queue of a tap at work
+//! - `features`: what a tap makes possible
+//! - `link`: the configuration space, and the cable that can be plugged in and out
+//! - `pair`: the thread of a queue pair, with `rx`, `tx` and, in the first one, `control`
+//! - `gathered`: the guest's buffers for packets whose size isn't known yet
+//! - `filter`: which packets the guest wants
+//! - `counts`: what is counted
+//! - `vhost`: the host's kernel in place of `pair`, `rx` and `tx`
 //!
 //! # What it costs
 //!

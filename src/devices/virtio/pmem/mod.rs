@@ -2,7 +2,7 @@
 //! host's page cache, so that a guest that mounts it with `-o dax` keeps no copy of its own.
 //!
 //! - [`open`]: from a path to a file, or a message that says what's wrong
-//! - [`file`]: flushes, and writes that nothing takes
+//! - [`mod@file`]: flushes, and writes that nothing takes
 //! - [`rootflags`]: whether a file system in it can be mounted with `-o dax`
 //!
 //! The mapping itself is [`crate::memory::dax`], and its place in the guest the builder's concern.
