@@ -20,7 +20,7 @@ pub struct Transmitter {
     common: Arc<Common>,
     tap: Arc<Tap>,
     buffers: Buffers,
-    /// A chain that is in `buffers`, and that the tap had no room for.
+    /// A chain that is in `buffers`, checked and as the tap takes it, which had no room for it.
     waiting: Option<u16>,
     signalled: u16,
     quiet: bool,
@@ -58,12 +58,13 @@ impl Transmitter {
         let (mut packets, mut bytes, mut drops, mut errors) = (0, 0, 0, 0);
         let mut wait = Wait::Nothing;
         for _ in 0..most {
+            let again = self.waiting.is_some();
             let Some(head) = self.next()? else {
                 wait = Wait::Guest;
                 break;
             };
             let mut time = None;
-            match self.send() {
+            match if again { self.write() } else { self.send() } {
                 Step::Sent(len) => {
                     packets += 1;
                     bytes += len as u64;
@@ -147,10 +148,17 @@ impl Transmitter {
         if !self.tap.has_header() {
             bytes.advance(HEADER);
         }
+        self.write()
+    }
+
+    /// Writes what is in `buffers` to the tap: with the header, or without where the tap has none.
+    fn write(&self) -> Step {
+        let bytes = &self.buffers.readable;
+        let header = if self.tap.has_header() { HEADER } else { 0 };
         loop {
             // SAFETY: the pieces are guest memory, which `buffers` keeps mapped.
             let error = match unsafe { self.tap.send(bytes.iovecs()) } {
-                Ok(_) => return Step::Sent(len - HEADER),
+                Ok(_) => return Step::Sent(bytes.len() - header),
                 Err(error) => error,
             };
             match error.raw_os_error() {
