@@ -20,7 +20,7 @@ pub fn release(memory: &GuestMemoryMmap<()>, start: GuestAddress, len: u64) -> i
     let page = page_size();
     let end = start.0.saturating_add(len);
     let mut released = 0;
-    for region in memory.iter() {
+    for region in memory.iter().filter(|region| is_ram(region)) {
         let (first, last) = (region.start_addr().0, region.start_addr().0 + region.len());
         // Both relative to the region, whose start is aligned for the host (layout::ram_ranges).
         let from = (start.0.clamp(first, last) - first).next_multiple_of(page);
@@ -31,6 +31,12 @@ pub fn release(memory: &GuestMemoryMmap<()>, start: GuestAddress, len: u64) -> i
         }
     }
     Ok(released)
+}
+
+/// RAM is a memfd or anonymous. What else a guest has, a drive that it maps, is not memory that it
+/// could give back: a copy-on-write one would lose what the guest has written.
+fn is_ram(region: &GuestRegionMmap<()>) -> bool {
+    region.file_offset().is_some() || region.flags() & libc::MAP_ANONYMOUS != 0
 }
 
 /// Gives back whole pages that lie in `region`, `offset` bytes from its start.
@@ -69,7 +75,10 @@ fn page_size() -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::DaxMode;
+    use crate::memory::dax::DaxMapping;
     use crate::memory::{Backing, GuestRam};
+    use std::sync::Arc;
     use vm_memory::Bytes;
 
     const PAGE: u64 = 4096;
@@ -146,6 +155,21 @@ mod tests {
         assert_eq!(some(15 * MIB, 100 * MIB), MIB);
         assert_eq!(some(0, u64::MAX), 20 * MIB);
         assert_eq!(resident(&ram), 0);
+    }
+
+    #[test]
+    fn a_drive_that_the_guest_maps_keeps_what_was_written() {
+        let (ram, file) = (ram(Backing::Anonymous), tempfile::tempfile().unwrap());
+        file.set_len(2 * MIB).unwrap();
+        let path = std::path::Path::new("image");
+        let drive = DaxMapping::new(&file, 2 * MIB, DaxMode::Private, path).unwrap();
+        let at = GuestAddress(2 * HIGH);
+        // SAFETY: dropped before the mapping.
+        let region = unsafe { drive.region(at) }.unwrap();
+        let memory = ram.memory().insert_region(Arc::new(region)).unwrap();
+        memory.write_obj(7u8, at).unwrap();
+        assert_eq!(release(&memory, at, MIB).unwrap(), 0);
+        assert_eq!(memory.read_obj::<u8>(at).unwrap(), 7);
     }
 
     #[test]
