@@ -4,7 +4,7 @@
 //! sources only then, so that a VM whose metrics nobody reads does nothing for them.
 
 use std::fs;
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -307,7 +307,9 @@ fn update_file(path: &Path, registry: &Registry) {
     }
 }
 
-/// Under another name first, so that whoever reads the file never sees half of it.
+/// Under another name first, so that whoever reads the file never sees half of it. What has that
+/// name already is removed, not followed: in a folder that others may write to, it could be a link
+/// to a file of the user's.
 fn write_file(path: &Path, text: &str) -> io::Result<()> {
     let mut name = path
         .file_name()
@@ -315,7 +317,10 @@ fn write_file(path: &Path, text: &str) -> io::Result<()> {
         .to_owned();
     name.push(".new");
     let new = path.with_file_name(name);
-    fs::write(&new, text)?;
+    match fs::remove_file(&new) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => fs::File::create_new(&new)?.write_all(text.as_bytes())?,
+    }
     fs::rename(&new, path).inspect_err(|_| {
         let _ = fs::remove_file(&new);
     })

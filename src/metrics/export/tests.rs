@@ -180,3 +180,19 @@ fn a_stale_socket_is_replaced_and_nothing_else_is() {
     };
     assert!(error(&nowhere).starts_with("--metrics file=/nonexistent/file: "));
 }
+
+#[test]
+fn a_link_that_someone_has_laid_is_not_followed() {
+    let folder = tempfile::tempdir().unwrap();
+    let (file, theirs) = (folder.path().join("file"), folder.path().join("precious"));
+    fs::write(&theirs, "precious").unwrap();
+    for name in ["file", "file.new"] {
+        std::os::unix::fs::symlink(&theirs, folder.path().join(name)).unwrap();
+    }
+    for text in ["one", "two"] {
+        write_file(&file, text).unwrap();
+        assert_eq!(fs::read_to_string(&file).unwrap(), text);
+    }
+    assert!(fs::symlink_metadata(&file).unwrap().is_file());
+    assert_eq!(fs::read_to_string(&theirs).unwrap(), "precious");
+}
