@@ -94,6 +94,8 @@ impl Shared {
     /// The driver is there.
     pub fn start(&self, interrupt: &Arc<Interrupt>, announces: bool) {
         let mut space = self.lock();
+        // The cable may have been pulled before there was a driver to tell.
+        interrupt.publish_config(0, &space.bytes);
         space.interrupt = Some(interrupt.clone());
         space.announces = announces;
     }

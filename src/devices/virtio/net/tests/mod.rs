@@ -210,6 +210,19 @@ fn the_cable_can_be_pulled_and_plugged_in() {
 }
 
 #[test]
+fn a_driver_that_comes_later_learns_that_the_cable_was_pulled() {
+    let features = MERGEABLE | 1 << VIRTIO_NET_F_STATUS;
+    let (device, host) = device(&Net::default(), true);
+    let mut guest = FakeGuest::new(device);
+    guest.negotiate(features);
+    host.link.set(false);
+    guest.set(virtio_bindings::virtio_mmio::VIRTIO_MMIO_STATUS, DRIVER_OK);
+    assert_eq!(guest.config(6), [0, 0]);
+    host.link.set(true);
+    assert_eq!(guest.config(6), [1, 0]);
+}
+
+#[test]
 fn limits_hold_in_both_directions() {
     let net = Net {
         tx_pps: Some(100),
