@@ -168,6 +168,9 @@ struct Link {
     peer: Peer,
     limits: Limits,
     session: Option<Session>,
+    /// How long to wait before the next attempt. Resets don't shorten it: a guest that has each
+    /// back-end hang up at once must not have them come, or be started, as fast as it likes.
+    delay: Duration,
 }
 
 /// Called on the device's thread when a back-end at work is lost. Must not block.
@@ -297,6 +300,7 @@ impl<K: Kind> Introduced<K> {
                 peer,
                 limits,
                 session: Some(session),
+                delay: Duration::ZERO,
             })),
             on_lost: None,
             thread: None,

@@ -31,6 +31,8 @@ pub struct Shared {
     /// Something was written.
     wake: EventFd,
     connected: AtomicBool,
+    /// The log has seen that a back-end was lost.
+    told: AtomicBool,
     disconnects: Counter,
     reconnects: Counter,
     refused: Counter,
@@ -46,6 +48,7 @@ impl Shared {
             written: Mutex::default(),
             wake,
             connected: AtomicBool::new(true),
+            told: AtomicBool::new(false),
             disconnects: Counter::new(),
             reconnects: Counter::new(),
             refused: Counter::new(),
@@ -62,6 +65,15 @@ impl Shared {
     #[cfg(test)]
     pub fn refused(&self) -> u64 {
         self.refused.get()
+    }
+
+    /// How loud to tell of a back-end that was lost after this time of work. A guest can make some
+    /// of them hang up at once, again and again, and must not fill the host's log.
+    pub fn loss_level(&self, worked: Duration) -> log::Level {
+        match self.told.swap(true, Ordering::Relaxed) && worked < STEADY {
+            false => log::Level::Warn,
+            true => log::Level::Debug,
+        }
     }
 
     pub fn config(&self) -> MutexGuard<'_, Vec<u8>> {
@@ -171,11 +183,10 @@ enum Ended {
 impl<K: Kind> Worker<K> {
     pub fn run(&self, link: &mut Link) {
         let mut inflight = None;
-        let mut delay = Duration::ZERO;
         // A driver that starts anew has rings that nobody has served.
         let mut fresh = true;
         loop {
-            if link.session.is_none() && !self.reconnect(link, &mut delay) {
+            if link.session.is_none() && !self.reconnect(link) {
                 return;
             }
             let Some(session) = &mut link.session else {
@@ -185,7 +196,12 @@ impl<K: Kind> Worker<K> {
             match self.serve(session, &mut inflight, fresh) {
                 Ended::Stopped => {
                     if let Err(error) = session.stop(&self.activation) {
-                        log::warn!("{}: stopping the back-end: {error}", self.shared.name);
+                        let level = self.shared.loss_level(since.elapsed());
+                        log::log!(
+                            level,
+                            "{}: stopping the back-end: {error}",
+                            self.shared.name
+                        );
                         link.session = None;
                     }
                     return;
@@ -195,7 +211,8 @@ impl<K: Kind> Worker<K> {
                         link.session = None;
                         return;
                     }
-                    log::warn!(
+                    log::log!(
+                        self.shared.loss_level(since.elapsed()),
                         "{}: the back-end at {} is lost: {error}; requests wait for the next one",
                         self.shared.name,
                         link.path()
@@ -207,7 +224,7 @@ impl<K: Kind> Worker<K> {
                     }
                     self.set_connected(false);
                     if since.elapsed() >= STEADY {
-                        delay = Duration::ZERO;
+                        link.delay = Duration::ZERO;
                     }
                 }
             }
@@ -221,11 +238,11 @@ impl<K: Kind> Worker<K> {
     }
 
     /// Waits for a back-end that can take over; false if the device is reset before.
-    fn reconnect(&self, link: &mut Link, delay: &mut Duration) -> bool {
+    fn reconnect(&self, link: &mut Link) -> bool {
         let mut refused = false;
         while !self.is_stopping() {
-            let wait = *delay;
-            *delay = (wait * 2).clamp(BACKOFF.0, BACKOFF.1);
+            let wait = link.delay;
+            link.delay = (wait * 2).clamp(BACKOFF.0, BACKOFF.1);
             let Some(socket) = link.peer.reconnect(&self.stop, wait) else {
                 continue;
             };

@@ -113,3 +113,34 @@ fn who_wants_to_hear_of_a_loss_does() {
     backend.die();
     assert_eq!(heard.read().unwrap(), 1);
 }
+
+#[test]
+fn a_guest_that_resets_again_and_again_gets_no_back_end_sooner_and_fills_no_log() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("socket");
+    let mut backend = Backend::listen(&path, manner());
+    let device = VhostUserDevice::connect("vda", Blk::new(1, false), place(&path, false)).unwrap();
+    let link = device.link.clone();
+    let mut setting = Setting::with(device, folder, path);
+    let delay = |setting: &mut Setting| {
+        setting.guest.set(0x70, 0);
+        link.lock().unwrap().delay
+    };
+    wait_for("the ring", || running(&backend));
+    assert!(delay(&mut setting).is_zero());
+    setting.queues = setting.guest.start(!0);
+    wait_for("the ring", || running(&backend));
+    backend.die();
+    let shared = setting.shared.clone();
+    wait_for("the loss", || shared.disconnects() > 0);
+    wait_for("an attempt", || {
+        let after_reset = delay(&mut setting);
+        setting.queues = setting.guest.start(!0);
+        !after_reset.is_zero()
+    });
+    assert!(!delay(&mut setting).is_zero());
+
+    let levels = [0, 1, 1000].map(|s| shared.loss_level(Duration::from_secs(s)));
+    use log::Level::{Debug, Warn};
+    assert_eq!(levels, [Debug, Debug, Warn], "the first was told");
+}
