@@ -16,6 +16,9 @@ use crate::devices::virtio::worker::RequestHandler;
 /// Addresses in one table of a command, above which it isn't even read.
 const MANY: u32 = 4096;
 
+/// Commands before the thread looks at its other events.
+const BATCH: usize = 16;
+
 /// What the driver may command, and how it's obeyed.
 pub struct Commands {
     pub common: Arc<Common>,
@@ -44,20 +47,21 @@ impl Control {
         }
     }
 
-    /// Serves what is there; whether the driver wants an interrupt for it.
-    pub fn serve(&mut self) -> Result<bool, PairError> {
+    /// Serves what is there, or [`BATCH`] of it: whether the driver wants an interrupt, and whether
+    /// there is more. A driver that commands without end must not keep a reset waiting.
+    pub fn serve(&mut self) -> Result<(bool, bool), PairError> {
         let mut interrupt = false;
-        loop {
-            while let Some((chain, _)) = pop(&mut self.queue, &self.memory)? {
-                let head = chain.head_index();
-                self.buffers.load(chain)?;
-                let len = self.commands.handle(&mut self.buffers, &mut ())?;
-                interrupt |= push_used(&mut self.queue, &self.memory, head, len)?;
-            }
-            if !self.queue.enable_notification(&self.memory)? {
-                return Ok(interrupt);
-            }
+        for _ in 0..BATCH {
+            let Some((chain, _)) = pop(&mut self.queue, &self.memory)? else {
+                break;
+            };
+            let head = chain.head_index();
+            self.buffers.load(chain)?;
+            let len = self.commands.handle(&mut self.buffers, &mut ())?;
+            interrupt |= push_used(&mut self.queue, &self.memory, head, len)?;
         }
+        let more = self.queue.enable_notification(&self.memory)?;
+        Ok((interrupt, more))
     }
 }
 

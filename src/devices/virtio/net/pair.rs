@@ -193,8 +193,10 @@ impl Pair {
     fn serve(&mut self) -> Result<(), PairError> {
         let mut events = [EpollEvent::default(); 5];
         let (mut rx, mut tx) = (Waiting::new(Wait::Nothing), Waiting::new(Wait::Nothing));
+        let mut commands = false;
         loop {
             let timeout = match (rx.timeout(), tx.timeout()) {
+                _ if commands => 0,
                 (Some(rx), Some(tx)) => rx.min(tx),
                 (rx, tx) => rx.or(tx).unwrap_or(-1),
             };
@@ -204,7 +206,6 @@ impl Pair {
                 Err(error) => return Err(PairError::Wait(error)),
             };
             let start = Instant::now();
-            let mut commands = false;
             for event in &events[..count] {
                 match event.data() {
                     STOP => return Ok(()),
@@ -225,8 +226,10 @@ impl Pair {
                 }
             }
             let mut interrupt = false;
-            if commands && let Some(control) = &mut self.control {
-                interrupt |= control.serve()?;
+            if std::mem::take(&mut commands)
+                && let Some(control) = &mut self.control
+            {
+                (interrupt, commands) = control.serve()?;
             }
             if rx.is_over() {
                 rx = Waiting::new(self.receiver.round(BATCH)?);

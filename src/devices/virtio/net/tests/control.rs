@@ -128,3 +128,19 @@ fn a_huge_table_of_addresses_lets_all_pass() {
     assert!(passes(&mut guest, &mut queues[0], &host, OTHER));
     assert!(!passes(&mut guest, &mut queues[0], &host, GROUP));
 }
+
+#[test]
+fn more_commands_than_one_turn_serves_are_all_answered() {
+    let (mut guest, mut queues, host) = running(&Net::default(), CTRL | EVENT_IDX);
+    let (place, answer) = (guest.alloc_with(&[0, 1, 1]), guest.alloc(31));
+    let heads: Vec<_> = (0..31)
+        .map(|index| queues[2].add(&[Read(place, 3), Write(answer + index, 1)]))
+        .collect();
+    guest.store(answer, &[0xee; 31]);
+    guest.kick(&mut queues[2], &heads);
+    for _ in &heads {
+        assert_eq!(guest.wait_used(&mut queues[2]).1, 1);
+    }
+    assert_eq!(guest.load(answer, 31), [0; 31]);
+    assert_eq!(host.counts.commands.get(), 31);
+}
