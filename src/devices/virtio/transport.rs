@@ -156,7 +156,19 @@ impl MmioTransport {
             return;
         };
         self.device.read_config(offset as u64, part);
-        self.interrupt.publish_config(offset, part);
+        // The host may change it at any time, after this read and before the page is written: then
+        // it has to be read again (but not for ever, as a driver may have it changed again and
+        // again). A device's own change comes before its `set_config`.
+        for _ in 0..8 {
+            self.interrupt.publish_config(offset, part);
+            let mut now = [0; CONFIG_SIZE];
+            let now = &mut now[..part.len()];
+            self.device.read_config(offset as u64, now);
+            if now == part {
+                return;
+            }
+            part.copy_from_slice(now);
+        }
     }
 
     fn write_register(&mut self, offset: u32, value: u32) {

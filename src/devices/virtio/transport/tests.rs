@@ -12,6 +12,8 @@ struct Seen {
     fail: std::sync::atomic::AtomicBool,
     last: Mutex<Option<Activation>>,
     config: Mutex<Vec<u8>>,
+    /// Happens right after the configuration was read, once.
+    then: Mutex<Option<Box<dyn FnOnce() + Send>>>,
 }
 
 struct Dummy(Arc<Seen>);
@@ -33,6 +35,10 @@ impl VirtioDevice for Dummy {
     }
     fn read_config(&self, offset: u64, data: &mut [u8]) {
         crate::devices::virtio::read_config_bytes(&self.0.config.lock().unwrap(), offset, data);
+        let then = self.0.then.lock().unwrap().take();
+        if let Some(then) = then {
+            then();
+        }
     }
     fn write_config(&mut self, offset: u64, data: &[u8]) {
         if let Some(place) = self.0.config.lock().unwrap().get_mut(offset as usize) {
@@ -383,4 +389,26 @@ fn a_device_failure_is_told_and_undone_by_reset() {
     // A thread of the device that comes late says nothing to a driver that has gone.
     interrupt.used_buffers();
     assert!(guest.irq.read().is_err());
+}
+
+#[test]
+fn a_change_of_the_hosts_is_not_lost_while_the_driver_writes() {
+    let (mut guest, seen) = dummy();
+    guest.start(0);
+    let interrupt = seen
+        .last
+        .lock()
+        .unwrap()
+        .as_ref()
+        .unwrap()
+        .interrupt
+        .clone();
+    let hosts = seen.clone();
+    *seen.then.lock().unwrap() = Some(Box::new(move || {
+        hosts.config.lock().unwrap()[2] = 77;
+        interrupt.set_config(2, &[77]);
+    }));
+    let config = u64::from(VIRTIO_MMIO_CONFIG);
+    guest.transport.write(config, &[55, 0, 0, 0]);
+    assert_eq!(guest.config(0), [55, 2, 77, 4]);
 }
