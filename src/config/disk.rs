@@ -162,13 +162,14 @@ impl Disk {
             ("iops", self.iops.is_some()),
             ("bw", self.bw.is_some()),
             ("dax", self.dax),
+            ("cow", self.cow),
         ];
         match refused.iter().find(|(_, given)| *given) {
             Some((key, _)) => {
                 let socket = socket.display().to_string();
                 Err(ConfigError::DiskVhostUser(socket, key))
             }
-            None => Ok(()),
+            None => super::check_socket("--disk vhost-user", socket),
         }
     }
 }

@@ -59,7 +59,7 @@ impl Fs {
         if queues == 0 || queues > MAX_QUEUES {
             return Err(ConfigError::FsQueues(queues, MAX_QUEUES));
         }
-        Ok(())
+        super::check_socket("--fs socket", &self.socket)
     }
 }
 

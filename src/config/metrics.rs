@@ -35,7 +35,12 @@ impl Metrics {
             (Some(_), Some(seconds)) if seconds == 0 || seconds > MAX_INTERVAL => {
                 format!("interval={seconds}: it is 1 to {MAX_INTERVAL} seconds")
             }
-            _ => return Ok(()),
+            _ => {
+                return match &self.unix {
+                    Some(socket) => super::check_socket("--metrics unix", socket),
+                    None => Ok(()),
+                };
+            }
         };
         Err(ConfigError::Metrics(wrong))
     }

@@ -37,6 +37,9 @@ pub const MIN_MEMORY: Size = Size::mib(24);
 /// The most memory that a VM can have.
 pub const MAX_MEMORY: Size = Size::gib(1024);
 
+/// The longest path of a Unix socket (unix(7): sun_path, less its NUL).
+pub const MAX_SOCKET_PATH: usize = 107;
+
 /// Everything that can be said of one VM.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -250,9 +253,14 @@ pub enum ConfigError {
         /// What it may be.
         remedy: &'static str,
     },
-    /// An option for an interface that mote doesn't serve itself.
-    #[error("--net {0}: does not go with this kind of network")]
-    NetVhostUser(&'static str),
+    /// A key for another kind of network.
+    #[error("--net {key}: goes with {with} only; leave it out")]
+    NetKey {
+        /// The key.
+        key: &'static str,
+        /// What it is for.
+        with: &'static str,
+    },
     /// A drive with no image, or with two.
     #[error("--disk, --rootfs: give either path=FILE or vhost-user=SOCKET")]
     DiskPath,
@@ -262,6 +270,16 @@ pub enum ConfigError {
     /// An option for a drive that someone else serves.
     #[error("--disk {0}: goes with vhost-user=SOCKET only")]
     DiskNotVhostUser(&'static str),
+    /// A path that is too long for a socket's address (unix(7)).
+    #[error("{option}={}: {len} bytes are too long for a socket; {MAX_SOCKET_PATH} are the most", path.display())]
+    SocketPath {
+        /// What the user wrote.
+        option: &'static str,
+        /// The path.
+        path: PathBuf,
+        /// Its length.
+        len: usize,
+    },
     /// A tag that doesn't fit into virtio-fs's 36 bytes.
     #[error("--fs tag={0}: a tag has 1 to 36 bytes (virtio 1.3 §5.11.4)")]
     FsTag(String),
@@ -313,8 +331,18 @@ pub enum ConfigError {
     #[error("--metrics {0}")]
     Metrics(String),
     /// More devices than interrupt lines.
-    #[error("{0} virtio devices: at most {1} fit; give fewer --disk options")]
+    #[error("{0} virtio devices: at most {1} fit, the entropy device included; leave some out")]
     TooManyDevices(usize, usize),
+}
+
+/// Refuses a path that no socket can have; `option` is what the user wrote it behind.
+fn check_socket(option: &'static str, path: &std::path::Path) -> Result<(), ConfigError> {
+    let len = path.as_os_str().len();
+    if len <= MAX_SOCKET_PATH {
+        return Ok(());
+    }
+    let path = path.to_owned();
+    Err(ConfigError::SocketPath { option, path, len })
 }
 
 impl VmConfig {
@@ -383,6 +411,41 @@ mod tests {
     fn defaults_need_only_a_kernel() {
         assert_eq!(VmConfig::default().validate(), Err(ConfigError::NoKernel));
         assert_eq!(valid().validate(), Ok(()));
+    }
+
+    #[test]
+    fn a_path_too_long_for_a_socket_is_named() {
+        let path = "x".repeat(MAX_SOCKET_PATH + 1);
+        for (text, option) in [
+            (
+                format!("[[disks]]\nvhost-user = '{path}'"),
+                "--disk vhost-user=x",
+            ),
+            (
+                format!("[[nets]]\nvhost-user = '{path}'"),
+                "--net vhost-user=x",
+            ),
+            (
+                format!("[[fs]]\ntag = 'a'\nsocket = '{path}'"),
+                "--fs socket=x",
+            ),
+            (format!("[metrics]\nunix = '{path}'"), "--metrics unix=x"),
+        ] {
+            let validate = |text: &str| {
+                let config: VmConfig = toml::from_str(text).unwrap();
+                VmConfig {
+                    boot: valid().boot,
+                    ..config
+                }
+                .validate()
+            };
+            let error = validate(&text).unwrap_err().to_string();
+            assert!(
+                error.starts_with(option) && error.contains("107"),
+                "{error}"
+            );
+            assert_eq!(validate(&text.replacen("'x", "'", 1)), Ok(()), "{option}");
+        }
     }
 
     #[test]

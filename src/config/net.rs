@@ -110,21 +110,36 @@ impl Net {
         self.user || self.vhost_user.is_some()
     }
 
-    fn validate_vhost_user(&self) -> Result<(), ConfigError> {
-        let rate = self.rx_bw.or(self.tx_bw).is_some() || self.rx_pps.or(self.tx_pps).is_some();
-        for (key, refused) in [
-            ("queues", self.queues != 1),
-            ("vhost", self.vhost),
-            ("link=off", !self.link),
-            ("a rate limit", rate),
-            ("server", self.server && self.user),
-            ("passt", self.passt.is_some() && !self.user),
+    /// Refuses keys of another kind of network than this one is.
+    fn validate_keys(&self) -> Result<(), ConfigError> {
+        const TAP: &str = "tap=NAME or fd=N";
+        const SOCKET: &str = "vhost-user=SOCKET";
+        let (ours, socket) = (!self.is_served_elsewhere(), self.vhost_user.is_some());
+        for (key, given, right, with) in [
+            ("queues", self.queues != 1, ours, TAP),
+            ("vhost", self.vhost, ours, TAP),
+            ("link", !self.link, ours, TAP),
+            ("rx-bw", self.rx_bw.is_some(), ours, TAP),
+            ("tx-bw", self.tx_bw.is_some(), ours, TAP),
+            ("rx-pps", self.rx_pps.is_some(), ours, TAP),
+            ("tx-pps", self.tx_pps.is_some(), ours, TAP),
+            ("server", self.server, socket, SOCKET),
+            ("passt", self.passt.is_some(), self.user, "user"),
+            (
+                "on-disconnect",
+                self.on_disconnect != OnDisconnect::default(),
+                !ours,
+                "user or vhost-user=SOCKET",
+            ),
         ] {
-            if refused {
-                return Err(ConfigError::NetVhostUser(key));
+            if given && !right {
+                return Err(ConfigError::NetKey { key, with });
             }
         }
-        Ok(())
+        match &self.vhost_user {
+            Some(socket) => super::check_socket("--net vhost-user", socket),
+            None => Ok(()),
+        }
     }
 
     /// Checks what can be checked without looking at the host.
@@ -139,13 +154,10 @@ impl Net {
             self.user,
             self.vhost_user.is_some(),
         ];
+        let given = given.iter().filter(|given| **given).count();
         match (&self.tap, self.fd) {
-            _ if self.is_served_elsewhere() => {
-                if given.iter().filter(|given| **given).count() > 1 {
-                    return Err(ConfigError::NetNowhere);
-                }
-                self.validate_vhost_user()?;
-            }
+            _ if self.is_served_elsewhere() && given > 1 => return Err(ConfigError::NetNowhere),
+            _ if self.is_served_elsewhere() => {}
             (None, None) => return Err(ConfigError::NetNowhere),
             (Some(_), Some(fd)) => return wrong("fd", &fd, "give either tap=NAME or fd=N"),
             (Some(name), None) if name.len() > 15 => {
@@ -164,6 +176,7 @@ impl Net {
             }
             _ => {}
         }
+        self.validate_keys()?;
         if self.vhost && self.limits()? != [RateLimit::default(); 2] {
             let remedy = "the kernel knows no limits: leave out either vhost or rx-*, tx-*";
             return wrong("vhost", &"on", remedy);
@@ -303,6 +316,9 @@ mod tests {
             "user = true\ntap = 'tap0'",
             "user = true\nvhost-user = 's'",
             "user = true\nserver = true",
+            "tap = 't'\nserver = true",
+            "tap = 't'\npasst = 'p'",
+            "fd = 3\non-disconnect = 'exit'",
             "user = true\nqueues = 2",
             "vhost-user = 's'\nvhost = true",
             "vhost-user = 's'\nrx-pps = 5",
