@@ -133,19 +133,35 @@ fn a_wrong_option_is_one_also_where_kvm_does_not_open() {
 
 #[test]
 fn arguments_that_make_no_sense_are_refused_by_the_parser() {
-    for arguments in [
-        ["run", "--disk", "path=a,colour=red"].as_slice(),
-        &["run", "--fs", "tag=a"],
-        &["run", "--fs", "tag=a,socket=b,ro"],
-        &["run", "--console", "printer"],
-        &["run", "--memory", "plenty"],
-        &["run", "--no-such-option"],
-        &["walk"],
+    for (arguments, expected) in [
+        (
+            ["run", "--disk", "path=a,colour=red"].as_slice(),
+            "mote: --disk path=a,colour=red: unknown key `colour`, expected one of `path`, ",
+        ),
+        (
+            &["run", "--disk", "a,cache=maybe"],
+            "--disk a,cache=maybe: cache: unknown value `maybe`, expected one of `writeback`, ",
+        ),
+        (&["run", "--fs", "tag=a"], "--fs tag=a: missing `socket`"),
+        (&["run", "--fs", "tag=a,socket=b,ro"], "unknown key `ro`"),
+        (&["run", "--console", "printer"], "--console printer: must "),
+        (&["run", "--memory", "plenty"], "--memory plenty: "),
+        (&["run", "--cpus", "many"], "--cpus many: "),
+        (
+            &["run", "--acpi", "maybe"],
+            "'maybe' for '--acpi <ACPI>'; [possible values: auto, ",
+        ),
+        (&["run", "--no-such-option"], "'--no-such-option'"),
+        (&["run", "--kernel"], "--kernel <PATH>"),
+        (&["walk"], "'walk'"),
     ] {
         let (code, _, err) = outcome(arguments);
         assert_eq!(code, 2, "{err}");
-        assert!(err.contains("error:"), "{err}");
+        assert!(err.starts_with("mote: ") && err.contains(expected), "{err}");
+        assert_eq!(err.lines().count(), 1, "{err}");
     }
+    let (code, _, err) = outcome(&[]);
+    assert!(code == 2 && err.contains("Usage: mote <COMMAND>"), "{err}");
 }
 
 #[test]
@@ -272,7 +288,8 @@ const SAMPLE: &str = r#"cpus = 2                      # 1 to 64
 memory = "512M"               # a size with a unit, or a number of bytes
 cpu_mask = ["cx16"]           # features to hide, as /proc/cpuinfo names them
 acpi = "auto"                 # auto, on, off
-console = "stdio"             # stdio, none, pty, or { file = "PATH" }
+console = "stdio"             # stdio, none, pty, { file = "PATH" }; of a virtio console the same,
+                              # such as { hvc = "stdio" } or { hvc = { file = "PATH" } }
 
 [boot]
 kernel = "vmlinux"            # or a bzImage
@@ -297,6 +314,16 @@ iops-burst = 20000
 bw = "100M"                   # bytes in a second; and at once:
 bw-burst = "1G"
 
+[[disks]]
+path = "shared.ext4"
+dax = true                    # the guest maps it; alone, or with ro or cow
+cow = true
+
+[[disks]]
+vhost-user = "blk.sock"       # served by another process
+server = true                 # which connects to mote
+on-disconnect = "wait"        # wait, exit
+
 [[nets]]
 tap = "tap0"                  # or fd = 3
 mac = "02:00:00:00:00:01"     # a random one by default
@@ -309,10 +336,6 @@ rx-bw-burst = "10M"
 rx-pps = 100000               # packets a second; tx-pps
 rx-pps-burst = 1000
 
-[vsock]
-cid = 42                      # the guest's address, from 3 on
-socket = "v.sock"             # or vhost = true
-
 [[nets]]
 user = true                   # through a passt that mote starts; or vhost-user = "SOCKET"
 on-disconnect = "wait"        # wait, exit
@@ -321,13 +344,33 @@ on-disconnect = "wait"        # wait, exit
 tag = "data"                  # mount -t virtiofs data /mnt
 socket = "virtiofsd.sock"
 queues = 1
+
+[vsock]
+cid = 42                      # the guest's address, from 3 on
+socket = "v.sock"             # or vhost = true
+
+[balloon]
+size = "128M"                 # what the guest gives up from the start
+deflate-on-oom = true
+stats = 5                     # seconds
+free-page-reporting = true
+
+[metrics]
+file = "vm.prom"
+interval = 10                 # seconds
+unix = "metrics.sock"
 "#;
 
 #[test]
 fn the_sample_configuration_is_one() {
     let config: motevm::VmConfig = toml::from_str(SAMPLE).unwrap();
     assert_eq!(config.validate(), Ok(()));
-    assert_eq!(config.drives().count(), 2);
+    assert_eq!(config.drives().count(), 4);
+    for console in [r#"{ hvc = "stdio" }"#, r#"{ hvc = { file = "PATH" } }"#] {
+        let text = SAMPLE.replacen(r#""stdio""#, console, 1);
+        let config: motevm::VmConfig = toml::from_str(&text).unwrap();
+        assert!(!config.console.is_serial(), "{console}");
+    }
 }
 
 #[test]
@@ -339,7 +382,8 @@ fn the_reference_is_what_the_help_says() {
          option, `UPDATE_DOCS=1 cargo test --test cli` writes it anew.\n\n\
          A configuration file (`--config`) says the same in TOML, or in JSON where its name ends in \
          `.json`. What is left out has its default; an unknown key is an error; options on the \
-         command line override the file, and `--disk` options replace all of its drives:\n",
+         command line override the file, and `--disk`, `--net` and `--fs` options replace all that it has \
+         of that sort:\n",
     );
     page += &format!("\n```toml\n{SAMPLE}```\n");
     let (_, main, _) = outcome(&["help"]);

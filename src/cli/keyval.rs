@@ -39,8 +39,12 @@ pub fn parse<T: DeserializeOwned>(text: &str, bare_key: Option<&str>) -> Result<
         };
         (key, value)
     });
-    T::deserialize(MapDeserializer::<_, Error>::new(parts))
-        .map_err(|e| e.to_string().replace("missing field", "missing"))
+    T::deserialize(MapDeserializer::<_, Error>::new(parts)).map_err(|e| {
+        // serde speaks of structs and enums, the user of keys and their values.
+        let text = e.to_string().replace("missing field", "missing");
+        let text = text.replace("unknown field", "unknown key");
+        text.replace("unknown variant", "unknown value")
+    })
 }
 
 /// Splits `text` at single commas, and each part at its first `=`.
@@ -232,19 +236,19 @@ mod tests {
     #[test]
     fn mistakes_are_named() {
         for (text, part) in [
-            ("", "unknown field ``"),
+            ("", "unknown key ``"),
             (
                 "x,colour=red",
-                "unknown field `colour`, expected one of `path`, `ro`",
+                "unknown key `colour`, expected one of `path`, `ro`",
             ),
-            ("x,color=blue", "color: unknown variant `blue`"),
+            ("x,color=blue", "color: unknown value `blue`"),
             ("x,how-many=70000", "how-many=70000: not a number that fits"),
             ("x,how-many", "`how-many` needs a value"),
             ("x,size=lots", "size: `lots` is not a size"),
             ("x,ro=maybe", "ro=maybe: must be on or off"),
             ("x,path=y", "`path` is given twice"),
             ("path=", "`path=` has no value"),
-            ("path=x,ro,", "unknown field ``"),
+            ("path=x,ro,", "unknown key ``"),
             ("size=1M", "missing `path`"),
         ] {
             let error = thing(text).unwrap_err();

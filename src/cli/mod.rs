@@ -6,14 +6,17 @@ pub mod exec_time;
 mod keyval;
 mod limits;
 mod run;
+mod run_help;
 mod signals;
 mod status;
 mod terminal;
 
+use std::error::Error;
 use std::io::{self, ErrorKind, Write};
 use std::process::ExitCode;
 use std::time::Instant;
 
+use clap::error::ContextKind;
 use clap::{Parser, Subcommand};
 
 pub use status::Status;
@@ -44,7 +47,21 @@ Examples:
 
 /// Parses the arguments, runs the subcommand, and prints its error, if any.
 pub fn main(exec: Instant) -> ExitCode {
-    let cli = Cli::parse(); // a wrong argument exits with 2, as Status::Usage
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        // Help and version, and help for who gave no command.
+        Err(error)
+            if !error.use_stderr()
+                || error.kind()
+                    == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand =>
+        {
+            error.exit()
+        }
+        Err(error) => {
+            say(one_line(&error));
+            return Status::Usage.into();
+        }
+    };
     let result = match cli.command {
         Command::Run(args) => run::run(*args, exec),
         Command::Check(args) => check::run(&args),
@@ -56,6 +73,27 @@ pub fn main(exec: Instant) -> ExitCode {
             error.status.into()
         }
     }
+}
+
+/// What is wrong with the arguments, in one line.
+fn one_line(error: &clap::Error) -> String {
+    let of = |kind| error.get(kind).map(ToString::to_string);
+    // `--net <NETWORK>`: the value that was given says more than that name.
+    let option = of(ContextKind::InvalidArg);
+    let option = option.as_deref().and_then(|text| text.split(' ').next());
+    let value = of(ContextKind::InvalidValue);
+    if let (Some(option), Some(value), Some(source)) = (option, value, error.source()) {
+        return format!("{option} {value}: {source}");
+    }
+    let text = error.to_string();
+    // The usage line and the hint at `--help` come after what is said here.
+    let lines = text.lines().map(str::trim);
+    let lines = lines.filter(|line| !line.is_empty() && !line.starts_with("For more information"));
+    let lines: Vec<_> = lines
+        .take_while(|line| !line.starts_with("Usage:"))
+        .map(|line| line.trim_start_matches("error: "))
+        .collect();
+    format!("{} (`mote help` tells more)", lines.join("; "))
 }
 
 /// Tells the user, if anyone is there to hear it: a standard error that is full, or a pipe with no

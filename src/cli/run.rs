@@ -14,6 +14,9 @@ use motevm::machine::{Phase, Report, Timeline};
 use motevm::{BuildOptions, Exit, Host, VmConfig, build};
 
 use super::keyval;
+use super::run_help::{
+    BALLOON, CONSOLE, DISK, DRIVES, FS, METRICS, NET, NETWORKS, OTHERS, TOLD, VSOCK,
+};
 use super::signals::{ResizeOnSignal, StopOnSignals};
 use super::terminal::RawTerminal;
 use super::{CliError, Status, default_guest, limits, print, say, signals};
@@ -54,62 +57,66 @@ pub struct RunArgs {
     /// Whether the guest finds ACPI tables [default: auto, on for a bzImage]
     #[arg(long, value_enum)]
     acpi: Option<Acpi>,
-    /// The root file system, as first drive, with the root= for it
-    #[arg(long, value_name = "PATH[,ro][,KEY=VALUE]...", value_parser = parse_disk)]
+    /// The root file system, as first drive, with the root= for it; keys as of --disk
+    #[arg(long, value_name = "DRIVE", value_parser = parse_disk, help_heading = DRIVES)]
     rootfs: Option<Disk>,
-    /// A further drive (repeatable). Keys, as of --rootfs: path=PATH, ro, dax, cow, id=ID,
-    /// cache=writeback|none|unsafe, engine=threads|io_uring, queues=N, iops=N, bw=SIZE, and the
-    /// bursts iops-burst=N, bw-burst=SIZE. Served by another process, instead of path=PATH:
-    /// vhost-user=SOCKET, with server, queues=N, on-disconnect=wait|exit
-    #[arg(long, value_name = "PATH[,ro][,KEY=VALUE]...", value_parser = parse_disk)]
+    /// A further drive (repeatable)
+    #[arg(long, value_name = "DRIVE", value_parser = parse_disk, help_heading = DRIVES, long_help = DISK)]
     disk: Vec<Disk>,
-    /// A network device (repeatable): on a tap of the host; with user, through a passt that mote
-    /// starts (passt=PATH names it), with no privileges; with vhost-user=SOCKET (and server,
-    /// on-disconnect=wait|exit), served by another process
+    /// A folder that another process shares (virtiofs, repeatable): tag=TAG,socket=SOCKET
     #[arg(
         long,
-        value_name = "tap=NAME|fd=N|user|vhost-user=SOCKET[,mac=MAC][,queues=N][,mtu=N][,vhost][,link=off][,rx-bw=SIZE][,...]",
-        value_parser = |text: &str| keyval::parse::<Net>(text, None)
-    )]
-    net: Vec<Net>,
-    /// A folder that another process shares, mounted by its tag with virtiofs (repeatable)
-    #[arg(
-        long,
-        value_name = "tag=TAG,socket=SOCKET[,server][,queues=N][,on-disconnect=wait|exit]",
-        value_parser = |text: &str| keyval::parse::<Fs>(text, None)
+        value_name = "FOLDER",
+        value_parser = |text: &str| keyval::parse::<Fs>(text, None),
+        help_heading = DRIVES,
+        long_help = FS,
     )]
     fs: Vec<Fs>,
-    /// Streams between programs in the guest and on the host, through Unix sockets or the host's kernel
+    /// A network device (repeatable): user, tap=NAME, fd=N or vhost-user=SOCKET
     #[arg(
         long,
-        value_name = "cid=N,socket=PATH|vhost",
-        value_parser = |text: &str| keyval::parse::<Vsock>(text, None)
+        value_name = "NETWORK",
+        value_parser = |text: &str| keyval::parse::<Net>(text, None),
+        help_heading = NETWORKS,
+        long_help = NET,
+    )]
+    net: Vec<Net>,
+    /// Streams between programs in the guest and on the host: cid=N,socket=PATH or cid=N,vhost
+    #[arg(
+        long,
+        value_name = "VSOCK",
+        value_parser = |text: &str| keyval::parse::<Vsock>(text, None),
+        help_heading = NETWORKS,
+        long_help = VSOCK,
     )]
     vsock: Option<Vsock>,
-    /// A memory balloon, and free memory back to the host; size: what the guest gives up at once
+    /// A memory balloon, and free memory back to the host
     #[arg(
         long,
-        value_name = "size=SIZE,deflate-on-oom=on,stats=SECONDS,free-page-reporting=off",
+        value_name = "BALLOON",
         num_args = 0..=1,
         default_missing_value = "free-page-reporting=on",
-        value_parser = parse_balloon
+        value_parser = parse_balloon,
+        help_heading = OTHERS,
+        long_help = BALLOON,
     )]
     balloon: Option<Balloon>,
-    /// The guest's console: its serial port or a virtio console (hvc), and where it leads, or none
-    /// [default: stdio]
-    #[arg(long, value_name = "[hvc,]stdio|pty|file=PATH|none", value_parser = parse_console)]
+    /// The guest's console: [hvc,]stdio, [hvc,]pty, [hvc,]file=PATH or none [default: stdio]
+    #[arg(long, value_name = "CONSOLE", value_parser = parse_console, help_heading = OTHERS, long_help = CONSOLE)]
     console: Option<Console>,
-    /// Show metrics in the Prometheus text format: in a file, at intervals (10 s) and at the end,
-    /// or to whoever connects to a Unix socket
+    /// Show metrics in the Prometheus text format: file=PATH, unix=PATH, or both
     #[arg(
         long,
-        value_name = "file=PATH[,interval=SECONDS]|unix=PATH",
-        value_parser = parse_metrics
+        value_name = "METRICS",
+        value_parser = parse_metrics,
+        help_heading = TOLD,
+        long_help = METRICS,
     )]
     metrics: Option<Metrics>,
     /// Tell at the end where the boot time went, on standard error, or as JSON in a file
     #[arg(
         long,
+        help_heading = TOLD,
         value_name = "json=PATH",
         num_args = 0..=1,
         default_missing_value = "",
@@ -117,7 +124,7 @@ pub struct RunArgs {
     )]
     timings: Option<Timings>,
     /// What mote says of itself on standard error: off, error, warn, info, debug or trace
-    #[arg(long, value_name = "LEVEL", default_value = "warn")]
+    #[arg(long, value_name = "LEVEL", default_value = "warn", help_heading = TOLD)]
     log: LevelFilter,
 }
 

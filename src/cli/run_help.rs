@@ -1,0 +1,76 @@
+//! What `mote run --help` says of options that have keys, and under which headings options stand.
+//! docs/devices.md says it at length.
+
+pub const DRIVES: &str = "Drives and folders";
+pub const NETWORKS: &str = "Networks and vsock";
+pub const OTHERS: &str = "Other devices";
+pub const TOLD: &str = "What mote tells";
+
+pub const DISK: &str = "\
+A further drive (repeatable). Keys, separated by commas (two commas are one in a value):
+  PATH or path=PATH             a raw image or a block device
+  ro                            the guest may not write
+  id=ID                         its serial number in the guest
+  cache=writeback|none|unsafe   the host's page cache, and what a flush does
+  engine=threads|io_uring       how the file is read and written
+  queues=N                      1 to 64
+  iops=N, bw=SIZE               limits in a second; with iops-burst=N, bw-burst=SIZE
+  dax                           the guest maps it (/dev/pmem0, ...), its pages are the host's page
+                                cache; alone, or with ro, or with cow:
+  cow                           writes are the guest's own, and thrown away at the end
+Served by another process instead:
+  vhost-user=SOCKET             its socket; with ro, queues=N and
+  server                        mote listens there, and waits for it
+  on-disconnect=wait|exit       what happens when it goes away";
+
+pub const FS: &str = "\
+A folder that another process shares, by virtiofs (repeatable). Keys:
+  tag=TAG                       the guest mounts it by that: mount -t virtiofs TAG /mnt
+  socket=SOCKET                 of virtiofsd
+  queues=N                      for requests, 1 to 63
+  server                        mote listens there, and waits for it
+  on-disconnect=wait|exit       what happens when it goes away";
+
+pub const NET: &str = "\
+A network device (repeatable). One of:
+  user                          through a passt that mote starts, with no privileges
+                                (passt=PATH names the program)
+  tap=NAME                      a tap of the host, made if there is none
+  fd=N                          a tap that is open already
+  vhost-user=SOCKET             another process moves the packets
+With each:
+  mac=MAC                       the guest's address; a random one by default
+  mtu=N                         the largest packet
+With a tap:
+  queues=N                      queue pairs, 1 to 8
+  vhost                         the host's kernel moves the packets
+  link=off                      the cable isn't plugged in at first
+  rx-bw=SIZE, rx-pps=N          limits to the guest in a second; with rx-bw-burst=SIZE,
+  tx-bw=SIZE, tx-pps=N          rx-pps-burst=N; from the guest likewise
+With another process:
+  on-disconnect=wait|exit       what happens when it goes away
+  server                        with vhost-user: mote listens there, and waits for it";
+
+pub const VSOCK: &str = "\
+Streams between programs in the guest and on the host. Keys:
+  cid=N                         the guest's address, from 3 on
+  socket=PATH                   through Unix sockets: PATH into the guest, PATH_PORT out of it
+  vhost                         or through the host's kernel, as AF_VSOCK there";
+
+pub const BALLOON: &str = "\
+A memory balloon; free memory goes back to the host. Keys, all of which may be left out:
+  SIZE or size=SIZE             what the guest gives up from the start
+  deflate-on-oom                it may take it back before it runs out of memory
+  stats=SECONDS                 how often it tells how it uses its memory
+  free-page-reporting=off       it doesn't tell what is free";
+
+pub const CONSOLE: &str = "\
+The guest's console [default: stdio]. One of:
+  stdio, pty, file=PATH         the serial port: this terminal, a new one, or a file
+  hvc, hvc,pty, hvc,file=PATH   a virtio console and no serial port
+  none                          neither";
+
+pub const METRICS: &str = "\
+Show metrics in the Prometheus text format. One of these, or both:
+  file=PATH                     written every 10 seconds (interval=SECONDS) and at the end
+  unix=PATH                     a socket: each who connects is told";
