@@ -8,9 +8,11 @@ mod cpu;
 mod create_vm;
 mod devices;
 mod huge_pages;
+mod io_uring;
 mod kvm;
 mod limits;
 mod nx_huge_pages;
+mod programs;
 mod root;
 
 use serde::Serialize;
@@ -162,6 +164,9 @@ pub fn run(root: &Root) -> Report {
     }
     checks.extend(huge_pages::reserved(root));
     checks.extend(devices::check(root));
+    checks.push(io_uring::check(root));
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    checks.extend(programs::check(root, &path));
     Report::new(checks)
 }
 
