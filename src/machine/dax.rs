@@ -180,9 +180,15 @@ pub fn root_options(root: &Disk, dax: &DaxDrives) -> Vec<String> {
         format!("root=/dev/{device}"),
         if root.read_only { "ro" } else { "rw" }.to_owned(),
     ];
-    if root.dax
-        && let Some(mount) = dax.root_mount()
-    {
+    let mount = root.dax.then(|| dax.root_mount()).flatten();
+    if root.dax && !mount.is_some_and(RootMount::is_dax) {
+        log::warn!(
+            "--rootfs {},dax: no rootflags=dax for it, so that the guest keeps copies of its pages: of \
+             ext4 (with no inline data), XFS and EROFS the blocks must have 4096 bytes (mke2fs -b 4096)",
+            root.path.display()
+        );
+    }
+    if let Some(mount) = mount {
         options.push(format!("rootfstype={}", mount.kind));
         if !mount.flags.is_empty() {
             options.push(format!("rootflags={}", mount.flags));

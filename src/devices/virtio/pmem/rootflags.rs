@@ -18,6 +18,13 @@ pub struct RootMount {
     pub flags: &'static str,
 }
 
+impl RootMount {
+    /// Whether the guest maps the files, instead of copying them.
+    pub fn is_dax(self) -> bool {
+        self.flags.starts_with("dax")
+    }
+}
+
 /// What to say on the kernel's command line, where the file system is one that knows DAX.
 pub fn root_mount(file: &DaxFile) -> Option<RootMount> {
     let mut start = [0; 2048];
@@ -101,6 +108,11 @@ mod tests {
         ] {
             let mount = root_mount_of(&image(parts), mode).map(|m| (m.kind, m.flags));
             assert_eq!(mount, expected, "{parts:?}");
+            let dax = root_mount_of(&image(parts), mode).is_some_and(RootMount::is_dax);
+            assert_eq!(
+                dax,
+                expected.is_some_and(|(_, flags)| flags.contains("dax"))
+            );
         }
     }
 }
