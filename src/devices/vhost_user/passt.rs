@@ -140,9 +140,19 @@ fn end(child: &mut Child) {
     }
 }
 
-/// Hands a descriptor down to the program that is started. Not as its standard input, which many
+/// Hands one descriptor down to the program that is started, and no other: one that mote itself
+/// was started with (`--net fd=N`) is not passt's business. Not as its standard input, which many
 /// a passt refuses.
 fn keep_open(fd: RawFd) -> io::Result<()> {
+    // A host before Linux 5.11 has no such call, and its programs get what mote was given.
+    // SAFETY: takes no pointer, and closes nothing before the program starts.
+    unsafe {
+        libc::close_range(
+            3,
+            libc::c_uint::MAX,
+            libc::CLOSE_RANGE_CLOEXEC as libc::c_int,
+        )
+    };
     // SAFETY: takes no pointer; the descriptor is open.
     match unsafe { libc::fcntl(fd, libc::F_SETFD, 0) } {
         0 => Ok(()),
@@ -169,4 +179,45 @@ fn in_path(name: &str) -> Option<PathBuf> {
     std::env::split_paths(&path)
         .map(|folder| folder.join(name))
         .find(runs)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_program_gets_one_descriptor_and_its_standard_ones() {
+        let folder = tempfile::tempdir().unwrap();
+        let program = folder.path().join("passt");
+        // Says what it was given, and by which option.
+        let script = "#!/bin/sh\necho $7 > $0.fd\nls /proc/$$/fd > $0.new\nmv $0.new $0.all\n";
+        std::fs::write(&program, script).unwrap();
+        let mode = std::fs::Permissions::from_mode(0o755);
+        std::fs::set_permissions(&program, mode).unwrap();
+        // As if mote had been started with it: not closed when a program starts.
+        let file = std::fs::File::open("/dev/null").unwrap();
+        // SAFETY: takes no pointer.
+        let inherited = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_DUPFD, 200) };
+        assert!(inherited >= 200);
+        let mut passt = Passt::find(Some(&program), None).unwrap();
+        // Another test's thread may be starting a program while ours is just written (ETXTBSY).
+        let mut connection = (0..50).find_map(|_| match passt.connect() {
+            Ok(connection) => Some(connection),
+            Err(_) => {
+                std::thread::sleep(std::time::Duration::from_millis(20));
+                None
+            }
+        });
+        // It ends at once, and its end of the connection with it.
+        let _ = connection.as_mut().unwrap().read(&mut [0]);
+        let (mut child, _errors) = passt.running.take().unwrap();
+        child.wait().unwrap();
+        let read = |name: &str| std::fs::read_to_string(folder.path().join(name)).unwrap();
+        let all = read("passt.all");
+        let has = |fd: &str| all.lines().any(|line| line == fd);
+        assert!(has(read("passt.fd").trim()), "{all}");
+        assert!(!has(&inherited.to_string()), "{all}");
+        // SAFETY: this test's own.
+        unsafe { libc::close(inherited) };
+    }
 }
