@@ -8,7 +8,7 @@ HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 cd "$HERE/.."
 
 [ -e "$MOTE_CACHE_DIR/guest/x86_64/vmlinux" ] ||
-  say "the first time takes 12 to 18 minutes, half of it for compiling a guest's Linux kernel; later ones 3 or 4"
+  say "the first time takes about 20 minutes, a quarter of it for compiling a guest's Linux kernel; later ones 10 to 12"
 need_rust
 need_packages e2fsprogs # the tests make disks, and look into them
 triple=$(host_triple)
@@ -51,7 +51,7 @@ kinds=linux,peers
 if ! can_open_kvm || ! grep -qwE 'vmx|svm' /proc/cpuinfo; then kinds+=,tap,vhost,io_uring,o_direct,mount,cc; fi
 # One CPU: with more, the emulated machine's kernel may trip over code that it patches while another CPU
 # runs it (see on-kvm.sh).
-part "tests with Linux guests (two or three minutes where the machine is emulated)" \
+part "tests with Linux guests (seven or eight minutes where the machine is emulated)" \
   env "$runner=$HERE/on-kvm.sh -t 1800 -m 3072 --" MOTE_REQUIRE=$kinds \
   cargo test --release --test linux -- --test-threads 2
 # Some of what a KVM does only shows where there is hardware behind it.
