@@ -1,6 +1,6 @@
 #!/bin/bash
 # peers.sh: the programs at the other end that the tests have devices work with.
-#   CACHE/peers/virtiofsd   from crates.io, compiled here, once (2-3 minutes on two cores)
+#   CACHE/peers/virtiofsd   by cargo install, compiled here, once (2-3 minutes on two cores)
 #   CACHE/peers/passt       from a newer Debian release, with that release's C library: Debian 12's
 #                           doesn't speak vhost-user yet
 # The others are installed, so they are in PATH: iperf3, socat, ethtool, ip, qemu-storage-daemon and
@@ -59,14 +59,24 @@ make_virtiofsd() {
 
 # --- passt ---
 passt=passt-$PASST_RELEASE-$RECIPE
+# debian_mirror: the address from which this host has Debian's packages.
+debian_mirror() {
+  # shellcheck disable=SC2016 # $(...) is apt's own syntax
+  apt-get indextargets --format '$(ORIGIN)|$(LABEL)|$(REPO_URI)' 2>/dev/null |
+    sed -n '/^Debian|Debian|/{s///p;q}' || true
+}
+
 # release_apt DIR RELEASE: an apt of its own in DIR, which knows nothing but a Debian release (from the
 # mirror and by the proxy that this host uses) and changes nothing outside of DIR; commands find it by
 # APT_CONFIG. The system's own configuration isn't read: it may run commands after each update.
 release_apt() {
   local dir=$1 release=$2 mirror mirrors keyring=/usr/share/keyrings/debian-archive-keyring.gpg
-  # shellcheck disable=SC2016 # $(...) is apt's own syntax
-  mirrors=$(apt-get indextargets --format '$(ORIGIN)|$(LABEL)|$(REPO_URI)' 2>/dev/null |
-    sed -n '/^Debian|Debian|/{s///p;q}' || true)
+  mirrors=$(debian_mirror)
+  if [ -z "$mirrors" ]; then # a machine whose package lists were never fetched doesn't know whose they are
+    apt_update
+    mirrors=$(debian_mirror)
+  fi
+  [ -n "$mirrors" ] || die "no source of this host's apt is a Debian archive, where a passt of $release would come from"
   [ -e "$keyring" ] || need_packages debian-archive-keyring
   mkdir -p "$dir"/{state/lists/partial,cache/archives/partial}
   : >"$dir/state/status"
@@ -86,7 +96,7 @@ APT::Sandbox::User "root";
 Acquire::Languages "none";
 CONF
   } >"$dir/apt.conf"
-  for mirror in $mirrors http://deb.debian.org/debian; do
+  for mirror in $mirrors; do
     echo "deb [signed-by=$keyring] $mirror $release main" >"$dir/sources.list"
     ! APT_CONFIG=$dir/apt.conf apt-get -qq update || return 0
   done
