@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::{ConfigError, OnDisconnect, Rate, RateLimit, Size};
+use super::{ConfigError, MAX_SOCKET_PATH, OnDisconnect, Rate, RateLimit, Size, check_socket};
 
 /// The most queues that a drive can have: one for each vCPU that a VM can have.
 pub const MAX_QUEUES: u16 = super::MAX_CPUS as u16;
@@ -169,7 +169,7 @@ impl Disk {
                 let socket = socket.display().to_string();
                 Err(ConfigError::DiskVhostUser(socket, key))
             }
-            None => super::check_socket("--disk vhost-user", socket),
+            None => check_socket("--disk vhost-user", socket, MAX_SOCKET_PATH),
         }
     }
 }

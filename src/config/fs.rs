@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::ConfigError;
+use super::{ConfigError, MAX_SOCKET_PATH, check_socket};
 
 /// A shared folder (virtio-fs).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -59,7 +59,7 @@ impl Fs {
         if queues == 0 || queues > MAX_QUEUES {
             return Err(ConfigError::FsQueues(queues, MAX_QUEUES));
         }
-        super::check_socket("--fs socket", &self.socket)
+        check_socket("--fs socket", &self.socket, MAX_SOCKET_PATH)
     }
 }
 

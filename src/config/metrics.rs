@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::ConfigError;
+use super::{ConfigError, MAX_SOCKET_PATH, check_socket};
 
 /// Where the VM's metrics go (`--metrics`): a file, a socket, or both.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,7 +37,7 @@ impl Metrics {
             }
             _ => {
                 return match &self.unix {
-                    Some(socket) => super::check_socket("--metrics unix", socket),
+                    Some(socket) => check_socket("--metrics unix", socket, MAX_SOCKET_PATH),
                     None => Ok(()),
                 };
             }

@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::{ConfigError, OnDisconnect, Rate, RateLimit, Size};
+use super::{ConfigError, MAX_SOCKET_PATH, OnDisconnect, Rate, RateLimit, Size, check_socket};
 
 /// The most queue pairs: one thread for each.
 pub const MAX_QUEUES: u16 = 8;
@@ -137,7 +137,7 @@ impl Net {
             }
         }
         match &self.vhost_user {
-            Some(socket) => super::check_socket("--net vhost-user", socket),
+            Some(socket) => check_socket("--net vhost-user", socket, MAX_SOCKET_PATH),
             None => Ok(()),
         }
     }

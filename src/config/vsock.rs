@@ -1,15 +1,14 @@
 //! The vsock device, by which programs in the guest and on the host talk.
 
-use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::ConfigError;
+use super::{ConfigError, MAX_SOCKET_PATH, check_socket};
 
 /// The longest path of the socket: with `_4294967295` behind it, it has to fit into a socket's address
 /// of 108 bytes with its end (unix(7)).
-const MAX_PATH: usize = 107 - 11;
+const MAX_PATH: usize = MAX_SOCKET_PATH - 11;
 
 /// A vsock device.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,17 +35,8 @@ impl Vsock {
         match (&self.socket, self.vhost) {
             (None, false) => Err(ConfigError::VsockNowhere),
             (Some(_), true) => Err(ConfigError::VsockTwice),
-            (Some(path), false) if path.as_os_str().len() > MAX_PATH => {
-                Err(ConfigError::VsockPath {
-                    path: path.clone(),
-                    len: path.as_os_str().len(),
-                    max: MAX_PATH,
-                })
-            }
-            (Some(path), false) if path.as_os_str().as_bytes().contains(&0) => {
-                Err(ConfigError::VsockPathNul)
-            }
-            _ => Ok(()),
+            (Some(path), false) => check_socket("--vsock socket", path, MAX_PATH),
+            (None, true) => Ok(()),
         }
     }
 }

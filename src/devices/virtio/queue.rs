@@ -156,7 +156,7 @@ pub fn push_used(
 }
 
 /// Gives chains back to the driver, which sees all of them or none: heads, and how many bytes of
-/// each were written. Whether it wants an interrupt, [`wants_interrupt`] tells.
+/// each were written. Whether it wants an interrupt, [`Signalled`] tells.
 ///
 /// # Errors
 ///
@@ -186,30 +186,38 @@ pub fn push_used_together(
         .map_err(Error::GuestMemory)
 }
 
-/// Whether the driver wants an interrupt for the chains used since the used index was `since`
-/// (§2.7.7, §2.7.10).
-///
-/// # Errors
-///
-/// A ring is not in guest memory.
-pub fn wants_interrupt(
-    queue: &Queue,
-    memory: &GuestMemoryMmap<()>,
-    since: u16,
-) -> Result<bool, Error> {
-    let now = queue.next_used();
-    if now == since {
-        return Ok(false);
+/// Up to where the driver was last asked whether it wants an interrupt, for a queue whose chains
+/// are given back by [`push_used_together`].
+pub struct Signalled(u16);
+
+impl Signalled {
+    /// Nothing has been used yet that the driver doesn't know of.
+    pub fn new(queue: &Queue) -> Self {
+        Self(queue.next_used())
     }
-    // The used index must be there to see before the driver's wish is looked at.
-    fence(Ordering::SeqCst);
-    if queue.event_idx_enabled() {
-        let used_event = queue.avail_ring() + 4 + 2 * u64::from(queue.size());
-        let event = load_u16(memory, used_event)?;
-        return Ok(now.wrapping_sub(event).wrapping_sub(1) < now.wrapping_sub(since));
+
+    /// Whether the driver wants an interrupt for what was used since it was last asked (§2.7.7,
+    /// §2.7.10).
+    ///
+    /// # Errors
+    ///
+    /// A ring is not in guest memory.
+    pub fn wanted(&mut self, queue: &Queue, memory: &GuestMemoryMmap<()>) -> Result<bool, Error> {
+        let now = queue.next_used();
+        let since = std::mem::replace(&mut self.0, now);
+        if now == since {
+            return Ok(false);
+        }
+        // The used index must be there to see before the driver's wish is looked at.
+        fence(Ordering::SeqCst);
+        if queue.event_idx_enabled() {
+            let used_event = queue.avail_ring() + 4 + 2 * u64::from(queue.size());
+            let event = load_u16(memory, used_event)?;
+            return Ok(now.wrapping_sub(event).wrapping_sub(1) < now.wrapping_sub(since));
+        }
+        let flags = load_u16(memory, queue.avail_ring())?;
+        Ok(flags & VIRTQ_AVAIL_F_NO_INTERRUPT == 0)
     }
-    let flags = load_u16(memory, queue.avail_ring())?;
-    Ok(flags & VIRTQ_AVAIL_F_NO_INTERRUPT == 0)
 }
 
 fn load_u16(memory: &GuestMemoryMmap<()>, address: u64) -> Result<u16, Error> {

@@ -48,16 +48,8 @@ impl VirtioDevice for RngDevice {
     fn read_config(&self, _: u64, _: &mut [u8]) {}
 
     fn activate(&mut self, activation: Activation) -> Result<(), ActivateError> {
-        for queue in activation.queues {
-            self.workers.push(WorkerPool::start(
-                "mote-rng",
-                1,
-                Entropy(self.counts.clone()),
-                queue,
-                activation.memory.clone(),
-                activation.interrupt.clone(),
-            )?);
-        }
+        let handler = Entropy(self.counts.clone());
+        self.workers = WorkerPool::for_each_queue("mote-rng", 1, &handler, activation)?;
         Ok(())
     }
 
@@ -70,6 +62,7 @@ impl VirtioDevice for RngDevice {
     }
 }
 
+#[derive(Clone)]
 struct Entropy(Arc<Counts>);
 
 #[derive(Default)]

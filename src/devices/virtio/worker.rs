@@ -25,7 +25,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::buffers::{Buffers, ChainError};
 use super::queue::{pop, push_used, waiting};
-use super::{ActivateError, ActiveQueue, Interrupt};
+use super::{ActivateError, Activation, ActiveQueue, Interrupt};
 
 /// How long a thread stays that isn't needed any more.
 const LINGER: Duration = Duration::from_secs(1);
@@ -100,6 +100,33 @@ impl<H: RequestHandler> WorkerPool<H> {
     /// Has the threads end once they are done with their requests, and doesn't wait for it.
     pub fn begin_stop(&self) {
         self.pool.end(&mut self.pool.lock());
+    }
+
+    /// Starts a pool for each queue that the driver has made ready, all with the same handler.
+    ///
+    /// # Errors
+    ///
+    /// The host refused a thread; those that were started end.
+    pub fn for_each_queue(
+        name: &str,
+        max_threads: usize,
+        handler: &H,
+        activation: Activation,
+    ) -> Result<Vec<Self>, ActivateError>
+    where
+        H: Clone,
+    {
+        let Activation {
+            memory,
+            queues,
+            interrupt,
+            ..
+        } = activation;
+        let start = |queue| {
+            let (memory, interrupt) = (memory.clone(), interrupt.clone());
+            Self::start(name, max_threads, handler.clone(), queue, memory, interrupt)
+        };
+        queues.into_iter().map(start).collect()
     }
 
     /// Waits for the requests in flight and ends the threads.

@@ -16,7 +16,7 @@ use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::control::Control;
-use super::counts::Counts;
+use super::counts::{Counts, Direction};
 use super::filter::SharedFilter;
 use super::gathered::ReceiveError;
 use super::link::Shared;
@@ -38,6 +38,16 @@ const RX: u64 = 2;
 const TX: u64 = 3;
 const CONTROL: u64 = 4;
 
+/// The packet has passed: what it is ahead of its time is waited for now.
+fn throttle(limit: &RateLimiter, counts: &Direction, bytes: usize) -> Option<Duration> {
+    let time = limit.reserve(1, bytes as u64);
+    if time.is_zero() {
+        return None;
+    }
+    counts.throttled.inc();
+    Some(time)
+}
+
 /// What all queue pairs of a device share.
 pub struct Common {
     pub name: String,
@@ -51,6 +61,16 @@ pub struct Common {
 }
 
 impl Common {
+    /// How long to wait after a packet of `bytes` bytes to the guest.
+    pub fn rx_throttle(&self, bytes: usize) -> Option<Duration> {
+        throttle(self.rx_limit.as_ref()?, &self.counts.rx, bytes)
+    }
+
+    /// How long to wait after a packet of `bytes` bytes from the guest.
+    pub fn tx_throttle(&self, bytes: usize) -> Option<Duration> {
+        throttle(self.tx_limit.as_ref()?, &self.counts.tx, bytes)
+    }
+
     /// The tap fails, for good: most likely it has been deleted.
     pub fn tap_failed(&self, error: &io::Error) {
         if !self.failed.swap(true, Ordering::Relaxed) {

@@ -8,7 +8,6 @@
 
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
 
 use virtio_queue::{Queue, QueueT};
 use vm_memory::GuestMemoryMmap;
@@ -17,7 +16,7 @@ use super::filter::FilterCopy;
 use super::gathered::Gathered;
 use super::pair::{Common, PairError, Wait};
 use super::tap::{HEADER, Tap};
-use crate::devices::virtio::queue::{pop, push_used_together, wants_interrupt};
+use crate::devices::virtio::queue::{Signalled, pop, push_used_together};
 
 /// The largest packet with its header, which a driver must have room for (§5.1.6.3.1).
 pub const LARGEST: usize = 65562;
@@ -43,8 +42,7 @@ pub struct Receiver {
     /// A packet that waits for room is in the first `held` bytes.
     aside: Box<[u8]>,
     held: usize,
-    /// The used index when it was last asked whether the driver wants an interrupt.
-    signalled: u16,
+    signalled: Signalled,
     /// The driver is asked not to notify.
     quiet: bool,
 }
@@ -68,7 +66,7 @@ impl Receiver {
         mtu: Option<u16>,
     ) -> Self {
         Self {
-            signalled: queue.next_used(),
+            signalled: Signalled::new(&queue),
             gathered: Gathered::new(memory, queue.size()),
             used: Vec::with_capacity(queue.size().into()),
             queue,
@@ -93,7 +91,7 @@ impl Receiver {
                 Step::Delivered(len) => {
                     packets += 1;
                     bytes += len as u64;
-                    if let Some(time) = self.throttle(len) {
+                    if let Some(time) = self.common.rx_throttle(len) {
                         wait = Wait::Time(time);
                         break;
                     }
@@ -118,19 +116,7 @@ impl Receiver {
 
     /// Whether the driver wants an interrupt for what has been received since it was last asked.
     pub fn wants_interrupt(&mut self) -> Result<bool, PairError> {
-        let wanted = wants_interrupt(&self.queue, &self.memory, self.signalled)?;
-        self.signalled = self.queue.next_used();
-        Ok(wanted)
-    }
-
-    fn throttle(&self, bytes: usize) -> Option<Duration> {
-        // The packet has passed: what it is ahead of its time is waited for now.
-        let time = self.common.rx_limit.as_ref()?.reserve(1, bytes as u64);
-        if time.is_zero() {
-            return None;
-        }
-        self.common.counts.rx.throttled.inc();
-        Some(time)
+        Ok(self.signalled.wanted(&self.queue, &self.memory)?)
     }
 
     fn one(&mut self) -> Result<Step, PairError> {

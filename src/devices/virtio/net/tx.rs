@@ -2,7 +2,6 @@
 //! guest memory by one system call.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use virtio_queue::{Queue, QueueT};
 use vm_memory::GuestMemoryMmap;
@@ -11,7 +10,7 @@ use super::pair::{Common, PairError, Wait};
 use super::rx::LARGEST;
 use super::tap::{HEADER, Tap};
 use crate::devices::virtio::buffers::Buffers;
-use crate::devices::virtio::queue::{pop, push_used_together, wants_interrupt};
+use crate::devices::virtio::queue::{Signalled, pop, push_used_together};
 
 /// Sends the packets of one queue.
 pub struct Transmitter {
@@ -22,7 +21,7 @@ pub struct Transmitter {
     buffers: Buffers,
     /// A chain that is in `buffers`, checked and as the tap takes it, which had no room for it.
     waiting: Option<u16>,
-    signalled: u16,
+    signalled: Signalled,
     quiet: bool,
 }
 
@@ -42,7 +41,7 @@ impl Transmitter {
         tap: &Arc<Tap>,
     ) -> Self {
         Self {
-            signalled: queue.next_used(),
+            signalled: Signalled::new(&queue),
             queue,
             memory: memory.clone(),
             common: common.clone(),
@@ -68,7 +67,7 @@ impl Transmitter {
                 Step::Sent(len) => {
                     packets += 1;
                     bytes += len as u64;
-                    time = self.throttle(len);
+                    time = self.common.tx_throttle(len);
                 }
                 Step::Dropped => drops += 1,
                 Step::Failed => errors += 1,
@@ -96,18 +95,7 @@ impl Transmitter {
 
     /// Whether the driver wants an interrupt for what has been sent since it was last asked.
     pub fn wants_interrupt(&mut self) -> Result<bool, PairError> {
-        let wanted = wants_interrupt(&self.queue, &self.memory, self.signalled)?;
-        self.signalled = self.queue.next_used();
-        Ok(wanted)
-    }
-
-    fn throttle(&self, bytes: usize) -> Option<Duration> {
-        let time = self.common.tx_limit.as_ref()?.reserve(1, bytes as u64);
-        if time.is_zero() {
-            return None;
-        }
-        self.common.counts.tx.throttled.inc();
-        Some(time)
+        Ok(self.signalled.wanted(&self.queue, &self.memory)?)
     }
 
     /// Loads the next chain into `buffers`. If there's none, the driver is asked to notify.

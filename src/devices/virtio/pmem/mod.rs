@@ -91,16 +91,9 @@ impl VirtioDevice for PmemDevice {
     }
 
     fn activate(&mut self, activation: Activation) -> Result<(), ActivateError> {
-        for queue in activation.queues {
-            self.workers.push(WorkerPool::start(
-                &format!("mote-{}", self.name()),
-                MAX_THREADS,
-                Flushes(self.file.clone()),
-                queue,
-                activation.memory.clone(),
-                activation.interrupt.clone(),
-            )?);
-        }
+        let name = format!("mote-{}", self.name());
+        let handler = Flushes(self.file.clone());
+        self.workers = WorkerPool::for_each_queue(&name, MAX_THREADS, &handler, activation)?;
         Ok(())
     }
 
@@ -114,6 +107,7 @@ impl VirtioDevice for PmemDevice {
 }
 
 /// Serves the one kind of request: 4 bytes that say "flush", answered by 4 bytes.
+#[derive(Clone)]
 struct Flushes(Arc<DaxFile>);
 
 impl RequestHandler for Flushes {

@@ -68,6 +68,11 @@ fn dummy() -> (FakeGuest, Arc<Seen>) {
     (FakeGuest::new(Dummy(seen.clone())), seen)
 }
 
+fn interrupt(seen: &Seen) -> Arc<Interrupt> {
+    let last = seen.last.lock().unwrap();
+    last.as_ref().unwrap().interrupt.clone()
+}
+
 fn activations(seen: &Seen) -> u32 {
     seen.activations.load(Ordering::SeqCst)
 }
@@ -331,14 +336,7 @@ fn a_changed_configuration_has_a_new_generation() {
     guest.start(0);
     let before = guest.get(VIRTIO_MMIO_CONFIG_GENERATION);
     assert_eq!(guest.get(VIRTIO_MMIO_CONFIG_GENERATION), before);
-    let interrupt = seen
-        .last
-        .lock()
-        .unwrap()
-        .as_ref()
-        .unwrap()
-        .interrupt
-        .clone();
+    let interrupt = interrupt(&seen);
     {
         let mut config = seen.config.lock().unwrap();
         config[0] = 99;
@@ -371,14 +369,7 @@ fn a_device_that_can_not_start_needs_a_reset() {
 fn a_device_failure_is_told_and_undone_by_reset() {
     let (mut guest, seen) = dummy();
     guest.start(0);
-    let interrupt = seen
-        .last
-        .lock()
-        .unwrap()
-        .as_ref()
-        .unwrap()
-        .interrupt
-        .clone();
+    let interrupt = interrupt(&seen);
     interrupt.fail(&"test");
     guest.expect_failure();
     guest.set(VIRTIO_MMIO_STATUS, 0);
@@ -395,14 +386,7 @@ fn a_device_failure_is_told_and_undone_by_reset() {
 fn a_change_of_the_hosts_is_not_lost_while_the_driver_writes() {
     let (mut guest, seen) = dummy();
     guest.start(0);
-    let interrupt = seen
-        .last
-        .lock()
-        .unwrap()
-        .as_ref()
-        .unwrap()
-        .interrupt
-        .clone();
+    let interrupt = interrupt(&seen);
     let hosts = seen.clone();
     *seen.then.lock().unwrap() = Some(Box::new(move || {
         hosts.config.lock().unwrap()[2] = 77;
