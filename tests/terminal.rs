@@ -17,8 +17,19 @@ type End = (Option<i32>, Option<i32>);
 /// A terminal with `mote` in front of it.
 struct Session {
     terminal: File,
+    /// The terminal's modes before mote was started: it may have changed them once `start` returns.
+    before: [u32; 4],
     mote: Child,
     _folder: tempfile::TempDir,
+}
+
+fn modes(terminal: &impl AsRawFd) -> [u32; 4] {
+    // SAFETY: an all-zero termios is a valid value, filled in by the call.
+    let mut modes: libc::termios = unsafe { std::mem::zeroed() };
+    // SAFETY: a valid termios.
+    let result = unsafe { libc::tcgetattr(terminal.as_raw_fd(), &raw mut modes) };
+    assert_eq!(result, 0);
+    [modes.c_iflag, modes.c_oflag, modes.c_cflag, modes.c_lflag]
 }
 
 impl Session {
@@ -70,21 +81,18 @@ impl Session {
                 Ok(())
             });
         }
+        let before = modes(&main);
         let mote = command.spawn().unwrap();
         Session {
             terminal: File::from(main),
+            before,
             mote,
             _folder: folder,
         }
     }
 
     fn modes(&self) -> [u32; 4] {
-        // SAFETY: an all-zero termios is a valid value, filled in by the call.
-        let mut modes: libc::termios = unsafe { std::mem::zeroed() };
-        // SAFETY: a valid termios.
-        let result = unsafe { libc::tcgetattr(self.terminal.as_raw_fd(), &raw mut modes) };
-        assert_eq!(result, 0);
-        [modes.c_iflag, modes.c_oflag, modes.c_cflag, modes.c_lflag]
+        modes(&self.terminal)
     }
 
     /// Waits until the guest has printed this.
@@ -130,7 +138,7 @@ fn keys_reach_the_guest_unchanged_and_the_terminal_comes_back() {
         return;
     }
     let mut session = Session::start(guest());
-    let before = session.modes();
+    let before = session.before;
     session.expect("ready");
     let raw = session.modes();
     let [echo, canonical, signals] = [libc::ECHO, libc::ICANON, libc::ISIG];
@@ -159,7 +167,7 @@ fn every_other_end_gives_the_terminal_back_too() {
     ];
     for (keys, signal, expected) in ends {
         let mut session = Session::start(guest());
-        let before = session.modes();
+        let before = session.before;
         session.expect("ready");
         assert_ne!(session.modes(), before);
         session.terminal.write_all(keys.as_bytes()).unwrap();
@@ -190,7 +198,7 @@ fn a_stopped_mote_lends_the_terminal_to_the_shell() {
         return;
     }
     let mut session = Session::start(guest());
-    let before = session.modes();
+    let before = session.before;
     session.expect("ready");
     let raw = session.modes();
     let until = |session: &Session, modes| {
