@@ -1,0 +1,149 @@
+//! How the command ends where something outside stands in its way: outputs that can't be written,
+//! signals, a host that hangs, limits.
+
+use super::*;
+
+/// A file to which nothing can be written.
+fn full() -> fs::File {
+    fs::File::options().write(true).open("/dev/full").unwrap()
+}
+
+#[test]
+fn nobody_to_tell_changes_no_exit_status() {
+    let code = |command: &mut Command| command.status().unwrap().code();
+    let dump = ["run", "--kernel", "k", "--dump-config"];
+    assert_eq!(code(mote(&dump).stdout(full()).stderr(full())), Some(1));
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    assert_eq!(code(mote(&dump).stdout(writer)), Some(0));
+    let nothing = ["run", "--config", "/nonexistent.toml"];
+    assert_eq!(code(mote(&nothing).stderr(full())), Some(2));
+    if kvm().is_none() {
+        return;
+    }
+    let (_folder, kernel) = guest(Code::new().print("x").triple_fault());
+    let crash = ["run", "--kernel", &kernel, "--timings"];
+    assert_eq!(code(mote(&crash).stdout(full()).stderr(full())), Some(5));
+}
+
+/// Starts a guest that goes on for ever; returns when it runs.
+fn running(mut command: Command) -> Child {
+    let mut mote = command.stdout(Stdio::piped()).spawn().unwrap();
+    let mut ready = [0; 5];
+    mote.stdout
+        .as_mut()
+        .unwrap()
+        .read_exact(&mut ready)
+        .unwrap();
+    assert_eq!(&ready, b"ready");
+    mote
+}
+
+fn signal(mote: &Child, signal: i32) {
+    // SAFETY: a process that this test started and has not waited for.
+    assert_eq!(unsafe { libc::kill(mote.id() as i32, signal) }, 0);
+}
+
+/// How it ended, if it did within this time.
+fn ended(mote: &mut Child, within: Duration) -> Option<ExitStatus> {
+    let deadline = Instant::now() + within;
+    loop {
+        let status = mote.try_wait().unwrap();
+        if status.is_some() || Instant::now() > deadline {
+            return status;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn signals_that_were_ignored_at_the_start_stay_so() {
+    if kvm().is_none() {
+        return;
+    }
+    let (_folder, kernel) = guest(Code::new().print("ready").spin());
+    // As nohup does, and shell scripts with what they start in the background.
+    let ignored = [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT];
+    let mut command = mote(&["run", "--kernel", &kernel]);
+    // SAFETY: only async-signal-safe calls between fork and exec.
+    unsafe {
+        command.pre_exec(move || {
+            for signal in ignored {
+                libc::signal(signal, libc::SIG_IGN);
+            }
+            Ok(())
+        });
+    }
+    let mut mote = running(command);
+    for number in ignored {
+        signal(&mote, number);
+    }
+    assert_eq!(ended(&mut mote, Duration::from_millis(300)), None);
+    signal(&mote, libc::SIGTERM);
+    let status = ended(&mut mote, Duration::from_secs(30)).unwrap();
+    assert_eq!(status.code(), Some(143));
+}
+
+#[test]
+fn a_host_that_hangs_does_not_keep_mote_from_ending() {
+    if kvm().is_none() {
+        return;
+    }
+    let (folder, kernel) = guest(Code::new().print("ready").reset());
+    // Writing the report waits for somebody to read this.
+    let fifo = folder.path().join("fifo");
+    let path = std::ffi::CString::new(fifo.to_str().unwrap()).unwrap();
+    // SAFETY: the path has a terminator.
+    assert_eq!(unsafe { libc::mkfifo(path.as_ptr(), 0o600) }, 0);
+    let report = format!("json={}", fifo.display());
+    let mut mote = running(mote(&["run", "--kernel", &kernel, "--timings", &report]));
+    assert_eq!(ended(&mut mote, Duration::from_millis(300)), None);
+    signal(&mote, libc::SIGTERM);
+    let status = ended(&mut mote, Duration::from_secs(30));
+    let _ = mote.kill();
+    // The VM has ended, so the signal does what it always does.
+    assert_eq!(status.expect("it ends").signal(), Some(libc::SIGTERM));
+}
+
+#[test]
+fn a_file_size_limit_costs_the_kernel_cache_not_the_vm() {
+    if kvm().is_none() {
+        return;
+    }
+    let (folder, kernel) = guest(Code::new());
+    fs::write(&kernel, bzimage(&Code::new().reset().elf_of_size(1 << 20))).unwrap();
+    let mut command = mote(&["run", "--console", "none", "--kernel", &kernel]);
+    command.env("XDG_CACHE_HOME", folder.path());
+    // SAFETY: only async-signal-safe calls between fork and exec.
+    unsafe {
+        command.pre_exec(|| {
+            let limit = libc::rlimit {
+                rlim_cur: 4096,
+                rlim_max: 4096,
+            };
+            libc::setrlimit(libc::RLIMIT_FSIZE, &raw const limit);
+            Ok(())
+        });
+    }
+    assert_eq!(command.status().unwrap().code(), Some(0));
+    let kept = fs::read_dir(folder.path().join("mote/kernels")).unwrap();
+    assert_eq!(kept.count(), 0);
+}
+
+/// A bzImage with this vmlinux in it (Linux Documentation/arch/x86/boot.rst).
+fn bzimage(vmlinux: &[u8]) -> Vec<u8> {
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    gzip.write_all(vmlinux).unwrap();
+    let payload = gzip.finish().unwrap();
+    let mut image = vec![0; 1024];
+    let mut put = |at: usize, bytes: &[u8]| image[at..at + bytes.len()].copy_from_slice(bytes);
+    put(0x1f1, &[1]); // one sector of set-up
+    put(0x1fe, &[0x55, 0xaa]);
+    put(0x202, b"HdrS");
+    put(0x206, &0x20fu16.to_le_bytes());
+    put(0x211, &[1]); // loaded high
+    put(0x236, &[1]); // has a 64-bit entry
+    put(0x24c, &(payload.len() as u32).to_le_bytes());
+    image.extend(payload);
+    image
+}
