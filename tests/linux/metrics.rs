@@ -149,8 +149,10 @@ fn metrics_are_right_and_read_by_other_programs() {
         parse(&ask(&socket, ""))[balloon] == f64::from(32 << 20)
     });
     let total = "mote_guest_memory_total_bytes";
+    // Of a guest that misses what the balloon holds: the first ones may be older.
     until("statistics", &|| {
-        parse(&ask(&socket, "")).contains_key(total)
+        let bytes = parse(&ask(&socket, "")).get(total).copied();
+        bytes.is_some_and(|bytes| bytes < f64::from(96 << 20))
     });
 
     // By HTTP, by silence, by programs, and in the file.
@@ -187,7 +189,8 @@ fn metrics_are_right_and_read_by_other_programs() {
     assert!(!socket.exists());
     let last = parse(&fs::read_to_string(&file).unwrap());
     for (name, value) in &samples {
-        let grows = name.contains("_total") || name.contains("_bucket");
+        let family = name.split('{').next().unwrap();
+        let grows = family.ends_with("_total") || family.ends_with("_bucket");
         assert!(
             !grows || last[name] >= *value,
             "{name}: {value}, then {}",
