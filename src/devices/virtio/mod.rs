@@ -31,6 +31,7 @@ pub mod buffers;
 pub mod console;
 #[cfg(test)]
 mod crowd;
+mod image;
 pub mod interrupt;
 pub mod net;
 pub mod pmem;

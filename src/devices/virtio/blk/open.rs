@@ -3,12 +3,13 @@
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
 use std::sync::atomic::AtomicU8;
 
 use super::disk::{Alignment, Disk, SECTOR};
 use crate::config::{Cache, Engine, Queues, RateLimit};
+use crate::devices::virtio::image::Image;
 
 /// A drive, as the user wants it.
 #[derive(Clone, Debug)]
@@ -138,35 +139,17 @@ pub enum BlkError {
 /// Opens the image of `config`: five system calls for a file in the page cache.
 pub(super) fn open(config: &BlkConfig) -> Result<Disk, BlkError> {
     let path = &config.path;
-    let io = |operation| {
-        move |source| BlkError::Io {
-            path: path.clone(),
-            operation,
-            source,
-        }
-    };
     if let Some(id) = config.id.as_ref().filter(|id| id.len() > 20) {
         let (path, id) = (path.clone(), id.clone());
         return Err(BlkError::Id { path, id });
     }
-    let file = open_file(path, config.read_only)?;
-    let metadata = file.metadata().map_err(io("stat"))?;
-    let is_block = metadata.file_type().is_block_device();
-    if !is_block && !metadata.is_file() {
-        let (path, what) = (path.clone(), kind(metadata.file_type()));
-        return Err(BlkError::Type { path, what });
-    }
-    let (size, sector) = match is_block {
-        true => block_geometry(&file).map_err(io("asking for its size"))?,
-        false => (metadata.len(), SECTOR as u32),
-    };
-    if size == 0 {
-        return Err(BlkError::Empty { path: path.clone() });
-    }
-    lock(&file, path, config.read_only)?;
-    check_raw(&file, path, size)?;
-
-    // Also takes back the O_NONBLOCK of `open_file`.
+    let Image {
+        file,
+        size,
+        sector,
+        is_block,
+    } = Image::open(path, config.read_only)?;
+    // Also takes back the O_NONBLOCK of `Image::open`.
     let direct = config.cache == Cache::None;
     let flags = if direct { libc::O_DIRECT } else { 0 };
     // SAFETY: takes no pointer.
@@ -217,120 +200,6 @@ fn reopen(file: &File, read_only: bool) -> Option<File> {
         .write(!read_only)
         .open(path)
         .ok()
-}
-
-/// Refuses an image that isn't raw, by its first bytes.
-pub(in crate::devices::virtio) fn check_raw(
-    file: &File,
-    path: &Path,
-    size: u64,
-) -> Result<(), BlkError> {
-    let mut start = [0; 8];
-    if size >= 8 {
-        let result = file.read_exact_at(&mut start, 0);
-        result.map_err(|source| BlkError::Io {
-            path: path.to_owned(),
-            operation: "reading",
-            source,
-        })?;
-    }
-    let format = match &start {
-        b"vhdxfile" => "VHDX",
-        b"conectix" => "VHD",
-        [b'Q', b'F', b'I', 0xfb, ..] => "qcow2",
-        [b'Q', b'E', b'D', 0, ..] => "QED",
-        [b'K', b'D', b'M', b'V', ..] => "VMDK",
-        _ => return Ok(()),
-    };
-    let path = path.to_owned();
-    Err(BlkError::Format { path, format })
-}
-
-pub(in crate::devices::virtio) fn open_file(
-    path: &Path,
-    read_only: bool,
-) -> Result<File, BlkError> {
-    OpenOptions::new()
-        .read(true)
-        .write(!read_only)
-        // Opening a pipe must not wait for its other end.
-        .custom_flags(libc::O_NONBLOCK)
-        .open(path)
-        .map_err(|source| {
-            let path = path.to_path_buf();
-            match source.kind() {
-                io::ErrorKind::IsADirectory => BlkError::Type {
-                    path,
-                    what: "a directory",
-                },
-                io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem
-                    if !read_only =>
-                {
-                    BlkError::NotWritable { path, source }
-                }
-                _ => BlkError::Io {
-                    path,
-                    operation: "opening",
-                    source,
-                },
-            }
-        })
-}
-
-pub(in crate::devices::virtio) fn kind(file_type: std::fs::FileType) -> &'static str {
-    match file_type {
-        t if t.is_dir() => "a directory",
-        t if t.is_fifo() => "a named pipe",
-        t if t.is_char_device() => "a character device",
-        _ => "not a file",
-    }
-}
-
-/// Two writers would destroy an image, and a reader beside a writer sees it change under its
-/// file system.
-pub(in crate::devices::virtio) fn lock(
-    file: &File,
-    path: &Path,
-    read_only: bool,
-) -> Result<(), BlkError> {
-    let (operation, remedy) = match read_only {
-        true => (libc::LOCK_SH, "end the VM that writes it"),
-        false => (
-            libc::LOCK_EX,
-            "only one VM may write an image; end the other, give each its own copy, \
-             or add `ro` to all",
-        ),
-    };
-    // SAFETY: takes no pointer.
-    if unsafe { libc::flock(file.as_raw_fd(), operation | libc::LOCK_NB) } == 0 {
-        return Ok(());
-    }
-    let path = path.to_path_buf();
-    let source = io::Error::last_os_error();
-    if source.kind() == io::ErrorKind::WouldBlock {
-        return Err(BlkError::Locked { path, remedy });
-    }
-    // Some network file systems have no locks; that's no reason not to use them.
-    log::info!("drive {}: can't be locked: {source}", path.display());
-    Ok(())
-}
-
-/// Size and logical block size of a block device.
-pub(in crate::devices::virtio) fn block_geometry(file: &File) -> io::Result<(u64, u32)> {
-    /// `_IOR(0x12, 114, size_t)`, linux/fs.h; not in the libc crate.
-    const BLKGETSIZE64: u32 = 0x8008_1272;
-    let mut size: u64 = 0;
-    let mut sector: libc::c_int = 0;
-    // SAFETY: the kernel writes 8 bytes to `size`.
-    if unsafe { libc::ioctl(file.as_raw_fd(), BLKGETSIZE64 as libc::Ioctl, &mut size) } < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: the kernel writes an int to `sector`.
-    if unsafe { libc::ioctl(file.as_raw_fd(), libc::BLKSSZGET, &mut sector) } < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    let sector = u32::try_from(sector).unwrap_or(0).max(SECTOR as u32);
-    Ok((size, sector))
 }
 
 /// What O_DIRECT asks of offsets, lengths and addresses.

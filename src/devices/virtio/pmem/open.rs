@@ -2,13 +2,12 @@
 
 use std::io;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::FileTypeExt;
 use std::path::PathBuf;
 
 use super::file::DaxFile;
 use crate::config::DaxMode;
 use crate::devices::virtio::blk::BlkError;
-use crate::devices::virtio::blk::open::{block_geometry, check_raw, kind, lock, open_file};
+use crate::devices::virtio::image::Image;
 
 /// A drive that the guest maps, as the user wants it.
 #[derive(Clone, Debug)]
@@ -64,41 +63,24 @@ pub enum PmemError {
 /// Opens the file of `config` and takes its lock.
 pub(super) fn open(config: &PmemConfig) -> Result<DaxFile, PmemError> {
     let path = &config.path;
-    let io = |operation| {
-        move |source| BlkError::Io {
-            path: path.clone(),
-            operation,
-            source,
-        }
-    };
     // A writable mapping that is private reads the file only.
     let read_only = config.mode != DaxMode::Shared;
-    let file = open_file(path, read_only)?;
-    let metadata = file.metadata().map_err(io("stat"))?;
-    let is_block = metadata.file_type().is_block_device();
-    if !is_block && !metadata.is_file() {
-        let (path, what) = (path.clone(), kind(metadata.file_type()));
-        return Err(BlkError::Type { path, what }.into());
-    }
-    let size = match is_block {
-        true => block_geometry(&file).map_err(io("asking for its size"))?.0,
-        false => metadata.len(),
-    };
-    if size == 0 {
-        return Err(BlkError::Empty { path: path.clone() }.into());
-    }
-    lock(&file, path, read_only)?;
-    check_raw(&file, path, size)?;
+    let Image { file, size, .. } = Image::open(path, read_only)?;
     // SAFETY: takes no pointer.
     let page = u64::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(4096);
     if config.mode == DaxMode::Shared && !size.is_multiple_of(page) {
         let path = path.clone();
         return Err(PmemError::Size { path, size, page });
     }
-    // Takes back the O_NONBLOCK of `open_file`.
+    // Takes back the O_NONBLOCK of `Image::open`.
     // SAFETY: takes no pointer.
     if unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETFL, 0) } < 0 {
-        return Err(io("setting its flags")(io::Error::last_os_error()).into());
+        return Err(BlkError::Io {
+            path: path.clone(),
+            operation: "setting its flags",
+            source: io::Error::last_os_error(),
+        }
+        .into());
     }
     Ok(DaxFile::new(config.clone(), file, size))
 }
