@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 use std::time::Duration;
 
-use common::{Code, kvm};
+use common::{Code, PATIENCE, kvm};
 use motevm::bus::{Bus, BusDevice};
 use motevm::config::{Acpi, Console, Cpus, Disk, Memory, Size};
 use motevm::memory::{Backing, GuestRam};
@@ -335,7 +335,7 @@ fn a_program_that_blocks_all_signals_can_stop_its_vm() {
         });
         send.send(vm.run().unwrap()).unwrap();
     });
-    let exit = ended.recv_timeout(Duration::from_secs(30));
+    let exit = ended.recv_timeout(PATIENCE);
     assert_eq!(exit.expect("the VM is stopped"), Exit::Stopped);
 }
 
@@ -389,7 +389,7 @@ fn a_panic_on_a_vcpu_thread_is_told_and_the_thread_can_still_be_stopped() {
     let Some(host) = kvm() else { return };
     // out 0x10, al
     let (_ram, thread, stops) = vcpu_thread(&host, &[0xe6, 0x10]);
-    let stop = stops.recv_timeout(Duration::from_secs(10)).unwrap();
+    let stop = stops.recv_timeout(PATIENCE).unwrap();
     assert_eq!(stop, Stop::Panicked);
     // Time enough for the thread to unwind: its vCPU must still be there.
     thread::sleep(Duration::from_millis(100));

@@ -6,7 +6,7 @@ mod common;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::{Code, kvm};
+use common::{Code, PATIENCE, kvm};
 use motevm::Exit;
 use motevm::config::{Cpus, Memory, Size};
 
@@ -39,7 +39,7 @@ fn many_vms_ask_for_cpuid_once_and_leave_nothing_behind() {
     assert_eq!(host.supported_cpuid_calls(), 1);
     // The host's kernel may end a thread of its own for each VM (kvm-nx-lpage-recovery) a moment
     // after the VM.
-    let deadline = Instant::now() + Duration::from_secs(10);
+    let deadline = Instant::now() + PATIENCE;
     while entries("task") > before.1 && Instant::now() < deadline {
         thread::sleep(Duration::from_millis(10));
     }

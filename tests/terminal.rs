@@ -9,7 +9,7 @@ use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{Code, kvm};
+use common::{Code, PATIENCE, kvm};
 
 /// An exit status, or the signal that killed the process.
 type End = (Option<i32>, Option<i32>);
@@ -108,7 +108,7 @@ impl Session {
     /// How mote ended; it must, soon.
     fn end(&mut self) -> End {
         use std::os::unix::process::ExitStatusExt;
-        let deadline = Instant::now() + Duration::from_secs(30);
+        let deadline = Instant::now() + PATIENCE;
         loop {
             if let Some(status) = self.mote.try_wait().unwrap() {
                 return (status.code(), status.signal());
@@ -202,7 +202,7 @@ fn a_stopped_mote_lends_the_terminal_to_the_shell() {
     session.expect("ready");
     let raw = session.modes();
     let until = |session: &Session, modes| {
-        let deadline = Instant::now() + Duration::from_secs(10);
+        let deadline = Instant::now() + PATIENCE;
         while session.modes() != modes {
             assert!(
                 Instant::now() < deadline,

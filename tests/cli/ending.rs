@@ -80,7 +80,7 @@ fn signals_that_were_ignored_at_the_start_stay_so() {
     }
     assert_eq!(ended(&mut mote, Duration::from_millis(300)), None);
     signal(&mote, libc::SIGTERM);
-    let status = ended(&mut mote, Duration::from_secs(30)).unwrap();
+    let status = ended(&mut mote, PATIENCE).unwrap();
     assert_eq!(status.code(), Some(143));
 }
 
@@ -99,7 +99,7 @@ fn a_host_that_hangs_does_not_keep_mote_from_ending() {
     let mut mote = running(mote(&["run", "--kernel", &kernel, "--timings", &report]));
     assert_eq!(ended(&mut mote, Duration::from_millis(300)), None);
     signal(&mote, libc::SIGTERM);
-    let status = ended(&mut mote, Duration::from_secs(30));
+    let status = ended(&mut mote, PATIENCE);
     let _ = mote.kill();
     // The VM has ended, so the signal does what it always does.
     assert_eq!(status.expect("it ends").signal(), Some(libc::SIGTERM));

@@ -2,6 +2,7 @@
 
 use std::io::Write;
 use std::path::Path;
+use std::time::Duration;
 
 use motevm::config::{Console, VmConfig};
 use motevm::{BuildOptions, Host, Vm, build};
@@ -23,6 +24,10 @@ pub fn can_run(kind: &str, obstacle: Option<String>) -> bool {
     );
     false
 }
+
+/// How long a tiny guest and its monitor may take: the host may be slow, and have much else to do.
+#[allow(dead_code)] // each test binary uses its own part
+pub const PATIENCE: Duration = Duration::from_secs(120);
 
 /// The host, or `None` (said aloud) where tests with tiny guests can't run.
 #[allow(dead_code)] // each test binary uses its own part

@@ -139,7 +139,7 @@ fn requests_that_wait_get_more_threads_up_to_the_limit() {
             .collect();
         b.guest.kick(&mut b.queue, &heads);
         for _ in 0..MAX {
-            b.started.recv_timeout(Duration::from_secs(10)).unwrap();
+            b.started.recv_timeout(PATIENCE).unwrap();
         }
         assert_eq!(usize::from(threads(&mut b.guest)), MAX);
         assert!(b.started.try_recv().is_err());
@@ -171,11 +171,11 @@ fn two_requests_in_flight_overlap_for_good() {
         submit(&mut b);
         b.open.send(()).unwrap();
         b.guest.wait_used(&mut b.queue);
-        b.started.recv_timeout(Duration::from_secs(10)).unwrap();
+        b.started.recv_timeout(PATIENCE).unwrap();
         // ...but then a second thread knows.
         for _ in 0..20 {
             submit(&mut b);
-            b.started.recv_timeout(Duration::from_secs(10)).unwrap();
+            b.started.recv_timeout(PATIENCE).unwrap();
             assert_eq!(b.running.load(Ordering::SeqCst), 2);
             b.open.send(()).unwrap();
             b.guest.wait_used(&mut b.queue);
@@ -251,11 +251,9 @@ fn a_driver_that_never_waits_is_always_heard() {
             b.guest.kick(&mut b.queue, &[head]);
             let start = std::time::Instant::now();
             while b.queue.take_used().is_none() {
-                assert!(
-                    start.elapsed() < Duration::from_secs(10),
-                    "request {i} is lost"
-                );
-                std::hint::spin_loop();
+                assert!(start.elapsed() < PATIENCE, "request {i} is lost");
+                // Where CPUs are few, the pool gets this one.
+                std::thread::yield_now();
             }
             // A moment more or less each time, to meet the pool at every step.
             for _ in 0..i % 97 * 8 {

@@ -198,7 +198,8 @@ fn reset_does_not_wait_for_a_limit(engine: Engine) {
     std::thread::sleep(Duration::from_millis(20));
     assert_eq!(drive.queue.take_used(), None);
     drop(drive);
-    assert!(start.elapsed() < Duration::from_secs(60));
+    // Each of them would have waited for 512 s.
+    assert!(start.elapsed() < Duration::from_secs(400));
 }
 
 fn requests_are_counted(engine: Engine) {

@@ -59,12 +59,8 @@ fn device(net: &Net, header: bool) -> (NetDevice, Host) {
     let (mut taps, mut sockets) = (Vec::new(), Vec::new());
     for _ in 0..net.queues {
         let (tap, socket) = UnixDatagram::pair().unwrap();
-        socket
-            .set_read_timeout(Some(Duration::from_secs(20)))
-            .unwrap();
-        socket
-            .set_write_timeout(Some(Duration::from_secs(20)))
-            .unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        socket.set_write_timeout(Some(PATIENCE)).unwrap();
         taps.push(Tap::fake(tap, header));
         sockets.push(socket);
     }
