@@ -213,12 +213,17 @@ impl Drain {
     /// Ends the thread once all output is written, or when the reader has made no progress for a
     /// second. Returns how many bytes were lost.
     pub fn finish(&self) -> u64 {
+        self.finish_within(LAST_PATIENCE)
+    }
+
+    /// The same with another patience.
+    pub(in crate::devices) fn finish_within(&self, patience: Duration) -> u64 {
         let mut state = self.0.lock();
         state.closed = true;
         self.0.filled.notify_all();
         let mut left = state.waiting();
         while left > 0 {
-            let wait = self.0.emptied.wait_timeout(state, LAST_PATIENCE);
+            let wait = self.0.emptied.wait_timeout(state, patience);
             let (guard, timeout) = wait.unwrap_or_else(PoisonError::into_inner);
             state = guard;
             if timeout.timed_out() && state.waiting() == left {
@@ -272,6 +277,9 @@ mod tests {
     use std::os::fd::{FromRawFd, OwnedFd};
     use std::time::Instant;
 
+    /// For a reader that reads, but may be kept from it by a busy host.
+    const PATIENT: Duration = Duration::from_secs(120);
+
     fn pipe() -> (File, File) {
         let mut fds = [0; 2];
         // SAFETY: room for two descriptors, which then belong to the files.
@@ -297,7 +305,7 @@ mod tests {
         for byte in &expected {
             output.write_all(&[*byte]).unwrap();
         }
-        assert_eq!(drain.finish(), 0);
+        assert_eq!(drain.finish_within(PATIENT), 0);
         drop(output);
         assert_eq!(read.join().unwrap(), expected);
     }
@@ -310,10 +318,13 @@ mod tests {
         for _ in 0..1000 {
             output.write_all(&[b'x'; 1000]).unwrap();
         }
-        assert!(start.elapsed() < Duration::from_secs(5));
+        // It waits once: to wait at each write would take a minute and a half.
+        assert!(start.elapsed() < Duration::from_secs(60));
         assert!(drain.finish() > 900_000, "what waits is lost, too");
-        let state = drain.0.lock();
-        assert!(state.done && state.thread.is_none(), "the thread is gone");
+        let working = |state: &mut State| !state.done;
+        let emptied = &drain.0.emptied;
+        let wait = emptied.wait_timeout_while(drain.0.lock(), PATIENT, working);
+        assert!(wait.unwrap().0.done, "the thread ends");
     }
 
     #[test]
@@ -324,15 +335,15 @@ mod tests {
         let (mut output, drain) = Output::new(writer).unwrap();
         output.write_all(&[b'x'; 40_000]).unwrap();
         let read = thread::spawn(move || {
-            let (mut total, mut buffer) = (0, [0; 2000]);
+            let (mut total, mut buffer) = (0, [0; 1000]);
             while let Ok(count @ 1..) = reader.read(&mut buffer) {
                 total += count;
                 thread::sleep(Duration::from_millis(100));
             }
             total
         });
-        // Two seconds in all, but never one without progress.
-        assert_eq!(drain.finish(), 0);
+        // Four seconds in all, but never three without progress.
+        assert_eq!(drain.finish_within(Duration::from_secs(3)), 0);
         drop(output);
         assert_eq!(read.join().unwrap(), 40_000);
     }

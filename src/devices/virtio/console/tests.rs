@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::Read;
 use std::os::fd::{FromRawFd, OwnedFd};
 
-use super::super::testing::{Buffer, DriverQueue, EVENT_IDX, FakeGuest, NEXT, NOWHERE};
+use super::super::testing::{Buffer, DriverQueue, EVENT_IDX, FakeGuest, NEXT, NOWHERE, PATIENCE};
 use super::*;
 use crate::devices::console::{Drain, InputPort};
 
@@ -64,7 +64,7 @@ fn output_arrives_and_ends_with_the_vm() {
         let buffers = [Buffer::Read(a, 7), Buffer::Read(b, 5)];
         assert_eq!(test.guest.transact(&mut test.queues[1], &buffers), 0);
         drop(test.guest);
-        assert_eq!(test.drain.finish(), 0);
+        assert_eq!(test.drain.finish_within(PATIENCE), 0);
         let mut text = [0; 12];
         test.printed.read_exact(&mut text).unwrap();
         assert_eq!(&text, b"hello, world");
@@ -95,8 +95,9 @@ fn tick(test: &Test) {
         events: libc::POLLIN,
         revents: 0,
     };
+    let patience = PATIENCE.as_millis() as i32;
     // SAFETY: one pollfd, which lives through the call.
-    assert_eq!(unsafe { libc::poll(&raw mut timer, 1, 20_000) }, 1);
+    assert_eq!(unsafe { libc::poll(&raw mut timer, 1, patience) }, 1);
     test.input.tick();
 }
 
