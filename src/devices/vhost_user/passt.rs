@@ -184,6 +184,7 @@ fn in_path(name: &str) -> Option<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::devices::virtio::testing::wait_until;
 
     #[test]
     fn the_program_gets_one_descriptor_and_its_standard_ones() {
@@ -201,15 +202,13 @@ mod tests {
         assert!(inherited >= 200);
         let mut passt = Passt::find(Some(&program), None).unwrap();
         // Another test's thread may be starting a program while ours is just written (ETXTBSY).
-        let mut connection = (0..50).find_map(|_| match passt.connect() {
-            Ok(connection) => Some(connection),
-            Err(_) => {
-                std::thread::sleep(std::time::Duration::from_millis(20));
-                None
-            }
+        let mut connection = None;
+        wait_until("a program that can be started", || {
+            connection = passt.connect().ok();
+            connection.is_some()
         });
         // It ends at once, and its end of the connection with it.
-        let _ = connection.as_mut().unwrap().read(&mut [0]);
+        let _ = connection.unwrap().read(&mut [0]);
         let (mut child, _errors) = passt.running.take().unwrap();
         child.wait().unwrap();
         let read = |name: &str| std::fs::read_to_string(folder.path().join(name)).unwrap();

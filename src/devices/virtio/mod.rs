@@ -39,7 +39,7 @@ pub mod queue;
 pub mod registers;
 pub mod rng;
 #[cfg(test)]
-pub(super) mod testing;
+pub(crate) mod testing;
 pub mod transport;
 pub mod vsock;
 pub mod worker;

@@ -2,6 +2,8 @@
 //! on request. It panics at whatever goes wrong.
 
 use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixListener;
+use std::path::Path;
 use std::sync::atomic::{Ordering, fence};
 use std::time::{Duration, Instant};
 
@@ -410,6 +412,15 @@ impl Buffer {
             Self::Write(address, len) => (address, len, WRITE),
         }
     }
+}
+
+/// A socket's file, left by a program that has ended. Closing a listener is not enough: a process that
+/// another test starts at that moment has it, too, until its own program runs.
+pub fn leave_socket(path: &Path) {
+    let listener = UnixListener::bind(path).unwrap();
+    // SAFETY: a descriptor and a number.
+    let ended = unsafe { libc::shutdown(listener.as_raw_fd(), libc::SHUT_RDWR) };
+    assert_eq!(ended, 0);
 }
 
 /// Waits until `condition` holds.

@@ -11,7 +11,9 @@ use virtio_bindings::virtio_blk::{VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_F_MQ};
 use self::backend::*;
 use super::kind::Blk;
 use super::*;
-use crate::devices::virtio::testing::{Buffer, DriverQueue, FakeGuest, REGIONS, VERSION_1};
+use crate::devices::virtio::testing::{
+    Buffer, DriverQueue, FakeGuest, REGIONS, VERSION_1, leave_socket,
+};
 use crate::memory::{Backing, GuestRam};
 
 const FLUSH: u64 = 1 << VIRTIO_BLK_F_FLUSH;
@@ -203,7 +205,7 @@ fn who_listens_waits_for_the_back_end() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("socket");
     // Left by someone who is dead.
-    drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+    leave_socket(&path);
     let connect = {
         let path = path.clone();
         std::thread::spawn(move || {

@@ -284,7 +284,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("v.sock");
         // A listener that goes without removing its file, as after SIGKILL.
-        drop(UnixListener::bind(&path).unwrap());
+        crate::devices::virtio::testing::leave_socket(&path);
         let first = SocketFile::bind(&path).unwrap();
         let error = SocketFile::bind(&path).unwrap_err().to_string();
         assert!(error.contains("in use"), "{error}");

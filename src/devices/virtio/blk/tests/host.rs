@@ -168,10 +168,19 @@ fn an_image_has_one_writer_or_many_readers() {
         assert!(message.contains("disk.img is in use"), "{message}");
     }
     drop(first);
-    let readers = [&reader, &reader].map(|c| BlkDevice::open(c).unwrap());
+    // A process that another test starts has the file, too, until its own program runs.
+    let opened = |config: &BlkConfig| {
+        let mut device = None;
+        wait_until("the lock", || {
+            device = BlkDevice::open(config).ok();
+            device.is_some()
+        });
+        device
+    };
+    let readers = [&reader, &reader].map(opened);
     assert!(message(&writer).contains("disk.img is in use"));
     drop(readers);
-    BlkDevice::open(&writer).unwrap();
+    opened(&writer);
 }
 
 #[test]

@@ -364,7 +364,7 @@ fn nobody_there_is_a_refusal_both_ways() {
     guest.say(&nobody, op::REQUEST);
     guest.expect(&nobody, op::RST);
     // A socket whose program is gone.
-    drop(guest.listen(82));
+    leave_socket(&guest.folder.path().join("v_82"));
     let gone = stream(1, 82);
     guest.say(&gone, op::REQUEST);
     guest.expect(&gone, op::RST);
