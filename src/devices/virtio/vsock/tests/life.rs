@@ -17,9 +17,7 @@ fn a_reset_by_the_driver_ends_all_and_the_next_driver_begins_anew() {
     // A program that comes while there's no driver waits for one.
     let mut early = UnixStream::connect(guest.socket()).unwrap();
     early.write_all(b"CONNECT 3\n").unwrap();
-    let queues = guest.fake.start(EVENT_IDX).try_into();
-    [guest.rx, guest.tx, guest.event] = queues.ok().unwrap();
-    guest.give_buffers(128);
+    guest.restart(EVENT_IDX);
     let (header, _) = guest.receive();
     assert_eq!((header.op, header.dst_port), (op::REQUEST, 3));
     guest.say(&stream(3, header.src_port), op::RESPONSE);

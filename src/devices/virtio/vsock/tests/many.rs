@@ -115,14 +115,17 @@ fn a_program_that_does_not_finish_its_line_hinders_nobody() {
 #[test]
 fn a_line_or_an_answer_that_does_not_come_has_an_end() {
     let limits = Limits {
-        handshake: Duration::from_millis(100),
+        handshake: Duration::from_secs(1),
         ..LIMITS
     };
     let mut guest = Guest::with(limits, 0);
     let mut silent = UnixStream::connect(guest.socket()).unwrap();
     assert_eq!(rest(&mut silent), b"");
+    // While there is no driver the device lets nobody in, so this line is there in time.
+    guest.fake.set(0x70, 0);
     let mut program = UnixStream::connect(guest.socket()).unwrap();
     program.write_all(b"CONNECT 5\n").unwrap();
+    guest.restart(0);
     let (header, _) = guest.receive();
     assert_eq!(header.op, op::REQUEST);
     assert_eq!(rest(&mut program), b"");
@@ -144,11 +147,13 @@ fn a_program_that_leaves_before_the_guest_has_heard_of_it_leaves_nothing() {
     };
     let mut guest = Guest::with(limits, 0);
     guest.use_up_buffers();
-    for _ in 0..10 {
+    // On a busy host the line may come too late, and isn't a request then.
+    wait_until("requests that the guest isn't told of", || {
         let mut program = UnixStream::connect(guest.socket()).unwrap();
-        program.write_all(b"CONNECT 5\n").unwrap();
+        let _ = program.write_all(b"CONNECT 5\n");
         assert_eq!(rest(&mut program), b"");
-    }
+        guest.counts.refused_by_guest.get() >= 10
+    });
     guest.give_buffers(128);
     guest.nothing_more();
     assert_eq!(guest.counts.open(), 0);

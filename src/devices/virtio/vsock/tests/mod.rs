@@ -105,6 +105,13 @@ impl Guest {
         guest
     }
 
+    /// The next driver, after a reset.
+    fn restart(&mut self, features: u64) {
+        let queues = self.fake.start(features).try_into();
+        [self.rx, self.tx, self.event] = queues.ok().unwrap();
+        self.give_buffers(128);
+    }
+
     fn socket(&self) -> PathBuf {
         self.folder.path().join("v")
     }
