@@ -193,7 +193,7 @@ fn too_few_queues_are_an_error() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("socket");
     let _backend = Backend::listen(&path, manner());
-    let device = VhostUserDevice::connect("vda", Blk::new(5, false), place(&path, false));
+    let device = connect("vda", Blk::new(5, false), place(&path, false));
     let error = device.err().unwrap().to_string();
     assert!(
         error.contains("it has 4 queues, and 5 are needed"),

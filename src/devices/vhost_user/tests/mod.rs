@@ -51,6 +51,11 @@ const SHORT: Limits = Limits {
     stop: Duration::from_millis(300),
 };
 
+/// A device whose back-end may take its time.
+fn connect<K: Kind>(name: &str, kind: K, place: Place) -> Result<VhostUserDevice<K>, ConnectError> {
+    VhostUserDevice::connect_within(name, kind, place, PATIENT)
+}
+
 /// A guest with a drive that someone serves.
 struct Setting {
     guest: FakeGuest,
@@ -67,8 +72,13 @@ impl Setting {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("socket");
         let backend = Backend::listen(&path, manner);
-        let kind = Blk::new(queues, false);
-        let device = VhostUserDevice::connect_within("vda", kind, place(&path, false), limits);
+        let mut device = None;
+        // On a busy host a good back-end, too, may take longer than is granted to a bad one.
+        wait_for("an introduction in time", || {
+            let (kind, place) = (Blk::new(queues, false), place(&path, false));
+            device = VhostUserDevice::connect_within("vda", kind, place, limits).ok();
+            device.is_some()
+        });
         (Self::with(device.unwrap(), folder, path), backend)
     }
 
@@ -186,7 +196,7 @@ fn a_back_end_with_nothing_but_the_rings_will_do() {
     };
     let backend = Backend::listen(&path, plain);
     let kind = kind::Fs::new("data", 1);
-    let device = VhostUserDevice::connect("fs0", kind, place(&path, false)).unwrap();
+    let device = connect("fs0", kind, place(&path, false)).unwrap();
     let ram = GuestRam::new(&REGIONS.map(|(s, n)| (s, n as u64)), Backing::Shared).unwrap();
     let mut guest = FakeGuest::with_memory(device, ram.memory().clone());
     assert_eq!(guest.start(!0).len(), 2);
@@ -195,7 +205,7 @@ fn a_back_end_with_nothing_but_the_rings_will_do() {
     wait_for("the rings", || backend.asked(SET_VRING_KICK) == 2);
     assert_eq!(backend.asked(SET_VRING_ENABLE), 0);
     drop(guest);
-    let error = VhostUserDevice::connect("vda", Blk::new(1, false), place(&path, false));
+    let error = connect("vda", Blk::new(1, false), place(&path, false));
     let error = error.err().unwrap().to_string();
     assert!(error.contains("VHOST_USER_PROTOCOL_F_CONFIG"), "{error}");
 }
@@ -242,14 +252,14 @@ fn who_listens_waits_for_the_back_end() {
 fn a_socket_with_nobody_behind_it_is_named() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("socket");
-    let connect = |server| {
-        let device = VhostUserDevice::connect("vda", Blk::new(1, false), place(&path, server));
+    let refusal = |server| {
+        let device = connect("vda", Blk::new(1, false), place(&path, server));
         device.err().unwrap().to_string()
     };
-    let message = connect(false);
+    let message = refusal(false);
     assert!(message.starts_with("--disk vhost-user=/"), "{message}");
     assert!(message.contains("start the back-end first"), "{message}");
     let _other = std::os::unix::net::UnixListener::bind(&path).unwrap();
-    let message = connect(true);
+    let message = refusal(true);
     assert!(message.contains("in use"), "{message}");
 }

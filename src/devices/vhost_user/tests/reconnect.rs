@@ -83,7 +83,7 @@ fn a_network_goes_down_and_up_with_its_back_end() {
     };
     let mut first = Backend::listen(&path, manner());
     let kind = kind::Net::new([2, 0, 0, 0, 0, 7], Some(1400));
-    let device = VhostUserDevice::connect("net0", kind, place(&path, false)).unwrap();
+    let device = connect("net0", kind, place(&path, false)).unwrap();
     let ram = GuestRam::new(&REGIONS.map(|(s, n)| (s, n as u64)), Backing::Shared).unwrap();
     let mut guest = FakeGuest::with_memory(device, ram.memory().clone());
     guest.start(!0);
@@ -104,7 +104,7 @@ fn who_wants_to_hear_of_a_loss_does() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("socket");
     let mut backend = Backend::listen(&path, manner());
-    let device = VhostUserDevice::connect("vda", Blk::new(1, false), place(&path, false)).unwrap();
+    let device = connect("vda", Blk::new(1, false), place(&path, false)).unwrap();
     let heard = Arc::new(EventFd::new(0).unwrap());
     let tell = heard.clone();
     let device = device.on_lost(Some(Arc::new(move || tell.write(1).unwrap())));
@@ -119,7 +119,7 @@ fn a_guest_that_resets_again_and_again_gets_no_back_end_sooner_and_fills_no_log(
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("socket");
     let mut backend = Backend::listen(&path, manner());
-    let device = VhostUserDevice::connect("vda", Blk::new(1, false), place(&path, false)).unwrap();
+    let device = connect("vda", Blk::new(1, false), place(&path, false)).unwrap();
     let link = device.link.clone();
     let mut setting = Setting::with(device, folder, path);
     let delay = |setting: &mut Setting| {
