@@ -1,5 +1,6 @@
 //! Memory that the guest gives up, or frees, is the host's again.
 
+use std::io::{BufRead, BufReader};
 use std::sync::mpsc;
 
 use motevm::config::{Balloon, Console, Disk, Memory, Size};
@@ -24,16 +25,6 @@ fn config(guests: &Guests, out: &Path, memory: Size, script: &str) -> VmConfig {
     config
 }
 
-/// Waits until `what` holds.
-#[track_caller]
-fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !holds() {
-        assert!(Instant::now() < deadline, "waited for: {what}");
-        std::thread::sleep(Duration::from_millis(50));
-    }
-}
-
 /// Resident memory of a process, in MiB.
 fn resident(process: u32) -> u64 {
     let text = fs::read_to_string(format!("/proc/{process}/smaps_rollup")).unwrap();
@@ -49,19 +40,23 @@ fn resident(process: u32) -> u64 {
 #[test]
 fn what_the_guest_frees_goes_back_to_the_host() {
     let Some(_) = guests() else { return };
-    let folder = tempfile::tempdir().unwrap();
-    let out = folder.path().join("out");
-    let console = format!("file={}", path(&out));
-    let script = "dd if=/dev/zero of=/tmp/f bs=1M count=200 2>/dev/null; echo full; sleep 2; \
+    // It waits for a line before it frees what it has filled.
+    let script = "dd if=/dev/zero of=/tmp/f bs=1M count=200 2>/dev/null; echo full; read line; \
                   rm /tmp/f; echo gone; read forever";
     let cmdline = format!("mote.run=\"{script}\"");
-    let mut command = mote(&["--memory", "400M", "--balloon", "--console", &console]);
-    let mut mote = command.args(["--cmdline", &cmdline]).spawn().unwrap();
-    let printed = |word: &str| fs::read_to_string(&out).is_ok_and(|text| text.contains(word));
-    until("the guest to have filled its memory", || printed("full"));
+    let mut command = mote(&["--memory", "400M", "--balloon", "--cmdline", &cmdline]);
+    let mut mote = command.stdin(Stdio::piped()).spawn().unwrap();
+    let mut input = mote.stdin.take().unwrap();
+    let mut printed = BufReader::new(mote.stdout.take().unwrap()).lines();
+    let mut wait_for = |word: &str| {
+        let found = printed.find(|line| line.as_ref().unwrap().trim_end() == word);
+        assert!(found.is_some(), "the guest has ended without: {word}");
+    };
+    wait_for("full");
     let full = resident(mote.id());
     assert!(full > 200, "{full} MiB");
-    until("the guest to have freed it", || printed("gone"));
+    input.write_all(b"free it\n").unwrap();
+    wait_for("gone");
     until("the memory to be the host's", || {
         resident(mote.id()) < full / 2
     });

@@ -74,6 +74,16 @@ fn guests() -> Option<Guests> {
 /// How long a guest may take: emulated hardware is slow, and several run at once.
 const PATIENCE: Duration = Duration::from_secs(240);
 
+/// Waits until `what` holds.
+#[track_caller]
+fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !holds() {
+        assert!(Instant::now() < deadline, "waited for: {what}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
 /// `mote run` with these arguments.
 fn mote(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_mote"));
