@@ -99,13 +99,14 @@ pub fn parse(text: &str) -> Samples {
     samples
 }
 
-/// Asks a socket as a program that speaks HTTP, or that says nothing.
+/// Asks a socket as a program that speaks HTTP, or that says nothing. What is said too late is not
+/// heard.
 fn ask(socket: &Path, request: &str) -> String {
     let mut stream = UnixStream::connect(socket).unwrap();
-    stream.write_all(request.as_bytes()).unwrap();
-    let mut text = String::new();
-    stream.read_to_string(&mut text).unwrap();
-    text
+    let _ = stream.write_all(request.as_bytes());
+    let mut bytes = Vec::new();
+    let _ = stream.read_to_end(&mut bytes);
+    String::from_utf8(bytes).unwrap()
 }
 
 #[test]
@@ -134,29 +135,27 @@ fn metrics_are_right_and_read_by_other_programs() {
     ];
     arguments.extend(["--balloon", "32M,stats=1", "--cmdline", &cmdline]);
     let mut mote = mote(&arguments).spawn().unwrap();
-    let deadline = Instant::now() + PATIENCE;
-    let until = |what: &str, holds: &dyn Fn() -> bool| {
-        while !holds() {
-            assert!(Instant::now() < deadline, "waited for: {what}");
-            std::thread::sleep(Duration::from_millis(50));
-        }
-    };
-    until("the guest", &|| {
+    until("the guest", || {
         fs::read_to_string(&out).is_ok_and(|text| text.contains("done"))
     });
     let balloon = "mote_balloon_actual_bytes";
-    until("the balloon", &|| {
+    until("the balloon", || {
         parse(&ask(&socket, ""))[balloon] == f64::from(32 << 20)
     });
     let total = "mote_guest_memory_total_bytes";
     // Of a guest that misses what the balloon holds: the first ones may be older.
-    until("statistics", &|| {
+    until("statistics", || {
         let bytes = parse(&ask(&socket, "")).get(total).copied();
         bytes.is_some_and(|bytes| bytes < f64::from(96 << 20))
     });
 
     // By HTTP, by silence, by programs, and in the file.
-    let http = ask(&socket, "GET /metrics HTTP/1.1\r\nHost: mote\r\n\r\n");
+    // On a busy host a request may come so late that it passes for silence.
+    let mut http = String::new();
+    until("an answer by HTTP", || {
+        http = ask(&socket, "GET /metrics HTTP/1.1\r\nHost: mote\r\n\r\n");
+        http.starts_with("HTTP/")
+    });
     let (head, text) = http.split_once("\r\n\r\n").unwrap();
     assert!(head.starts_with("HTTP/1.0 200 OK\r\n"), "{head}");
     assert!(
@@ -173,7 +172,15 @@ fn metrics_are_right_and_read_by_other_programs() {
             &["-sS", "--unix-socket", path(&socket), "http://mote/metrics"],
         ),
     ] {
-        match Command::new(program).args(arguments).output() {
+        let mut output = Command::new(program).args(arguments).output();
+        until("a program that is answered in kind", || {
+            let late = output.as_ref().is_ok_and(|output| !output.status.success());
+            if late {
+                output = Command::new(program).args(arguments).output();
+            }
+            !late
+        });
+        match output {
             Ok(output) => {
                 let text = String::from_utf8(output.stdout).unwrap();
                 assert_eq!(parse(&text).keys().collect::<Vec<_>>(), names, "{program}");
