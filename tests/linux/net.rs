@@ -290,14 +290,16 @@ fn the_cable_is_pulled_and_plugged_in_and_pings_go_both_ways() {
                 // A failure must end the VM too.
                 let result = std::panic::catch_unwind(|| {
                     heard(folder.path(), "ping-passes");
-                    namespace.run("busybox ping -c 3 -s 1372 10.0.0.2");
+                    namespace.run("busybox ping -c 3 -W 100 -s 1372 10.0.0.2");
                     link.set(false);
                     heard(folder.path(), "went-down");
-                    let state = namespace.run("ip link show tap0");
-                    assert!(state.contains("NO-CARRIER"), "{state}");
+                    // Linux may take a second to say so, here and below.
+                    let state = || namespace.run("ip link show tap0");
+                    until("a lost carrier", || state().contains("NO-CARRIER"));
                     link.set(true);
                     heard(folder.path(), "passes-again");
-                    let state = namespace.run("ip link show tap0");
+                    until("a carrier", || !state().contains("NO-CARRIER"));
+                    let state = state();
                     assert!(state.contains("LOWER_UP"), "{state}");
                     assert!(state.contains("mtu 1400"), "{state}");
                 });
@@ -307,8 +309,9 @@ fn the_cable_is_pulled_and_plugged_in_and_pings_go_both_ways() {
             assert!(matches!(vm.run().unwrap(), Exit::Stopped));
         });
     });
-    let links = namespace.run("ip link");
-    assert!(!links.contains("tap0"), "{links}");
+    until("the tap to vanish", || {
+        !namespace.run("ip link").contains("tap0")
+    });
 }
 
 #[test]
@@ -418,7 +421,7 @@ fn a_tap_that_someone_else_has_opened_is_used_by_its_descriptor() {
     assert!(made.unwrap().success());
     let command = format!(
         "exec {} run --net fd=3,mac=02:00:00:00:00:09 \
-         --cmdline 'quiet mote.run=\"{UP}; ping -c 3 10.0.0.1\"' 3<>{}",
+         --cmdline 'quiet mote.run=\"{UP}; ping -c 3 -W 100 10.0.0.1\"' 3<>{}",
         env!("CARGO_BIN_EXE_mote"),
         path(&node)
     );
