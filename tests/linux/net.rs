@@ -362,8 +362,9 @@ fn a_rate_limit_holds_in_both_directions() {
         rx_bw_burst: Some(motevm::config::Size::new(256 << 10)),
         ..tap()
     };
-    // To the host, and then from it.
-    let script = "dd if=/dev/zero bs=64k count=64 2>/dev/null | socat -u - TCP4:10.0.0.1:5001; \
+    // To the host, once that has said so, and then from it.
+    let script = "socat TCP4:10.0.0.1:5001 \
+        SYSTEM:'head -n 1 >/dev/null; dd if=/dev/zero bs=64k count=64 2>/dev/null'; \
         socat -u TCP4:10.0.0.1:5002 - | wc -c";
     let times = namespace.inside(|| {
         let listeners = [5001, 5002].map(|port| TcpListener::bind(("10.0.0.1", port)).unwrap());
@@ -375,6 +376,7 @@ fn a_rate_limit_holds_in_both_directions() {
                 let mut all = Vec::new();
                 stream.read_to_end(&mut all).unwrap();
                 assert_eq!(all.len(), SIZE);
+                stream.write_all(b"now\n").unwrap();
                 let first = start.elapsed();
                 let (mut stream, _) = listeners[1].accept().unwrap();
                 let start = Instant::now();
