@@ -156,6 +156,28 @@ fn boot(more: &[&str], script: &str) -> Ended {
     finish(mote(&[&["--cmdline", &cmdline], more].concat()))
 }
 
+/// Whether someone listens at this Unix socket: its file is there a moment before.
+fn listens(socket: &Path) -> bool {
+    const LISTENS: &str = "00010000"; // __SO_ACCEPTCON
+    let sockets = fs::read_to_string("/proc/net/unix").unwrap();
+    let mut sockets = sockets.lines().map(|line| line.split_whitespace());
+    sockets.any(|mut words| words.nth(3) == Some(LISTENS) && words.last() == Some(path(socket)))
+}
+
+/// Whether someone listens at this TCP port in the network namespace of a process.
+fn listens_at(process: u32, port: u16) -> bool {
+    let at = format!(":{port:04X}");
+    ["tcp", "tcp6"].iter().any(|family| {
+        let sockets = fs::read_to_string(format!("/proc/{process}/net/{family}"));
+        let sockets = sockets.unwrap_or_default();
+        let mut sockets = sockets.lines().map(|line| line.split_whitespace());
+        sockets.any(|mut words| {
+            let here = words.nth(1).is_some_and(|address| address.ends_with(&at));
+            here && words.nth(1) == Some("0A") // TCP_LISTEN
+        })
+    })
+}
+
 fn path(path: &Path) -> &str {
     path.to_str().unwrap()
 }

@@ -333,9 +333,12 @@ fn iperf_runs_both_ways_on_two_queue_pairs() {
         "tap=tap0,queues=2,mac=02:00:00:00:00:07",
     ];
     let script = "cat /sys/class/net/eth0/address; ls /sys/class/net/eth0/queues; \
-        for reverse in '' -R; do iperf3 -c 10.0.0.1 -P 2 -n 32M -i 0 $reverse; sleep 0.5; done";
+        for reverse in '' -R; do \
+        until iperf3 -c 10.0.0.1 -P 2 -n 32M -i 0 $reverse; do sleep 1; done; done";
     let mut server = namespace.command("iperf3");
     let mut server = server.args(["-s"]).stdout(Stdio::null()).spawn().unwrap();
+    until("iperf3 to listen", || listens_at(server.id(), 5201));
+    // Between two tests it is busy for a moment.
     let ended = finish(namespace.mote(&arguments, script));
     server.kill().unwrap();
     server.wait().unwrap();
@@ -373,10 +376,10 @@ fn a_rate_limit_holds_in_both_directions() {
             let peer = scope.spawn(move || {
                 let (mut stream, _) = listeners[0].accept().unwrap();
                 let start = Instant::now();
+                stream.write_all(b"now\n").unwrap();
                 let mut all = Vec::new();
                 stream.read_to_end(&mut all).unwrap();
                 assert_eq!(all.len(), SIZE);
-                stream.write_all(b"now\n").unwrap();
                 let first = start.elapsed();
                 let (mut stream, _) = listeners[1].accept().unwrap();
                 let start = Instant::now();

@@ -85,6 +85,9 @@ fn streams_arrive_whole_and_half_closed_while_another_program_never_reads() {
         &format!("CREATE:{}", path(&copy)),
     ]);
     let sum = socat(&[&format!("UNIX-LISTEN:{}", at(53)), "EXEC:md5sum"]);
+    for port in [1234, 53] {
+        until("socat to listen", || listens(at(port).as_ref()));
+    }
     // A new driver finds the device as the first did.
     let script = format!(
         "cd /sys/bus/virtio/drivers/vmw_vsock_virtio_transport; v=$(ls | grep virtio.); \
@@ -249,7 +252,8 @@ fn vhost_lets_the_hosts_programs_use_vsock_themselves() {
     let script = "cd /sys/bus/virtio/drivers/vmw_vsock_virtio_transport; v=$(ls | grep virtio.); \
          echo $v > unbind; echo $v > bind; cd /; \
          socat -t 100 VSOCK-LISTEN:52,fork EXEC:md5sum & \
-         socat -t 100 FILE:/dev/vdb,rdonly!!- VSOCK-CONNECT:2:7053; \
+         until socat -t 100 FILE:/dev/vdb,rdonly!!- VSOCK-CONNECT:2:7053 2>/dev/null; \
+         do sleep 1; done; \
          socat -u VSOCK-LISTEN:9 -";
     let all = [
         "--rootfs",
@@ -267,12 +271,13 @@ fn vhost_lets_the_hosts_programs_use_vsock_themselves() {
         assert_eq!(second.code, Some(2), "{second:?}");
         assert!(second.err.contains("--vsock cid=77: in use"), "{second:?}");
         let command = "socat -t 100 FILE:$0!!- VSOCK-CONNECT:77:52";
-        let there = Command::new("sh")
-            .args(["-c", command])
-            .arg(&data)
-            .output()
-            .unwrap();
-        assert_eq!(String::from_utf8_lossy(&there.stdout), md5sum(&data));
+        let mut there = Vec::new();
+        until("the guest to listen", || {
+            let socat = Command::new("sh").args(["-c", command]).arg(&data).output();
+            there = socat.unwrap().stdout;
+            !there.is_empty()
+        });
+        assert_eq!(String::from_utf8_lossy(&there), md5sum(&data));
         let end = ["-u", "/dev/null", "VSOCK-CONNECT:77:9"];
         while !socat(&end).wait().unwrap().success() {
             thread::sleep(Duration::from_millis(50));

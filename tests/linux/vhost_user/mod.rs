@@ -14,7 +14,9 @@ use motevm::{BuildOptions, Exit, Host, VmConfig, build};
 
 use crate::common::can_run;
 use crate::peers::peer;
-use crate::{Guests, PATIENCE, boot, finish, guests, image, mote, noise, path};
+use crate::{
+    Guests, PATIENCE, boot, finish, guests, image, listens, listens_at, mote, noise, path,
+};
 
 /// A program that runs until this is dropped.
 struct Running(Child);
@@ -58,7 +60,7 @@ fn storage_daemon(program: &Path, image: &Path, socket: &Path, queues: u16) -> R
         path(socket)
     ));
     let daemon = Running::start(command);
-    wait_until("qemu-storage-daemon", || socket.exists());
+    wait_until("qemu-storage-daemon", || listens(socket));
     daemon
 }
 
@@ -69,7 +71,7 @@ fn virtiofsd(program: &Path, folder: &Path, socket: &Path) -> Running {
     command.stderr(Stdio::null());
     let _ = fs::remove_file(socket);
     let daemon = Running::start(command);
-    wait_until("virtiofsd", || socket.exists());
+    wait_until("virtiofsd", || listens(socket));
     daemon
 }
 

@@ -93,9 +93,12 @@ fn a_user_mode_network_needs_only_passt() {
         Running::start(command)
     };
     let listen = |port: u16| format!("TCP-LISTEN:{port},reuseaddr");
-    let _give = serve(&format!("OPEN:{}", path(&blob)), &listen(5000));
-    let _take = serve(&listen(5001), &format!("CREATE:{}", path(&back)));
-    let _more = serve(&listen(5002), "OPEN:/dev/null");
+    let give = serve(&format!("OPEN:{}", path(&blob)), &listen(5000));
+    let take = serve(&listen(5001), &format!("CREATE:{}", path(&back)));
+    let more = serve(&format!("{},fork", listen(5002)), "OPEN:/dev/null");
+    for (server, port) in [(&give, 5000), (&take, 5001), (&more, 5002)] {
+        wait_until("socat", || listens_at(server.0.id(), port));
+    }
     let script = script_disk(
         folder.path(),
         "mount -t tmpfs none /mnt
