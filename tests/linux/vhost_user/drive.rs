@@ -1,5 +1,7 @@
 //! Drives served by qemu-storage-daemon.
 
+use std::io::Write;
+
 use super::*;
 
 #[test]
@@ -58,7 +60,7 @@ fn a_back_end_that_is_killed_in_mid_write_loses_nothing() {
     let (socket, output) = (folder.path().join("s"), folder.path().join("out"));
     let mut running = storage_daemon(&daemon, &disk, &socket, 1);
     // Each round has data of its own. What the guest says is written is then on the disk; several
-    // write at a time, so that requests are done out of order.
+    // write at a time, so that requests are done out of order. It goes on to the end when it is told to.
     let script = script_disk(
         folder.path(),
         "mount -t tmpfs none /mnt
@@ -68,6 +70,7 @@ fn a_back_end_that_is_killed_in_mid_write_loses_nothing() {
            round $i & round $((i + 1)) & round $((i + 2)) & wait
            echo written $i
          done
+         read line
          round 15
          dd if=/dev/vdc bs=1M iflag=direct 2>/dev/null | sha256sum
          for i in 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15; do cat /mnt/r; done | sha256sum",
@@ -85,7 +88,8 @@ fn a_back_end_that_is_killed_in_mid_write_loses_nothing() {
     ]);
     command.stdout(File::create(&output).unwrap());
     let said = |text: &str| fs::read_to_string(&output).unwrap().contains(text);
-    let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+    command.stdin(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
     let mut kills = 0;
     for round in [0, 3, 6, 9] {
         wait_until("a round", || said(&format!("written {round}")));
@@ -94,6 +98,8 @@ fn a_back_end_that_is_killed_in_mid_write_loses_nothing() {
         running = storage_daemon(&daemon, &disk, &socket, 1);
         kills += 1;
     }
+    let mut input = child.stdin.take().unwrap();
+    input.write_all(b"go on\n").unwrap();
     assert!(child.wait().unwrap().success());
     let mut err = String::new();
     std::io::Read::read_to_string(&mut child.stderr.take().unwrap(), &mut err).unwrap();
