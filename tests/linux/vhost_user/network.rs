@@ -1,5 +1,7 @@
 //! The user-mode network, by passt.
 
+use std::io::Write;
+
 use super::*;
 
 /// Two network namespaces with a cable between them: one for mote and passt, and one outside, which
@@ -111,10 +113,10 @@ echo bound $ip $router
 END
          chmod +x /mnt/dhcp
          ip link set eth0 up
-         udhcpc -i eth0 -n -q -f -s /mnt/dhcp 2>/dev/null
+         udhcpc -i eth0 -n -q -f -t 60 -s /mnt/dhcp 2>/dev/null
          nc 192.168.77.1 5000 > /mnt/blob; sha256sum < /mnt/blob
          nc 192.168.77.1 5001 < /mnt/blob; echo transferred
-         while [ $(cat /sys/class/net/eth0/carrier_changes) -lt 4 ]; do sleep 1; done
+         read line
          until echo x | nc 192.168.77.1 5002; do sleep 1; done
          echo again",
     );
@@ -124,7 +126,7 @@ END
     command.args(["--disk", &format!("{},ro", path(&script))]);
     command.args(["--net", &format!("user,passt={}", path(&passt))]);
     command.stdout(File::create(&output).unwrap());
-    let mut child = command.spawn().unwrap();
+    let mut child = command.stdin(Stdio::piped()).spawn().unwrap();
     let text = || fs::read_to_string(&output).unwrap();
     let mut wait_for = |what: &str| {
         wait_until(what, || {
@@ -146,10 +148,15 @@ END
         .args(["-9", &passts[0].to_string()])
         .status();
     assert!(killed.unwrap().success());
+    let mut second = None;
     wait_until("another passt", || {
-        children(child.id()).iter().any(|pid| *pid != passts[0])
+        let all = children(child.id());
+        second = all.into_iter().find(|pid| *pid != passts[0]);
+        second.is_some()
     });
-    let second = children(child.id())[0];
+    // The guest goes on now: by the network that is there again.
+    let mut input = child.stdin.take().unwrap();
+    input.write_all(b"go on\n").unwrap();
     let deadline = Instant::now() + PATIENCE;
     while child.try_wait().unwrap().is_none() {
         if Instant::now() > deadline {
@@ -160,10 +167,8 @@ END
     }
     assert!(text().contains("again"), "{}", text());
     assert!(fs::read(&back).unwrap() == data, "what came back differs");
-    assert!(
-        !Path::new(&format!("/proc/{second}")).exists(),
-        "passt is left"
-    );
+    let second = format!("/proc/{}", second.unwrap());
+    wait_until("the end of passt", || !Path::new(&second).exists());
 }
 
 #[test]
