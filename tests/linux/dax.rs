@@ -335,5 +335,5 @@ fn vms_share_a_read_only_image_and_the_hosts_huge_pages() {
     }
     first.end();
     second.end();
-    done(Command::new("umount").arg(folder.path()));
+    unmount(folder.path());
 }

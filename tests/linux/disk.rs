@@ -195,13 +195,7 @@ fn a_full_host_disk_is_an_io_error_in_the_guest_and_no_more() {
          dd if=/dev/$d of=/dev/null bs=64k count=4 2>/dev/null && echo reads; \
          blkdiscard /dev/$d; done",
     );
-    assert!(
-        Command::new("umount")
-            .arg(folder.path())
-            .status()
-            .unwrap()
-            .success()
-    );
+    unmount(folder.path());
     assert_eq!(ended.code, Some(0), "{ended:?}");
     let of_dd = |line: &&str| !line.starts_with('[');
     let lines: Vec<_> = ended.out.lines().filter(of_dd).collect();

@@ -178,6 +178,15 @@ fn listens_at(process: u32, port: u16) -> bool {
     })
 }
 
+/// Takes a file system away again; the kernel may still be closing what a process had open there.
+#[track_caller]
+fn unmount(folder: &Path) {
+    until("a file system that nobody uses", || {
+        let status = Command::new("umount").arg(folder).status();
+        status.unwrap().success()
+    });
+}
+
 fn path(path: &Path) -> &str {
     path.to_str().unwrap()
 }
