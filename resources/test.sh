@@ -52,7 +52,7 @@ if ! can_open_kvm || ! grep -qwE 'vmx|svm' /proc/cpuinfo; then kinds+=,tap,vhost
 # One CPU: with more, the emulated machine's kernel may trip over code that it patches while another CPU
 # runs it (see on-kvm.sh).
 part "tests with Linux guests (seven or eight minutes where the machine is emulated)" \
-  env "$runner=$HERE/on-kvm.sh -t 1800 -m 3072 --" MOTE_REQUIRE=$kinds \
+  env "$runner=$HERE/on-kvm.sh -t 2700 -m 3072 --" MOTE_REQUIRE=$kinds \
   cargo test --release --test linux -- --test-threads 2
 # Some of what a KVM does only shows where there is hardware behind it.
 part "tiny guests on a KVM with hardware" \
