@@ -72,7 +72,7 @@ fn guests() -> Option<Guests> {
 }
 
 /// How long a guest may take: emulated hardware is slow, and several run at once.
-const PATIENCE: Duration = Duration::from_secs(240);
+const PATIENCE: Duration = Duration::from_secs(600);
 
 /// Waits until `what` holds.
 #[track_caller]
