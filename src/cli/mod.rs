@@ -10,6 +10,7 @@ mod run_help;
 mod signals;
 mod status;
 mod terminal;
+mod vm_args;
 
 use std::error::Error;
 use std::io::{self, ErrorKind, Write};

@@ -1,0 +1,321 @@
+//! The options that say what a VM is: the same for every subcommand that runs one.
+
+use std::path::{Path, PathBuf};
+
+use clap::{Args, ValueHint};
+use motevm::VmConfig;
+use motevm::config::{
+    Acpi, Balloon, Console, Cpus, Disk, Endpoint, Fs, Memory, Metrics, Net, Protocol, Size, Vsock,
+};
+
+use super::run_help::{
+    BALLOON, CONSOLE, DISK, DRIVES, FS, METRICS, NET, NETWORKS, OTHERS, TOLD, VSOCK,
+};
+use super::{CliError, default_guest, keyval};
+
+/// What a VM is, as arguments. Those that are given override the configuration file.
+#[derive(Args, Debug)]
+pub struct VmArgs {
+    /// Read the VM's configuration from a TOML or JSON file; other options override it
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    config: Option<PathBuf>,
+    /// The kernel: a vmlinux (ELF) or a bzImage [default: the guest made by `make guest`]
+    #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath)]
+    kernel: Option<PathBuf>,
+    /// An initial RAM disk
+    #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath)]
+    initrd: Option<PathBuf>,
+    /// Add to the kernel's command line; a flag given here replaces mote's default of that name
+    #[arg(long, value_name = "STRING", allow_hyphen_values = true)]
+    cmdline: Option<String>,
+    /// Leave out mote's default flags: only --cmdline and the devices' own entries
+    #[arg(long)]
+    cmdline_only: bool,
+    /// How the kernel is entered
+    #[arg(long, value_enum)]
+    protocol: Option<Protocol>,
+    /// Number of vCPUs, 1 to 64 [default: 1]
+    #[arg(long, value_name = "N")]
+    cpus: Option<u8>,
+    /// Guest memory, for example 512M or 2G [default: 128M]
+    #[arg(long, value_name = "SIZE")]
+    memory: Option<Size>,
+    /// Hide CPU features, by their names in /proc/cpuinfo, for example cx16,xsave
+    #[arg(long, value_name = "FLAGS", value_delimiter = ',')]
+    cpu_mask: Option<Vec<String>>,
+    /// Whether the guest finds ACPI tables [default: auto, on for a bzImage]
+    #[arg(long, value_enum)]
+    acpi: Option<Acpi>,
+    /// The root file system, as first drive, with the root= for it; keys as of --disk
+    #[arg(long, value_name = "DRIVE", value_parser = parse_disk, help_heading = DRIVES)]
+    rootfs: Option<Disk>,
+    /// A further drive (repeatable)
+    #[arg(long, value_name = "DRIVE", value_parser = parse_disk, help_heading = DRIVES, long_help = DISK)]
+    disk: Vec<Disk>,
+    /// A folder that another process shares (virtiofs, repeatable): tag=TAG,socket=SOCKET
+    #[arg(
+        long,
+        value_name = "FOLDER",
+        value_parser = |text: &str| keyval::parse::<Fs>(text, None),
+        help_heading = DRIVES,
+        long_help = FS,
+    )]
+    fs: Vec<Fs>,
+    /// A network device (repeatable): user, tap=NAME, fd=N or vhost-user=SOCKET
+    #[arg(
+        long,
+        value_name = "NETWORK",
+        value_parser = |text: &str| keyval::parse::<Net>(text, None),
+        help_heading = NETWORKS,
+        long_help = NET,
+    )]
+    net: Vec<Net>,
+    /// Streams between programs in the guest and on the host: cid=N,socket=PATH or cid=N,vhost
+    #[arg(
+        long,
+        value_name = "VSOCK",
+        value_parser = |text: &str| keyval::parse::<Vsock>(text, None),
+        help_heading = NETWORKS,
+        long_help = VSOCK,
+    )]
+    vsock: Option<Vsock>,
+    /// A memory balloon, and free memory back to the host
+    #[arg(
+        long,
+        value_name = "BALLOON",
+        num_args = 0..=1,
+        default_missing_value = "free-page-reporting=on",
+        value_parser = parse_balloon,
+        help_heading = OTHERS,
+        long_help = BALLOON,
+    )]
+    balloon: Option<Balloon>,
+    /// The guest's console: [hvc,]stdio, [hvc,]pty, [hvc,]file=PATH or none [default: stdio]
+    #[arg(long, value_name = "CONSOLE", value_parser = parse_console, help_heading = OTHERS, long_help = CONSOLE)]
+    console: Option<Console>,
+    /// Show metrics in the Prometheus text format: file=PATH, unix=PATH, or both
+    #[arg(
+        long,
+        value_name = "METRICS",
+        value_parser = parse_metrics,
+        help_heading = TOLD,
+        long_help = METRICS,
+    )]
+    metrics: Option<Metrics>,
+}
+
+impl VmArgs {
+    /// The VM that the file and the arguments describe, checked.
+    pub fn config(&self) -> Result<VmConfig, CliError> {
+        let mut config = match &self.config {
+            Some(path) => read_config(path)?,
+            None => VmConfig::default(),
+        };
+        self.apply(&mut config);
+        default_guest::fill_in(&mut config)?;
+        // Before KVM is asked for: a wrong option is one on every host.
+        config.validate().map_err(CliError::usage)?;
+        Ok(config)
+    }
+
+    /// Puts what was given over what the file said.
+    fn apply(&self, config: &mut VmConfig) {
+        fn set<T: Clone>(target: &mut T, given: Option<&T>) {
+            if let Some(given) = given {
+                *target = given.clone();
+            }
+        }
+        let boot = &mut config.boot;
+        boot.kernel = self.kernel.clone().or(boot.kernel.take());
+        boot.initrd = self.initrd.clone().or(boot.initrd.take());
+        boot.cmdline = self.cmdline.clone().or(boot.cmdline.take());
+        boot.cmdline_only |= self.cmdline_only;
+        set(&mut boot.protocol, self.protocol.as_ref());
+        set(&mut config.cpus, self.cpus.map(Cpus).as_ref());
+        set(&mut config.memory, self.memory.map(Memory).as_ref());
+        set(&mut config.cpu_mask, self.cpu_mask.as_ref());
+        set(&mut config.acpi, self.acpi.as_ref());
+        set(&mut config.console, self.console.as_ref());
+        config.rootfs = self.rootfs.clone().or(config.rootfs.take());
+        config.vsock = self.vsock.clone().or(config.vsock.take());
+        config.balloon = self.balloon.clone().or(config.balloon.take());
+        config.metrics = self.metrics.clone().or(config.metrics.take());
+        if !self.disk.is_empty() {
+            config.disks.clone_from(&self.disk);
+        }
+        if !self.fs.is_empty() {
+            config.fs.clone_from(&self.fs);
+        }
+        if !self.net.is_empty() {
+            config.nets.clone_from(&self.net);
+        }
+    }
+}
+
+fn read_config(path: &Path) -> Result<VmConfig, CliError> {
+    let named =
+        |e: &dyn std::fmt::Display| CliError::usage(format!("--config {}: {e}", path.display()));
+    let text = std::fs::read_to_string(path).map_err(|e| named(&e))?;
+    if path
+        .extension()
+        .is_some_and(|extension| extension == "json")
+    {
+        serde_json::from_str(&text).map_err(|e| named(&e))
+    } else {
+        toml::from_str(&text).map_err(|e| named(&e))
+    }
+}
+
+fn parse_disk(text: &str) -> Result<Disk, String> {
+    keyval::parse(text, Some("path"))
+}
+
+fn parse_balloon(text: &str) -> Result<Balloon, String> {
+    keyval::parse(text, Some("size"))
+}
+
+fn parse_metrics(text: &str) -> Result<Metrics, String> {
+    keyval::parse(text, None)
+}
+
+fn parse_console(text: &str) -> Result<Console, String> {
+    let endpoint = |text: &str| match text.split_once('=') {
+        None if text == "stdio" => Some(Endpoint::Stdio),
+        None if text == "pty" => Some(Endpoint::Pty),
+        Some(("file", path)) if !path.is_empty() => Some(Endpoint::File(path.into())),
+        _ => None,
+    };
+    let console = match text {
+        "none" => Some(Console::None),
+        "hvc" => Some(Console::Hvc(Endpoint::Stdio)),
+        _ => match text.strip_prefix("hvc,") {
+            Some(rest) => endpoint(rest).map(Console::Hvc),
+            None => endpoint(text).map(|endpoint| match endpoint {
+                Endpoint::Stdio => Console::Stdio,
+                Endpoint::Pty => Console::Pty,
+                Endpoint::File(path) => Console::File(path),
+            }),
+        },
+    };
+    console.ok_or_else(|| {
+        "must be none, or stdio, pty or file=PATH for the serial port, or hvc, hvc,pty or \
+         hvc,file=PATH for a virtio console"
+            .to_owned()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Only {
+        #[command(flatten)]
+        args: VmArgs,
+    }
+
+    fn parse(words: &[&str]) -> Result<VmArgs, clap::Error> {
+        let words = ["run"].iter().chain(words);
+        Only::try_parse_from(words).map(|only| only.args)
+    }
+
+    #[test]
+    fn arguments_override_the_file() {
+        let mut config: VmConfig = toml::from_str(
+            "cpus = 2\nmemory = \"1G\"\n[boot]\nkernel = \"a\"\n[[disks]]\npath = \"x\"",
+        )
+        .unwrap();
+        let disk = "path=y,ro,id=data,cache=none,engine=io_uring,queues=2,iops=5,bw-burst=1K";
+        let args = parse(&["--cpus", "4", "--disk", disk]).unwrap();
+        args.apply(&mut config);
+        assert_eq!(config.cpus.0, 4);
+        assert_eq!(config.memory.0, Size::gib(1));
+        assert_eq!(config.boot.kernel, Some("a".into()));
+        let expected = Disk {
+            read_only: true,
+            id: Some("data".to_owned()),
+            cache: motevm::config::Cache::None,
+            engine: motevm::config::Engine::IoUring,
+            queues: motevm::config::Queues(2),
+            iops: Some(5),
+            bw_burst: Some(Size::new(1024)),
+            ..Disk::at("y")
+        };
+        assert_eq!(config.disks, [expected]);
+    }
+
+    #[test]
+    fn every_wrong_option_is_refused() {
+        for words in [
+            ["--disk", "path=a,color=red"].as_slice(),
+            &["--disk", "path=a,cache=maybe"],
+            &["--disk", "path="],
+            &["--rootfs", "a,queues=many"],
+            &["--disk", "a,engine=steam"],
+            &["--console", "file="],
+            &["--console", "tty"],
+            &["--console", "hvc,tty"],
+            &["--console", "hvc,none"],
+            &["--balloon", "size=lots"],
+            &["--balloon", "colour=red"],
+            &["--memory", "lots"],
+            &["--acpi", "maybe"],
+            &["--vsock", "socket=v"],
+            &["--vsock", "cid=x,socket=v"],
+            &["--vsock", "cid=3,socket=v,colour=red"],
+        ] {
+            assert!(parse(words).is_err(), "{words:?}");
+        }
+    }
+
+    #[test]
+    fn a_console_is_a_port_and_where_it_leads() {
+        for (text, expected) in [
+            ("stdio", Console::Stdio),
+            ("none", Console::None),
+            ("pty", Console::Pty),
+            ("file=a,b", Console::File("a,b".into())),
+            ("hvc", Console::Hvc(Endpoint::Stdio)),
+            ("hvc,stdio", Console::Hvc(Endpoint::Stdio)),
+            ("hvc,pty", Console::Hvc(Endpoint::Pty)),
+            ("hvc,file=a", Console::Hvc(Endpoint::File("a".into()))),
+        ] {
+            assert_eq!(parse_console(text), Ok(expected), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_balloon_needs_no_more_than_its_name() {
+        let balloon = |words: &[&str]| parse(words).unwrap().balloon;
+        assert_eq!(balloon(&[]), None);
+        assert_eq!(balloon(&["--balloon"]), Some(Balloon::default()));
+        let size = Balloon {
+            size: Size::mib(64),
+            ..Balloon::default()
+        };
+        assert_eq!(balloon(&["--balloon", "64M"]), Some(size));
+        let other = Balloon {
+            stats: Some(5),
+            deflate_on_oom: true,
+            free_page_reporting: false,
+            ..Balloon::default()
+        };
+        let text = "stats=5,deflate-on-oom,free-page-reporting=off";
+        assert_eq!(balloon(&["--balloon", text]), Some(other));
+    }
+
+    #[test]
+    fn rootfs_and_console_have_short_forms() {
+        let args = parse(&["--rootfs", "r.ext4,ro", "--console", "file=a.log"]);
+        let args = args.unwrap();
+        assert_eq!(
+            args.rootfs,
+            Some(Disk {
+                read_only: true,
+                ..Disk::at("r.ext4")
+            })
+        );
+        assert_eq!(args.console, Some(Console::File("a.log".into())));
+    }
+}
