@@ -1,5 +1,6 @@
 //! The command line: one file per subcommand, arguments in, exit status out.
 
+mod bench;
 mod check;
 mod default_guest;
 pub mod exec_time;
@@ -37,6 +38,9 @@ enum Command {
     Run(Box<run::RunArgs>),
     /// Tell whether this host can run VMs and how well, and what would make it better
     Check(check::CheckArgs),
+    /// Measure boots, launches and wake-ups, for people and for CI
+    #[command(subcommand)]
+    Bench(Box<bench::Bench>),
 }
 
 const EXAMPLES: &str = "\
@@ -66,6 +70,7 @@ pub fn main(exec: Instant) -> ExitCode {
     let result = match cli.command {
         Command::Run(args) => run::run(*args, exec),
         Command::Check(args) => check::run(&args),
+        Command::Bench(bench) => bench::run(&bench),
     };
     match result {
         Ok(status) => status.into(),
