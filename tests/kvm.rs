@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use common::{Code, PATIENCE, kvm};
 use motevm::bus::{Bus, BusDevice};
-use motevm::config::{Acpi, Console, Cpus, Disk, Memory, Size};
+use motevm::config::{Acpi, Console, Cpus, Disk, Size};
 use motevm::memory::{Backing, GuestRam};
 use motevm::vcpu::{CrashKind, ExitCounters, Stop, Surroundings, VcpuThread};
 use motevm::{Exit, Host};
@@ -273,7 +273,7 @@ fn the_largest_vm_can_be_built_and_ended() {
     let code = Code::new().print("big").reset();
     let big = run_with(code, |config| {
         config.cpus = Cpus(motevm::config::MAX_CPUS);
-        config.memory = Memory(Size::gib(5));
+        config.memory = Size::gib(5).into();
     });
     let Some((exit, text)) = big else { return };
     assert_eq!((exit, text.as_str()), (Exit::Reset, "big"));
@@ -293,7 +293,7 @@ fn memory_above_the_device_gap_is_there() {
     let Some(host) = kvm() else { return };
     let folder = tempfile::tempdir().unwrap();
     let mut vm = code.vm(&host, folder.path(), |config| {
-        config.memory = Memory(Size::gib(4))
+        config.memory = Size::gib(4).into()
     });
     vm.run().unwrap();
     assert_eq!(

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use common::{Code, PATIENCE, kvm};
 use motevm::Exit;
-use motevm::config::{Cpus, Memory, Size};
+use motevm::config::{Cpus, Size};
 
 #[test]
 fn many_vms_ask_for_cpuid_once_and_leave_nothing_behind() {
@@ -25,7 +25,7 @@ fn many_vms_ask_for_cpuid_once_and_leave_nothing_behind() {
                     let code = Code::new().print(&text).reset();
                     let mut vm = code.vm(host, folder.path(), |config| {
                         config.cpus = Cpus(2);
-                        config.memory = Memory(Size::gib(1));
+                        config.memory = Size::gib(1).into();
                     });
                     assert_eq!(vm.run().unwrap(), Exit::Reset);
                     assert_eq!(

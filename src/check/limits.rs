@@ -15,7 +15,7 @@ pub(super) fn memory(root: &Root) -> Option<Check> {
         .find_map(|line| line.strip_prefix("MemAvailable:"))?;
     let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     let available = Size::mib(kib >> 10);
-    let guest = Memory::default().0;
+    let guest = Memory::default().size;
     let mib = available.bytes() >> 20;
     if available < MIN_MEMORY {
         let found = format!("{mib} MiB, less than any guest needs");

@@ -66,6 +66,9 @@ pub fn run(args: RunArgs, exec: Instant) -> Result<Status, CliError> {
     if config.vsock.is_some() {
         limits::raise_open_files();
     }
+    if config.memory.mlock {
+        limits::lock_process()?;
+    }
     let mut timeline = Timeline::starting_at(exec);
     let host = Host::open().map_err(|e| CliError::new(Status::Host, e))?;
     timeline.mark(Phase::KvmOpen);
@@ -78,6 +81,9 @@ pub fn run(args: RunArgs, exec: Instant) -> Result<Status, CliError> {
         },
     )?;
 
+    if config.memory.mlock {
+        limits::lock_what_comes()?;
+    }
     let stop_on_signals = StopOnSignals::new(vm.stopper()).map_err(internal("handling signals"))?;
     let resize_on_signal = match vm.console_resizer() {
         Some(resizer) => Some(ResizeOnSignal::new(resizer).map_err(internal("handling signals"))?),

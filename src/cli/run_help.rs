@@ -6,6 +6,13 @@ pub const NETWORKS: &str = "Networks and vsock";
 pub const OTHERS: &str = "Other devices";
 pub const TOLD: &str = "What mote tells";
 
+pub const MEMORY: &str = "\
+Guest memory, for example 512M [default: 128M]. Keys, separated by commas:
+  SIZE or size=SIZE             how much
+  hugepages=2M|1G               pages of the host's pool, set aside before the VM starts
+  thp=off                       no transparent huge pages
+  prefault=on                   all of it is there before the guest starts";
+
 pub const DISK: &str = "\
 A further drive (repeatable). Keys, separated by commas (two commas are one in a value):
   PATH or path=PATH             a raw image or a block device

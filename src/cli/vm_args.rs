@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 use clap::{Args, ValueHint};
 use motevm::VmConfig;
 use motevm::config::{
-    Acpi, Balloon, Console, Cpus, Disk, Endpoint, Fs, Memory, Metrics, Net, Protocol, Size, Vsock,
+    Acpi, Balloon, Console, Cpus, Disk, Endpoint, Fs, Memory, Metrics, Net, Protocol, Vsock,
 };
 
 use super::run_help::{
-    BALLOON, CONSOLE, DISK, DRIVES, FS, METRICS, NET, NETWORKS, OTHERS, TOLD, VSOCK,
+    BALLOON, CONSOLE, DISK, DRIVES, FS, MEMORY, METRICS, NET, NETWORKS, OTHERS, TOLD, VSOCK,
 };
 use super::{CliError, default_guest, keyval};
 
@@ -37,9 +37,15 @@ pub struct VmArgs {
     /// Number of vCPUs, 1 to 64 [default: 1]
     #[arg(long, value_name = "N")]
     cpus: Option<u8>,
-    /// Guest memory, for example 512M or 2G [default: 128M]
-    #[arg(long, value_name = "SIZE")]
-    memory: Option<Size>,
+    /// Guest memory, for example 512M, or 2G,hugepages=2M [default: 128M]
+    #[arg(long, value_name = "MEMORY", value_parser = parse_memory, long_help = MEMORY)]
+    memory: Option<Memory>,
+    /// Keep all memory of the guest and of mote in the host's: none of it is ever swapped out
+    #[arg(long)]
+    mlock: bool,
+    /// Let the host keep equal pages of guest memory once, also those of several VMs (KSM)
+    #[arg(long)]
+    ksm: bool,
     /// Hide CPU features, by their names in /proc/cpuinfo, for example cx16,xsave
     #[arg(long, value_name = "FLAGS", value_delimiter = ',')]
     cpu_mask: Option<Vec<String>>,
@@ -132,7 +138,16 @@ impl VmArgs {
         boot.cmdline_only |= self.cmdline_only;
         set(&mut boot.protocol, self.protocol.as_ref());
         set(&mut config.cpus, self.cpus.map(Cpus).as_ref());
-        set(&mut config.memory, self.memory.map(Memory).as_ref());
+        let memory = &mut config.memory;
+        if let Some(given) = self.memory {
+            *memory = Memory {
+                mlock: memory.mlock || given.mlock,
+                ksm: memory.ksm || given.ksm,
+                ..given
+            };
+        }
+        memory.mlock |= self.mlock;
+        memory.ksm |= self.ksm;
         set(&mut config.cpu_mask, self.cpu_mask.as_ref());
         set(&mut config.acpi, self.acpi.as_ref());
         set(&mut config.console, self.console.as_ref());
@@ -164,6 +179,10 @@ fn read_config(path: &Path) -> Result<VmConfig, CliError> {
     } else {
         toml::from_str(&text).map_err(|e| named(&e))
     }
+}
+
+fn parse_memory(text: &str) -> Result<Memory, String> {
+    keyval::parse(text, Some("size"))
 }
 
 fn parse_disk(text: &str) -> Result<Disk, String> {
@@ -208,6 +227,7 @@ fn parse_console(text: &str) -> Result<Console, String> {
 mod tests {
     use super::*;
     use clap::Parser;
+    use motevm::config::{HugePages, Size};
 
     #[derive(Parser)]
     struct Only {
@@ -230,7 +250,7 @@ mod tests {
         let args = parse(&["--cpus", "4", "--disk", disk]).unwrap();
         args.apply(&mut config);
         assert_eq!(config.cpus.0, 4);
-        assert_eq!(config.memory.0, Size::gib(1));
+        assert_eq!(config.memory.size, Size::gib(1));
         assert_eq!(config.boot.kernel, Some("a".into()));
         let expected = Disk {
             read_only: true,
@@ -260,6 +280,9 @@ mod tests {
             &["--balloon", "size=lots"],
             &["--balloon", "colour=red"],
             &["--memory", "lots"],
+            &["--memory", "1G,hugepages=4M"],
+            &["--memory", "1G,prefault=maybe"],
+            &["--memory", "1G,colour=red"],
             &["--acpi", "maybe"],
             &["--vsock", "socket=v"],
             &["--vsock", "cid=x,socket=v"],
@@ -267,6 +290,31 @@ mod tests {
         ] {
             assert!(parse(words).is_err(), "{words:?}");
         }
+    }
+
+    #[test]
+    fn memory_is_a_size_and_how_it_is_kept() {
+        let mut config: VmConfig =
+            toml::from_str("memory = { size = \"1G\", ksm = true, thp = false }").unwrap();
+        let apply = |words: &[&str], config: &mut VmConfig| {
+            parse(words).unwrap().apply(config);
+            config.memory
+        };
+        let memory = apply(&["--mlock"], &mut config);
+        assert!(memory.mlock && memory.ksm && !memory.thp && memory.size == Size::gib(1));
+        let expected = Memory {
+            mlock: true,
+            ksm: true,
+            ..Memory::from(Size::mib(256))
+        };
+        assert_eq!(apply(&["--memory", "256M"], &mut config), expected);
+        let expected = Memory {
+            hugepages: Some(HugePages::Size1G),
+            prefault: true,
+            ..expected
+        };
+        let words = ["--memory", "size=256M,hugepages=1G,prefault"];
+        assert_eq!(apply(&words, &mut config), expected);
     }
 
     #[test]

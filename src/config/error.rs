@@ -19,6 +19,12 @@ pub enum ConfigError {
     /// More memory than is supported.
     #[error("--memory {0}: a VM has at most {MAX_MEMORY}")]
     MemoryTooLarge(Size),
+    /// A part of a huge page.
+    #[error("--memory {0},hugepages={1}: the size must be a multiple of {1}")]
+    MemoryHugePages(Size, Size),
+    /// Two wishes for memory that can't both be had.
+    #[error("{0}: {1}")]
+    MemoryExcludes(&'static str, &'static str),
     /// No kernel was named.
     #[error("no kernel: give --kernel PATH (a vmlinux or a bzImage)")]
     NoKernel,

@@ -9,6 +9,7 @@ mod dax;
 mod disk;
 mod error;
 mod fs;
+mod memory;
 mod metrics;
 mod net;
 mod rate;
@@ -25,6 +26,7 @@ pub use dax::DaxMode;
 pub use disk::{Cache, Disk, Engine, MAX_QUEUES, Queues};
 pub use error::ConfigError;
 pub use fs::{Fs, OnDisconnect};
+pub use memory::{HugePages, Memory};
 pub use metrics::{DEFAULT_INTERVAL as METRICS_INTERVAL, Metrics};
 pub use net::{MAX_QUEUES as MAX_NET_QUEUES, Mac, Net};
 pub use rate::{Rate, RateLimit};
@@ -49,7 +51,7 @@ pub const MAX_SOCKET_PATH: usize = 107;
 pub struct VmConfig {
     /// Number of vCPUs, 1 to [`MAX_CPUS`].
     pub cpus: Cpus,
-    /// Size of the guest's RAM.
+    /// The guest's RAM.
     pub memory: Memory,
     /// CPU features to hide, by the names that Linux shows in /proc/cpuinfo.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -91,17 +93,6 @@ pub struct Cpus(pub u8);
 impl Default for Cpus {
     fn default() -> Self {
         Cpus(1)
-    }
-}
-
-/// The size of guest memory, 128 MiB by default.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct Memory(pub Size);
-
-impl Default for Memory {
-    fn default() -> Self {
-        Memory(Size::mib(128))
     }
 }
 
@@ -224,19 +215,13 @@ impl VmConfig {
     ///
     /// The first value that is out of its range.
     pub fn validate(&self) -> Result<(), ConfigError> {
-        let (cpus, memory) = (self.cpus.0, self.memory.0);
+        let (cpus, memory) = (self.cpus.0, self.memory.size);
         if cpus == 0 || cpus > MAX_CPUS {
             return Err(ConfigError::Cpus(cpus));
         }
-        if memory < MIN_MEMORY {
-            return Err(ConfigError::MemoryTooSmall(memory));
-        }
-        if memory > MAX_MEMORY {
-            return Err(ConfigError::MemoryTooLarge(memory));
-        }
-        if !memory.bytes().is_multiple_of(1 << 20) {
-            return Err(ConfigError::MemoryUnaligned(memory));
-        }
+        let balloon = self.balloon.as_ref();
+        let reporting = balloon.map(|balloon| balloon.free_page_reporting);
+        self.memory.validate(self.shares_memory(), reporting)?;
         if self.boot.kernel.is_none() {
             return Err(ConfigError::NoKernel);
         }

@@ -55,7 +55,7 @@ fn values_out_of_range_are_refused_by_name() {
         assert_eq!(config.validate(), Err(ConfigError::Cpus(cpus)));
     }
     config = valid();
-    config.memory = Memory(Size::mib(2));
+    config.memory = Size::mib(2).into();
     assert!(
         config
             .validate()
@@ -63,12 +63,12 @@ fn values_out_of_range_are_refused_by_name() {
             .to_string()
             .contains("--memory 2M")
     );
-    config.memory = Memory(Size::new(MAX_MEMORY.bytes() + 1));
+    config.memory = Size::new(MAX_MEMORY.bytes() + 1).into();
     assert_eq!(
         config.validate().unwrap_err().to_string(),
         "--memory 1099511627777: a VM has at most 1T"
     );
-    config.memory = Memory(Size::new((128 << 20) + 4096));
+    config.memory = Size::new((128 << 20) + 4096).into();
     assert!(matches!(
         config.validate(),
         Err(ConfigError::MemoryUnaligned(_))
@@ -99,7 +99,7 @@ fn a_file_says_the_same_as_it_prints() {
         cache = "none"
     "#;
     let config: VmConfig = toml::from_str(text).unwrap();
-    assert_eq!(config.memory.0, Size::gib(2));
+    assert_eq!(config.memory.size, Size::gib(2));
     assert_eq!(config.console, Console::File("out.log".into()));
     assert_eq!(config.drives().count(), 2);
     let printed = toml::to_string(&config).unwrap();

@@ -33,7 +33,8 @@ use crate::devices::console::{Console, EscapeFilter, Output};
 use crate::devices::i8042::I8042;
 use crate::devices::serial::SerialPort;
 use crate::kvm::{self, Host};
-use crate::memory::{Backing, GuestRam};
+use crate::memory::prefault::Prefault;
+use crate::memory::{Backing, GuestRam, MemoryError};
 use crate::metrics::Registry;
 use crate::metrics::export::Exporter;
 use crate::vcpu::{ExitCounters, Surroundings};
@@ -79,8 +80,14 @@ pub fn build(host: &Host, config: &VmConfig, options: BuildOptions) -> Result<Vm
         true => Backing::Shared,
         false => Backing::Anonymous,
     };
-    let ram = GuestRam::new(&layout::ram_ranges(config.memory.0.bytes()), backing)?;
+    let ranges = layout::ram_ranges(config.memory.size.bytes());
+    let ram = GuestRam::with(&ranges, backing, &config.memory)?;
     let memory = ram.memory().clone();
+    // Goes on beside all that follows.
+    let prefault = match config.memory.prefault {
+        true => Some(Prefault::start(&memory).map_err(MemoryError::Prefault)?),
+        false => None,
+    };
     // Before the irqchip: see kvm::Vm::set_memory.
     // SAFETY: `ram` moves into the Vm, which drops it after the KVM file descriptors. Where an error
     // below drops it before `fd`, no vCPU has run, and none can any more.
@@ -178,7 +185,7 @@ pub fn build(host: &Host, config: &VmConfig, options: BuildOptions) -> Result<Vm
         mptable::write_mptable(&memory, cpus)?;
         None
     };
-    let map = layout::memory_map(config.memory.0.bytes());
+    let map = layout::memory_map(config.memory.size.bytes());
     let write_params = match kernel.entry {
         Entry::Pvh(_) => boot::write_pvh,
         Entry::Linux64(_) => boot::write_zero_page,
@@ -196,6 +203,10 @@ pub fn build(host: &Host, config: &VmConfig, options: BuildOptions) -> Result<Vm
 
     let vcpus = create_vcpus(host, &fd, &memory, &kernel, cpus, &mask)?;
     timeline.mark(Phase::Vcpus);
+    if let Some(prefault) = prefault {
+        prefault.finish()?;
+        timeline.mark(Phase::Prefault);
+    }
 
     let (mmio, ports) = (Arc::new(mmio), Arc::new(ports));
     clock.watch(&mmio, &ports);
@@ -214,7 +225,7 @@ pub fn build(host: &Host, config: &VmConfig, options: BuildOptions) -> Result<Vm
     metrics.add(Arc::new(VmSource {
         clock: clock.clone(),
         timeline: timeline.clone(),
-        memory: config.memory.0,
+        memory: config.memory.size,
         cpus,
         ranges: ram.host_ranges(),
     }));

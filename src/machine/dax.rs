@@ -33,7 +33,7 @@ impl DaxDrives {
     /// RAM.
     pub fn open(config: &VmConfig, host: &Host) -> Result<Self, BuildError> {
         let mut drives = Vec::new();
-        let mut guest = layout::dax_start(config.memory.0.bytes());
+        let mut guest = layout::dax_start(config.memory.size.bytes());
         for disk in config.drives() {
             let Some(mode) = disk.dax_mode() else {
                 continue;

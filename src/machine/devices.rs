@@ -72,7 +72,7 @@ pub fn place_devices(
         None => None,
     };
     let balloon = match &config.balloon {
-        Some(balloon) => Some(place_balloon(placer, balloon, config.memory.0)?),
+        Some(balloon) => Some(place_balloon(placer, balloon, config.memory.size)?),
         None => None,
     };
     placer.place(Box::new(RngDevice::new()))?;

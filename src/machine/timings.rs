@@ -25,6 +25,8 @@ pub enum Phase {
     Devices,
     /// All vCPUs exist and have their state.
     Vcpus,
+    /// All of guest memory is there, where that was asked for.
+    Prefault,
 }
 
 /// When each phase ended.

@@ -1,22 +1,29 @@
 //! Guest RAM: reserved from the host without being touched, aligned so that huge pages fit.
 //!
 //! It is anonymous memory of the monitor, or, where another process serves a device (vhost-user),
-//! a memfd that both map ([`Backing`]). [`pages`]: memory of the monitor's that the guest reads.
-//! [`release`]: what the guest gives back.
+//! a memfd that both map ([`Backing`]); of ordinary pages or of the host's pool of huge ones
+//! (`hugetlb`). [`prefault`]: all of it brought before the guest starts. `keep`: locked, or merged.
+//! [`pages`]: memory of the monitor's that the guest reads. [`release`]: what the guest gives back.
 //! [`dax`]: files of the host that the guest maps.
 
 pub mod dax;
+mod hugetlb;
+mod keep;
 pub mod pages;
+pub mod prefault;
 pub mod release;
 
 use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::os::fd::{AsRawFd, FromRawFd};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use vm_memory::mmap::MmapRegionBuilder;
 use vm_memory::{FileOffset, GuestAddress, GuestMemoryMmap, GuestRegionMmap};
+
+use crate::config::{HugePages, Memory, Size};
 
 /// Huge pages need the host's and the guest's address to agree below this power of two.
 const HUGE_PAGE: usize = 2 << 20;
@@ -46,6 +53,57 @@ pub enum MemoryError {
         /// What the system call said.
         source: io::Error,
     },
+    /// The host's pool has too few huge pages.
+    #[error(
+        "--memory hugepages={size}: {needed} huge pages are needed, {missing} more than the host has \
+         to give: write {enough} or more to {file}"
+    )]
+    HugePages {
+        /// The size of one.
+        size: Size,
+        /// How many all of the guest's memory is.
+        needed: u64,
+        /// How many of them there aren't.
+        missing: u64,
+        /// How many the pool would have to have.
+        enough: u64,
+        /// Where that is said to the kernel.
+        file: PathBuf,
+    },
+    /// The host has no such pool.
+    #[error(
+        "--memory hugepages={size}: this host has none of that size ({pool} is missing); its kernel \
+         or its processor lacks them"
+    )]
+    NoHugePages {
+        /// The size of one.
+        size: Size,
+        /// The pool's folder, which isn't there.
+        pool: PathBuf,
+    },
+    /// The memory may not be locked.
+    #[error(
+        "--mlock: locking {size} MiB of guest memory: {source}; this process may lock {limit} \
+         (RLIMIT_MEMLOCK): raise it (ulimit -l unlimited, LimitMEMLOCK=infinity), or give it \
+         CAP_IPC_LOCK"
+    )]
+    Lock {
+        /// What was to be locked, in MiB.
+        size: u64,
+        /// The limit.
+        limit: String,
+        /// What the system call said.
+        source: io::Error,
+    },
+    /// The host's kernel merges no pages.
+    #[error("--ksm: {0}; the host's kernel needs CONFIG_KSM")]
+    Merge(io::Error),
+    /// The host has not as much memory as there is to be from the start.
+    #[error(
+        "--memory prefault=on: bringing the guest's memory: {0}; give less --memory, or leave \
+         prefault out"
+    )]
+    Prefault(io::Error),
     /// The ranges overlap or are empty: a defect of the layout.
     #[error("guest memory at {0:#x} can't be laid out: {1}")]
     Layout(u64, String),
@@ -63,27 +121,57 @@ pub struct GuestRam {
 }
 
 impl GuestRam {
-    /// Reserves RAM at the given guest ranges (start, bytes). Nothing is touched yet: a page
-    /// costs memory when it is first written, and reads as zero until then.
+    /// RAM as it is by default: see [`GuestRam::with`].
     ///
     /// # Errors
     ///
     /// The host has not enough address space, or `ranges` overlap.
     pub fn new(ranges: &[(GuestAddress, u64)], backing: Backing) -> Result<Self, MemoryError> {
+        Self::with(ranges, backing, &Memory::default())
+    }
+
+    /// Reserves RAM at the given guest ranges (start, bytes), kept as `how` says. Nothing is touched
+    /// yet: a page costs memory when it is first written, and reads as zero until then. Pages of
+    /// the host's pool are set aside now.
+    ///
+    /// # Errors
+    ///
+    /// The host has not enough of what is asked for, or `ranges` overlap.
+    pub fn with(
+        ranges: &[(GuestAddress, u64)],
+        backing: Backing,
+        how: &Memory,
+    ) -> Result<Self, MemoryError> {
         let mut reservations = Vec::with_capacity(ranges.len());
         let mut regions = Vec::with_capacity(ranges.len());
+        let mut rest = ranges.iter().map(|(_, size)| size).sum::<u64>();
+        let total = rest;
         for &(start, size) in ranges {
             let layout = |e: &dyn std::fmt::Display| MemoryError::Layout(start.0, e.to_string());
             let bytes = usize::try_from(size).map_err(|e| layout(&e))?;
-            let refused = |source| MemoryError::Reserve {
-                size: size >> 20,
-                source,
+            let refused = |source| match how.hugepages {
+                Some(pages) => hugetlb::refused(Path::new("/"), pages, rest, total, source),
+                None => MemoryError::Reserve {
+                    size: size >> 20,
+                    source,
+                },
             };
             let file = match backing {
                 Backing::Anonymous => None,
-                Backing::Shared => Some(shared_file(size).map_err(refused)?),
+                Backing::Shared => Some(shared_file(size, how.hugepages).map_err(refused)?),
             };
-            let reservation = Reservation::new(start, bytes, file.as_ref()).map_err(refused)?;
+            let reservation = match how.hugepages {
+                Some(pages) => Reservation::of_pool(start, bytes, file.as_ref(), pages),
+                None => Reservation::new(start, bytes, file.as_ref(), how.thp),
+            };
+            let reservation = reservation.map_err(refused)?;
+            rest -= size;
+            if how.ksm {
+                keep::merge(reservation.start, bytes)?;
+            }
+            if how.mlock {
+                keep::lock(reservation.start, bytes)?;
+            }
             let flags = reservation.flags;
             // SAFETY: the reservation maps `bytes` at this address, and outlives the region (see
             // Drop).
@@ -97,6 +185,9 @@ impl GuestRam {
             let region = GuestRegionMmap::new(mapping, start).ok_or_else(|| layout(&"overflow"))?;
             regions.push(region);
             reservations.push(reservation);
+        }
+        if how.ksm {
+            keep::warn_of_no_merging(Path::new("/"));
         }
         let memory = GuestMemoryMmap::from_regions(regions)
             .map_err(|e| MemoryError::Layout(ranges.first().map_or(0, |r| r.0.0), e.to_string()))?;
@@ -141,8 +232,9 @@ const ANONYMOUS: i32 = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORES
 const SHARED: i32 = libc::MAP_SHARED | libc::MAP_NORESERVE;
 
 /// A memfd of `size` bytes whose size nobody can change.
-fn shared_file(size: u64) -> io::Result<File> {
+fn shared_file(size: u64, pages: Option<HugePages>) -> io::Result<File> {
     let flags = libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING;
+    let flags = flags | pages.map_or(0, hugetlb::memfd_flags);
     // SAFETY: a string with its NUL.
     let fd = unsafe { libc::memfd_create(c"mote-guest".as_ptr(), flags) };
     if fd < 0 {
@@ -179,7 +271,8 @@ unsafe impl Send for Reservation {}
 unsafe impl Sync for Reservation {}
 
 impl Reservation {
-    fn new(guest: GuestAddress, bytes: usize, file: Option<&File>) -> io::Result<Self> {
+    /// Ordinary pages, huge ones where the host has them to give (`thp`).
+    fn new(guest: GuestAddress, bytes: usize, file: Option<&File>, thp: bool) -> io::Result<Self> {
         // Slack, so that an aligned start exists wherever the kernel puts the mapping. It is
         // never touched, and so costs no memory.
         let size = bytes
@@ -213,12 +306,50 @@ impl Reservation {
         }
         // Huge pages make loading the kernel some 50 times fewer faults. Where the host forbids
         // them (transparent_hugepage=never) small pages do, so the result is not looked at.
+        let pages = if thp {
+            libc::MADV_HUGEPAGE
+        } else {
+            libc::MADV_NOHUGEPAGE
+        };
         // SAFETY: the range lies in the mapping made above.
-        unsafe { libc::madvise(start.cast(), bytes, libc::MADV_HUGEPAGE) };
-        // A core dump of the monitor should not hold the guest's memory.
-        // SAFETY: as above.
-        unsafe { libc::madvise(start.cast(), bytes, libc::MADV_DONTDUMP) };
+        unsafe { libc::madvise(start.cast(), bytes, pages) };
+        reservation.keep_out_of_dumps();
         Ok(reservation)
+    }
+
+    /// Pages of the host's pool, set aside: with no MAP_NORESERVE, mmap(2) fails where there are
+    /// too few. They are aligned by themselves.
+    fn of_pool(
+        guest: GuestAddress,
+        bytes: usize,
+        file: Option<&File>,
+        pages: HugePages,
+    ) -> io::Result<Self> {
+        let (sharing, fd) = match file {
+            Some(file) => (libc::MAP_SHARED, file.as_raw_fd()),
+            None => (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1),
+        };
+        let flags = sharing | hugetlb::map_flags(pages);
+        // SAFETY: a new mapping at an address of the kernel's choice.
+        let base = unsafe { libc::mmap(std::ptr::null_mut(), bytes, PROTECTION, flags, fd, 0) };
+        if base == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let reservation = Reservation {
+            guest,
+            mapped: (base.cast(), bytes),
+            start: base.cast(),
+            bytes,
+            flags,
+        };
+        reservation.keep_out_of_dumps();
+        Ok(reservation)
+    }
+
+    /// A core dump of the monitor should not hold the guest's memory.
+    fn keep_out_of_dumps(&self) {
+        // SAFETY: the range lies in the mapping that this is.
+        unsafe { libc::madvise(self.start.cast(), self.bytes, libc::MADV_DONTDUMP) };
     }
 }
 
@@ -227,6 +358,13 @@ impl Drop for Reservation {
         // SAFETY: exactly what mmap gave; nobody uses it any more (see GuestRam).
         unsafe { libc::munmap(self.mapped.0.cast(), self.mapped.1) };
     }
+}
+
+/// The size of the host's ordinary pages.
+fn page_size() -> u64 {
+    // SAFETY: takes no pointer.
+    let size = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+    u64::try_from(size).unwrap_or(4096).max(1)
 }
 
 #[cfg(test)]
@@ -295,6 +433,31 @@ mod tests {
         assert_eq!(u32::from_le_bytes(bytes), 0x0102_0304);
         assert!(file.file().set_len(4096).is_err());
         assert_eq!(ram.host_ranges()[0].start % HUGE_PAGE as u64, 0);
+    }
+
+    #[test]
+    fn a_pool_with_too_few_pages_refuses_before_anything_is_touched() {
+        for backing in [Backing::Anonymous, Backing::Shared] {
+            for pages in [HugePages::Size2M, HugePages::Size1G] {
+                let how = Memory {
+                    hugepages: Some(pages),
+                    ..Memory::from(Size::gib(1024))
+                };
+                // More than any host has.
+                let ranges = [
+                    (GuestAddress(0), 3 << 30),
+                    (GuestAddress(4 << 30), 1021 << 30),
+                ];
+                let error = GuestRam::with(&ranges, backing, &how).unwrap_err();
+                let text = error.to_string();
+                let option = format!("--memory hugepages={}: ", pages.size());
+                assert!(text.starts_with(&option), "{text}");
+                assert!(
+                    text.contains("/sys/kernel/mm/hugepages/hugepages-"),
+                    "{text}"
+                );
+            }
+        }
     }
 
     #[test]

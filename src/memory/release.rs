@@ -7,20 +7,23 @@ use std::os::fd::AsRawFd;
 use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
 use vm_memory::{GuestRegionMmap, MemoryRegionAddress};
 
+use super::hugetlb;
+
 /// Gives back the `len` bytes at `start`, or what of them is RAM; how many bytes that was.
 ///
 /// Only whole pages of the host are given back: what covers a part of one is left as it is. Within
 /// a huge page, the host's kernel frees the memory when all of the huge page has been given back,
-/// or when it needs memory; until then it keeps the part that isn't mapped any more.
+/// or when it needs memory; until then it keeps the part that isn't mapped any more. Of pages of the
+/// host's pool only whole ones go; they are set aside no more, and may be gone when they are needed.
 ///
 /// # Errors
 ///
 /// The host refused: the memory is locked (mlock), or its memfd sealed against writing.
 pub fn release(memory: &GuestMemoryMmap<()>, start: GuestAddress, len: u64) -> io::Result<u64> {
-    let page = page_size();
     let end = start.0.saturating_add(len);
     let mut released = 0;
     for region in memory.iter().filter(|region| is_ram(region)) {
+        let page = hugetlb::page_size(region.flags()).unwrap_or_else(super::page_size);
         let (first, last) = (region.start_addr().0, region.start_addr().0 + region.len());
         // Both relative to the region, whose start is aligned for the host (layout::ram_ranges).
         let from = (start.0.clamp(first, last) - first).next_multiple_of(page);
@@ -64,12 +67,6 @@ fn done(result: i32) -> io::Result<()> {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }
-}
-
-fn page_size() -> u64 {
-    // SAFETY: takes no pointer.
-    let size = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
-    u64::try_from(size).unwrap_or(4096).max(1)
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::io::{BufRead, BufReader};
 use std::sync::mpsc;
 
-use motevm::config::{Balloon, Console, Disk, Memory, Size};
+use motevm::config::{Balloon, Console, Disk, Size};
 use motevm::{BuildOptions, Host, VmConfig, build};
 
 use super::*;
@@ -11,7 +11,7 @@ use super::*;
 /// A VM in this process, whose guest runs `script`; what it prints goes to `out`.
 fn config(guests: &Guests, out: &Path, memory: Size, script: &str) -> VmConfig {
     let mut config = VmConfig {
-        memory: Memory(memory),
+        memory: memory.into(),
         console: Console::File(out.into()),
         rootfs: Some(Disk {
             path: guests.rootfs.clone(),
