@@ -13,7 +13,7 @@ use super::decompress::Compression;
 use super::elf::ElfImage;
 use super::error::{ElfError, KernelError};
 use super::packed::HEAD_SIZE;
-use super::segments::{self, PlacementError};
+use super::segments::{self, Loaded, PlacementError};
 use super::source::Source;
 
 /// How the first vCPU starts.
@@ -74,6 +74,8 @@ pub struct LoadedKernel {
     pub end: GuestAddress,
     /// How many bytes were copied into guest memory.
     pub bytes_loaded: u64,
+    /// How many bytes of guest memory are pages of the file.
+    pub bytes_mapped: u64,
     /// Where they came from.
     pub format: KernelFormat,
 }
@@ -86,6 +88,9 @@ pub struct KernelOptions {
     pub cache: Option<PathBuf>,
     /// Which entry point to take.
     pub prefer: EntryPreference,
+    /// Map whole pages of the file, or of its copy in the cache, instead of copying them, where that
+    /// can be: see [`crate::memory::over_ram::map_private`] for what the file must not do then.
+    pub map: bool,
 }
 
 /// An opened kernel file that was recognised, but not loaded yet.
@@ -179,8 +184,11 @@ impl KernelFile {
                 let image = ElfImage::parse(&self.head[..self.head_length], &source)
                     .map_err(|source| self.elf_error(source))?;
                 let entry = self.entry(&image, options.prefer)?;
-                let bytes = segments::load(&image, &source, memory)
-                    .map_err(|source| self.placement_error(source))?;
+                let bytes = match options.map {
+                    true => segments::map(&image, &self.file, self.length, memory),
+                    false => segments::load(&image, &source, memory),
+                };
+                let bytes = bytes.map_err(|source| self.placement_error(source))?;
                 Ok(loaded(&image, entry, bytes, KernelFormat::Elf))
             }
             Content::BzImage(payload) => self.load_bzimage(payload, memory, options),
@@ -275,14 +283,15 @@ fn recognise(head: &[u8], length: u64, path: &Path) -> Result<Content, KernelErr
 pub(super) fn loaded(
     image: &ElfImage,
     entry: Entry,
-    bytes_loaded: u64,
+    bytes: Loaded,
     format: KernelFormat,
 ) -> LoadedKernel {
     LoadedKernel {
         entry,
         start: GuestAddress(image.start()),
         end: GuestAddress(image.end()),
-        bytes_loaded,
+        bytes_loaded: bytes.copied,
+        bytes_mapped: bytes.mapped,
         format,
     }
 }

@@ -16,6 +16,7 @@
 //!
 //! # Preconditions
 //!
+//! - Where pages of the file are mapped ([`KernelOptions::map`]), it stays as it is.
 //! - Guest memory is fresh (all zero) where the kernel lands: BSS is not written, since
 //!   that would cost a page fault for each of its pages.
 //! - No vCPU runs yet. A vCPU that wrote to the kernel while it is being loaded would hurt

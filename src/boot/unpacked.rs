@@ -15,7 +15,7 @@ use super::elf::{ElfImage, MAGIC};
 use super::error::{ElfError, KernelError};
 use super::kernel::{KernelFile, KernelFormat, KernelOptions, LoadedKernel, loaded};
 use super::packed::{self, HEAD_SIZE, Key, Stamp};
-use super::segments::{self, PlacementError};
+use super::segments::{self, Loaded, PlacementError};
 use super::source::Source;
 
 /// How much of a bzImage is hashed at once: what fits a second-level cache.
@@ -39,7 +39,7 @@ impl KernelFile {
         if let Some(cache) = &cache {
             let (key, compression) = self.hash(payload)?;
             if let Some((file, length)) = cache.find(&key) {
-                match load_cached(&file, length, &key, memory) {
+                match load_cached(&file, length, &key, memory, options.map) {
                     Ok((image, bytes)) => {
                         let entry = self.entry(&image, options.prefer)?;
                         let format = KernelFormat::BzImage {
@@ -152,16 +152,21 @@ fn load_cached(
     length: u64,
     key: &Key,
     memory: &GuestMemoryMmap<()>,
-) -> Result<(ElfImage, u64), CachedError> {
+    map: bool,
+) -> Result<(ElfImage, Loaded), CachedError> {
     let source = Source::File(file, length);
     let (head, _) = source.head()?;
     let stamp = Stamp::read(&head)
         .filter(|stamp| stamp.key == *key && stamp.length == length)
         .ok_or(CachedError::Stamp)?;
     let image = ElfImage::parse(&head, &source)?;
-    let (bytes, crc) = segments::load_with_crc(&image, &source, memory)?;
+    let target = (!map).then_some(memory);
+    let (mut loaded, crc) = segments::load_with_crc(&image, &source, target)?;
     if crc != stamp.data_crc {
         return Err(CachedError::Contents);
     }
-    Ok((image, bytes))
+    if map {
+        loaded = segments::map(&image, file, length, memory)?;
+    }
+    Ok((image, loaded))
 }

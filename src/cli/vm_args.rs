@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use clap::{Args, ValueHint};
 use motevm::VmConfig;
 use motevm::config::{
-    Acpi, Balloon, Console, Cpus, Disk, Endpoint, Fs, Memory, Metrics, Net, Protocol, Vsock,
+    Acpi, Balloon, Console, Cpus, Disk, Endpoint, Fs, KernelLoad, Memory, Metrics, Net, Protocol,
+    Vsock,
 };
 
 use super::run_help::{
@@ -34,6 +35,9 @@ pub struct VmArgs {
     /// How the kernel is entered
     #[arg(long, value_enum)]
     protocol: Option<Protocol>,
+    /// How the kernel gets into guest memory: copied, or mapped, so that VMs share its pages
+    #[arg(long, value_enum, value_name = "HOW")]
+    kernel_load: Option<KernelLoad>,
     /// Number of vCPUs, 1 to 64 [default: 1]
     #[arg(long, value_name = "N")]
     cpus: Option<u8>,
@@ -137,6 +141,7 @@ impl VmArgs {
         boot.cmdline = self.cmdline.clone().or(boot.cmdline.take());
         boot.cmdline_only |= self.cmdline_only;
         set(&mut boot.protocol, self.protocol.as_ref());
+        set(&mut boot.load, self.kernel_load.as_ref());
         set(&mut config.cpus, self.cpus.map(Cpus).as_ref());
         let memory = &mut config.memory;
         if let Some(given) = self.memory {

@@ -113,6 +113,20 @@ pub struct Boot {
     pub cmdline_only: bool,
     /// How the first vCPU enters the kernel.
     pub protocol: Protocol,
+    /// How the kernel gets into guest memory.
+    pub load: KernelLoad,
+}
+
+/// How the kernel gets into guest memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum KernelLoad {
+    /// Read into it: the guest has its own copy, in huge pages where there are such.
+    #[default]
+    Copy,
+    /// Its file is mapped privately where it can be: VMs share its pages. The file must stay as it
+    /// is while they run.
+    Map,
 }
 
 /// How the first vCPU enters the kernel.
@@ -225,6 +239,7 @@ impl VmConfig {
         if self.boot.kernel.is_none() {
             return Err(ConfigError::NoKernel);
         }
+        self.validate_load()?;
         self.drives().try_for_each(Disk::validate)?;
         self.drives().try_for_each(Disk::validate_dax)?;
         self.nets.iter().try_for_each(Net::validate)?;
@@ -239,6 +254,33 @@ impl VmConfig {
             metrics.validate()?;
         }
         Ok(())
+    }
+
+    /// Refuses a mapped kernel where its pages would not stay the file's, or come back as such.
+    fn validate_load(&self) -> Result<(), ConfigError> {
+        let excluded = [
+            (
+                self.memory.prefault,
+                "--kernel-load map with --memory prefault=on",
+                "prefault would copy all pages; leave one of them out",
+            ),
+            (
+                self.memory.mlock,
+                "--kernel-load map with --mlock",
+                "a page that VMs share can't be one VM's to lock; leave one of them out",
+            ),
+            (
+                self.balloon.is_some(),
+                "--kernel-load map with --balloon",
+                "pages that the guest gives back would be the file's again instead of zeros; leave \
+                 one of them out",
+            ),
+        ];
+        let map = self.boot.load == KernelLoad::Map;
+        match excluded.into_iter().find(|(given, ..)| map && *given) {
+            Some((_, what, remedy)) => Err(ConfigError::MemoryExcludes(what, remedy)),
+            None => Ok(()),
+        }
     }
 
     /// Whether another process serves a device, and so must reach the guest's memory.

@@ -109,6 +109,34 @@ fn a_file_says_the_same_as_it_prints() {
 }
 
 #[test]
+fn a_mapped_kernel_is_refused_where_its_pages_would_not_stay_the_files() {
+    for (more, part) in [
+        ("", None),
+        ("memory = { prefault = true }", Some("prefault=on: ")),
+        ("memory = { mlock = true }", Some("--mlock: ")),
+        ("balloon = {}", Some("--balloon: ")),
+        ("memory = { hugepages = '2M', size = '1G' }", None),
+    ] {
+        let text = format!("boot = {{ kernel = 'k', load = 'map' }}\n{more}");
+        let config: VmConfig = toml::from_str(&text).unwrap();
+        match (config.validate(), part) {
+            (Ok(()), None) => {}
+            (Err(error), Some(part)) => {
+                let text = format!("--kernel-load map with {part}");
+                assert!(
+                    error
+                        .to_string()
+                        .replace("--memory ", "")
+                        .starts_with(&text),
+                    "{error}"
+                );
+            }
+            (result, _) => panic!("{text}: {result:?}"),
+        }
+    }
+}
+
+#[test]
 fn an_unknown_key_is_an_error() {
     assert!(toml::from_str::<VmConfig>("cpu = 4").is_err());
 }

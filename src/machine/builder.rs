@@ -13,6 +13,7 @@ use super::dax::{DaxDrives, root_options};
 use super::devices::{Placed, place_devices};
 use super::ending::Endings;
 use super::error::BuildError;
+use super::mapped_kernel::MappedKernel;
 use super::metrics::VmSource;
 use super::timings::{BootClock, Phase, Timeline};
 use super::usage::cpu_time;
@@ -26,7 +27,7 @@ use crate::boot::{
     self, Cmdline, Entry, EntryPreference, FileFormat, KernelFile, KernelOptions, LoadedKernel,
 };
 use crate::bus::Bus;
-use crate::config::{self, Acpi, ConfigError, Protocol, VmConfig};
+use crate::config::{self, Acpi, ConfigError, KernelLoad, Protocol, VmConfig};
 use crate::devices::acpi_sleep::AcpiSleep;
 use crate::devices::boot_timer::BootTimer;
 use crate::devices::console::{Console, EscapeFilter, Output};
@@ -114,6 +115,7 @@ pub fn build(host: &Host, config: &VmConfig, options: BuildOptions) -> Result<Vm
         &KernelOptions {
             cache: kernel_cache,
             prefer,
+            map: config.boot.load == KernelLoad::Map,
         },
     )?;
     let initrd = match &config.boot.initrd {
@@ -125,6 +127,7 @@ pub fn build(host: &Host, config: &VmConfig, options: BuildOptions) -> Result<Vm
         )?),
         None => None,
     };
+    let mapped_kernel = MappedKernel::of(&kernel, kernel_path, &memory);
     timeline.mark(Phase::KernelLoad);
 
     fd.create_irqchip()?;
@@ -242,6 +245,8 @@ pub fn build(host: &Host, config: &VmConfig, options: BuildOptions) -> Result<Vm
         usage_at_init: None,
         timeline,
         bytes_loaded,
+        bytes_mapped: kernel.bytes_mapped,
+        mapped_kernel,
         supported_cpuid_calls: host.supported_cpuid_calls(),
         acpi: with_acpi,
         drives: config.drives().count(),

@@ -12,6 +12,7 @@ mod devices;
 mod ending;
 mod error;
 mod hint;
+mod mapped_kernel;
 mod metrics;
 mod report;
 mod timings;

@@ -39,6 +39,8 @@ pub struct Report {
     pub exits: Counts,
     /// Bytes read into guest memory before the first KVM_RUN.
     pub bytes_loaded: u64,
+    /// Bytes of the kernel's file that are guest memory as they are (`--kernel-load map`).
+    pub bytes_mapped: u64,
     /// How often KVM_GET_SUPPORTED_CPUID was called in this process.
     pub supported_cpuid_calls: u32,
     /// What the process used.
@@ -49,7 +51,7 @@ impl Report {
     pub(super) fn new(
         timeline: &Timeline,
         clock: &BootClock,
-        bytes_loaded: u64,
+        (bytes_loaded, bytes_mapped): (u64, u64),
         supported_cpuid_calls: u32,
         process: Usage,
     ) -> Self {
@@ -72,6 +74,7 @@ impl Report {
             exec_to_init_us: init.map(|(at, _)| micros(timeline.start, *at)),
             exits,
             bytes_loaded,
+            bytes_mapped,
             supported_cpuid_calls,
             process,
         }
@@ -119,12 +122,11 @@ impl fmt::Display for Report {
             write!(f, "{start}{} {}", count.device, count.reads + count.writes)?;
         }
         writeln!(f, "{}", if exits.by_device.is_empty() { "" } else { ")" })?;
-        writeln!(
-            f,
-            "  loaded {} KiB; {}",
-            self.bytes_loaded >> 10,
-            self.process
-        )?;
+        write!(f, "  loaded {} KiB", self.bytes_loaded >> 10)?;
+        if self.bytes_mapped > 0 {
+            write!(f, ", mapped {} KiB", self.bytes_mapped >> 10)?;
+        }
+        writeln!(f, "; {}", self.process)?;
         if u128::from(self.create_vm_us) > SLOW_CREATE_VM.as_micros() {
             writeln!(
                 f,
@@ -157,7 +159,7 @@ mod tests {
             .set((at(7000), Duration::from_micros(6500)))
             .unwrap();
         clock.init.set((at(57_000), clock.counts())).ok().unwrap();
-        let report = Report::new(&timeline, &clock, 0, 1, Default::default());
+        let report = Report::new(&timeline, &clock, (0, 0), 1, Default::default());
         assert_eq!(report.exec_to_kvm_open_us, 100);
         assert_eq!(report.create_vm_us, 6000);
         assert_eq!(report.memory_us, 0);
@@ -174,7 +176,7 @@ mod tests {
     fn a_guest_that_never_signals_is_told_so() {
         let clock = BootClock::new(Vec::new());
         let timeline = Timeline::starting_at(Instant::now());
-        let report = Report::new(&timeline, &clock, 0, 0, Default::default());
+        let report = Report::new(&timeline, &clock, (0, 0), 0, Default::default());
         assert_eq!(report.exec_to_init_us, None);
         assert!(
             report

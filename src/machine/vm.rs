@@ -11,6 +11,7 @@ use super::console::{ConsoleEnd, ConsoleResizer};
 use super::dax::DaxDrives;
 use super::ending::{Endings, Exit};
 use super::hint::Outcome;
+use super::mapped_kernel::MappedKernel;
 use super::report::Report;
 use super::timings::{BootClock, Counts, Timeline};
 use super::usage::Usage;
@@ -58,6 +59,7 @@ pub struct Vm {
     pub(super) usage_at_init: Option<Usage>,
     pub(super) timeline: Timeline,
     pub(super) bytes_loaded: u64,
+    pub(super) bytes_mapped: u64,
     pub(super) supported_cpuid_calls: u32,
     pub(super) acpi: bool,
     pub(super) drives: usize,
@@ -68,6 +70,7 @@ pub struct Vm {
     pub(super) exporter: Option<Exporter>,
     pub(super) _registers: Arc<Pages>,
     pub(super) dax: DaxDrives,
+    pub(super) mapped_kernel: Option<MappedKernel>,
     pub(super) ram: GuestRam,
 }
 
@@ -173,7 +176,7 @@ impl Vm {
         Report::new(
             &self.timeline,
             &self.clock,
-            self.bytes_loaded,
+            (self.bytes_loaded, self.bytes_mapped),
             self.supported_cpuid_calls,
             usage,
         )
@@ -200,7 +203,7 @@ impl Vm {
         // What KVM_RUN says where the host has no page for the guest.
         if let Some(Exit::Crash(report)) = &self.ended
             && report.kind == CrashKind::RunFailed(libc::EFAULT)
-            && let Some(trouble) = self.dax.trouble()
+            && let Some(trouble) = self.dax.trouble().or_else(|| self.kernel_trouble())
         {
             return Some(trouble);
         }
@@ -219,6 +222,10 @@ impl Vm {
             acpi: self.acpi,
         }
         .hint()
+    }
+
+    fn kernel_trouble(&self) -> Option<String> {
+        self.mapped_kernel.as_ref().map(MappedKernel::trouble)
     }
 
     fn usage(&self) -> Usage {

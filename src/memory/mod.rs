@@ -4,14 +4,16 @@
 //! a memfd that both map ([`Backing`]); of ordinary pages or of the host's pool of huge ones
 //! (`hugetlb`). [`prefault`]: all of it brought before the guest starts. `keep`: locked, or merged.
 //! [`pages`]: memory of the monitor's that the guest reads. [`release`]: what the guest gives back.
-//! [`dax`]: files of the host that the guest maps.
+//! [`dax`]: files of the host that the guest maps. [`over_ram`]: a file's pages as RAM, the kernel's.
 
 pub mod dax;
 mod hugetlb;
 mod keep;
+pub mod over_ram;
 pub mod pages;
 pub mod prefault;
 pub mod release;
+pub(crate) mod sigbus;
 
 use std::fs::File;
 use std::io;

@@ -5,6 +5,7 @@ mod bzimage;
 mod cache;
 mod cmdline;
 mod elf;
+mod mapped;
 mod mutated;
 mod tables;
 

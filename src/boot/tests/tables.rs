@@ -192,6 +192,7 @@ fn kernel(size: u64) -> LoadedKernel {
         start: GuestAddress(16 << 20),
         end: GuestAddress((16 << 20) + size),
         bytes_loaded: size,
+        bytes_mapped: 0,
         format: KernelFormat::Elf,
     }
 }

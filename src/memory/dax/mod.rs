@@ -8,8 +8,6 @@
 //! The guest is given whole units of [`UNIT`]. What is behind the file's last page is anonymous
 //! memory: there the file's own mapping would be a fault (SIGBUS, mmap(2)).
 
-mod sigbus;
-
 use std::fs::File;
 use std::io;
 use std::ops::Range;
@@ -20,7 +18,7 @@ use vm_memory::mmap::MmapRegionBuilder;
 use vm_memory::{GuestAddress, GuestRegionMmap};
 
 use crate::config::DaxMode;
-use sigbus::Named;
+use crate::memory::sigbus::Named;
 
 /// Linux takes persistent memory in these units only (memremap_compat_align,
 /// include/linux/mmzone.h SUBSECTION_SIZE). It is also the size of a huge page.
@@ -90,9 +88,14 @@ impl DaxMapping {
             (None, DaxMode::Private) => (start, len),
             (None, _) => (start, file_len),
         };
-        let mut named = vec![Named::new(start..start + file_len, path)];
+        let text = format!(
+            "drive {}: the host has no page where one was used: the file, which a guest maps \
+             (dax), has shrunk, or its disk is full or failing",
+            path.display()
+        );
+        let mut named = vec![Named::new(start..start + file_len, &text)];
         if view.is_some() {
-            named.push(Named::new(for_devices.0..for_devices.0 + file_len, path));
+            named.push(Named::new(for_devices.0..for_devices.0 + file_len, &text));
         }
         Ok(DaxMapping {
             _named: named,

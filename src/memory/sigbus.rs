@@ -5,7 +5,6 @@
 //! file, and lets the default happen; what isn't about a mapping goes to the handler before it.
 
 use std::ops::Range;
-use std::path::Path;
 use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
@@ -42,8 +41,8 @@ static BEFORE: OnceLock<libc::sigaction> = OnceLock::new();
 pub struct Named(Option<usize>);
 
 impl Named {
-    /// From now on, a SIGBUS in `range` names `path`.
-    pub fn new(range: Range<u64>, path: &Path) -> Self {
+    /// From now on, a SIGBUS in `range` says `text`.
+    pub fn new(range: Range<u64>, text: &str) -> Self {
         let _changing = CHANGING.lock().unwrap_or_else(PoisonError::into_inner);
         BEFORE.get_or_init(install);
         let free = |entry: &Entry| entry.start.load(Ordering::Relaxed) == 0;
@@ -51,11 +50,7 @@ impl Named {
             return Named(None);
         };
         let entry = &ENTRIES[index];
-        let text = format!(
-            "mote: drive {}: the host has no page where one was used: the file, which a guest \
-             maps (dax), has shrunk, or its disk is full or failing\n",
-            path.display()
-        );
+        let text = format!("mote: {text}\n");
         let bytes = text.as_bytes();
         // A long path loses its start.
         let bytes = &bytes[bytes.len().saturating_sub(MESSAGE)..];
@@ -131,8 +126,8 @@ fn default() {
 
 #[cfg(test)]
 mod tests {
-    use super::super::DaxMapping;
     use crate::config::DaxMode;
+    use crate::memory::dax::DaxMapping;
     use std::fs::File;
     use std::os::unix::process::ExitStatusExt;
     use std::process::Command;
@@ -159,7 +154,7 @@ mod tests {
             }
             unreachable!("the page is there");
         }
-        let name = "memory::dax::sigbus::tests::a_page_that_has_gone_is_told_by_the_files_name";
+        let name = "memory::sigbus::tests::a_page_that_has_gone_is_told_by_the_files_name";
         let output = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", name, "--nocapture"])
             .env(IN_CHILD, "1")
