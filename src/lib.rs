@@ -22,6 +22,7 @@
 //! - [`bus`]: finds the device behind an MMIO or port address
 //! - [`devices`]: serial, i8042, boot timer and the virtio devices
 //! - [`vcpu`]: the vCPU threads and their exit loop
+//! - [`footprint`]: what a process's memory is used for, this one's or another's
 //! - [`machine`]: builds a VM out of the above and runs it
 //! - [`check`]: whether this host can run VMs and how well
 
@@ -31,6 +32,7 @@ pub mod bus;
 pub mod check;
 pub mod config;
 pub mod devices;
+pub mod footprint;
 pub mod kvm;
 pub mod machine;
 pub mod memory;

@@ -115,6 +115,14 @@ impl ElfImage {
             .map_or(0, |segment| segment.address + segment.memory_size)
     }
 
+    /// The first address after the lowest segment's bytes. Linux has its code and read-only data there
+    /// (arch/x86/kernel/vmlinux.lds.S, the program header `text`).
+    pub fn text_end(&self) -> u64 {
+        self.segments
+            .first()
+            .map_or(0, |segment| segment.address + segment.file_size)
+    }
+
     /// The entry of the 64-bit boot protocol.
     pub fn linux64_entry(&self) -> Result<u64, ElfError> {
         self.check_entry("64-bit", self.entry)

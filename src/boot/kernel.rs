@@ -72,6 +72,8 @@ pub struct LoadedKernel {
     pub start: GuestAddress,
     /// The first address after the highest segment, its BSS included.
     pub end: GuestAddress,
+    /// The first address after the bytes of the lowest segment, which is Linux's code and read-only data.
+    pub text_end: GuestAddress,
     /// How many bytes were copied into guest memory.
     pub bytes_loaded: u64,
     /// How many bytes of guest memory are pages of the file.
@@ -290,6 +292,7 @@ pub(super) fn loaded(
         entry,
         start: GuestAddress(image.start()),
         end: GuestAddress(image.end()),
+        text_end: GuestAddress(image.text_end()),
         bytes_loaded: bytes.copied,
         bytes_mapped: bytes.mapped,
         format,

@@ -6,6 +6,7 @@ mod default_guest;
 pub mod exec_time;
 mod keyval;
 mod limits;
+mod mem;
 mod run;
 mod run_help;
 mod signals;
@@ -38,6 +39,8 @@ enum Command {
     Run(Box<run::RunArgs>),
     /// Tell whether this host can run VMs and how well, and what would make it better
     Check(check::CheckArgs),
+    /// Tell what the memory of a running VM's process is used for
+    Mem(mem::MemArgs),
     /// Measure boots, launches and wake-ups, for people and for CI
     #[command(subcommand)]
     Bench(Box<bench::Bench>),
@@ -70,6 +73,7 @@ pub fn main(exec: Instant) -> ExitCode {
     let result = match cli.command {
         Command::Run(args) => run::run(*args, exec),
         Command::Check(args) => check::run(&args),
+        Command::Mem(args) => mem::run(&args),
         Command::Bench(bench) => bench::run(&bench),
     };
     match result {

@@ -77,6 +77,7 @@ pub fn run(args: RunArgs, exec: Instant) -> Result<Status, CliError> {
         &config,
         BuildOptions {
             timeline,
+            tell_memory: args.timings.is_some(),
             ..BuildOptions::default()
         },
     )?;

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use kvm_ioctls::Cap;
+use vm_memory::{GuestAddress, GuestMemoryBackend};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::console::ConsoleEnd;
@@ -34,6 +35,8 @@ use crate::devices::console::{Console, EscapeFilter, Output};
 use crate::devices::i8042::I8042;
 use crate::devices::serial::SerialPort;
 use crate::kvm::{self, Host};
+use crate::memory::pages::{PAGE, Pages};
+use crate::memory::places::{Kind, Told};
 use crate::memory::prefault::Prefault;
 use crate::memory::{Backing, GuestRam, MemoryError};
 use crate::metrics::Registry;
@@ -47,6 +50,9 @@ pub struct BuildOptions {
     pub timeline: Timeline,
     /// The folder that keeps kernels unpacked from a bzImage; `None` unpacks each time.
     pub kernel_cache: Option<PathBuf>,
+    /// Whether the report says what the process's memory is used for when the guest's init has
+    /// signalled, which takes some milliseconds then.
+    pub tell_memory: bool,
 }
 
 impl Default for BuildOptions {
@@ -55,6 +61,7 @@ impl Default for BuildOptions {
         BuildOptions {
             timeline: Timeline::starting_at(Instant::now()),
             kernel_cache: boot::default_cache_folder(),
+            tell_memory: false,
         }
     }
 }
@@ -68,6 +75,7 @@ pub fn build(host: &Host, config: &VmConfig, options: BuildOptions) -> Result<Vm
     let BuildOptions {
         mut timeline,
         kernel_cache,
+        tell_memory,
     } = options;
     config.validate()?;
     let mask = config.cpu_mask.iter().map(|name| Feature::named(name));
@@ -232,6 +240,7 @@ pub fn build(host: &Host, config: &VmConfig, options: BuildOptions) -> Result<Vm
         cpus,
         ranges: ram.host_ranges(),
     }));
+    let told = tell_places(&ram, &kernel, &dax, &registers.pages());
     let bytes_loaded = kernel.bytes_loaded + initrd.map_or(0, |initrd| initrd.size);
     Ok(Vm {
         vcpus,
@@ -243,6 +252,8 @@ pub fn build(host: &Host, config: &VmConfig, options: BuildOptions) -> Result<Vm
         clock,
         init_event,
         usage_at_init: None,
+        tell_memory,
+        footprint_at_init: None,
         timeline,
         bytes_loaded,
         bytes_mapped: kernel.bytes_mapped,
@@ -255,10 +266,32 @@ pub fn build(host: &Host, config: &VmConfig, options: BuildOptions) -> Result<Vm
         ended: None,
         metrics,
         exporter,
+        _told: told,
         _registers: registers.pages(),
         dax,
         ram,
     })
+}
+
+/// Says where the guest's memory is, to whoever looks from outside (`mote mem`).
+fn tell_places(ram: &GuestRam, kernel: &LoadedKernel, dax: &DaxDrives, registers: &Pages) -> Told {
+    let mut told = Told::of_a_vm();
+    for range in ram.host_ranges() {
+        told.add(Kind::Ram, range);
+    }
+    let memory = ram.memory();
+    let text = memory.get_host_address(kernel.start);
+    let last = memory.get_host_address(GuestAddress(kernel.text_end.0.saturating_sub(1)));
+    if let (Ok(start), Ok(last)) = (text, last) {
+        told.add(Kind::KernelText, start as u64..last as u64 + 1);
+    }
+    for range in dax.host_ranges() {
+        told.add(Kind::MappedDrive, range);
+    }
+    let start = registers.host_address();
+    let end = start + (registers.count() * PAGE) as u64;
+    told.add(Kind::Registers, start..end);
+    told
 }
 
 fn event() -> Result<EventFd, BuildError> {

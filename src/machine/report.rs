@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::timings::{BootClock, Counts, Phase, Timeline, micros};
 use super::usage::Usage;
+use crate::footprint::Footprint;
 use crate::kvm::SLOW_CREATE_VM;
 
 /// Where the boot time went. Times are in microseconds.
@@ -45,6 +46,9 @@ pub struct Report {
     pub supported_cpuid_calls: u32,
     /// What the process used.
     pub process: Usage,
+    /// What the process's memory is used for, where that was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory: Option<Footprint>,
 }
 
 impl Report {
@@ -54,6 +58,7 @@ impl Report {
         (bytes_loaded, bytes_mapped): (u64, u64),
         supported_cpuid_calls: u32,
         process: Usage,
+        memory: Option<Footprint>,
     ) -> Self {
         let first_run = clock.first_run.get().map(|(at, _)| *at);
         let cpu = clock.first_run.get().map(|(_, cpu)| cpu.as_micros());
@@ -77,6 +82,7 @@ impl Report {
             bytes_mapped,
             supported_cpuid_calls,
             process,
+            memory,
         }
     }
 }
@@ -127,6 +133,9 @@ impl fmt::Display for Report {
             write!(f, ", mapped {} KiB", self.bytes_mapped >> 10)?;
         }
         writeln!(f, "; {}", self.process)?;
+        if let Some(memory) = &self.memory {
+            writeln!(f, "  resident KiB (of that private): {}", memory.short())?;
+        }
         if u128::from(self.create_vm_us) > SLOW_CREATE_VM.as_micros() {
             writeln!(
                 f,
@@ -159,7 +168,7 @@ mod tests {
             .set((at(7000), Duration::from_micros(6500)))
             .unwrap();
         clock.init.set((at(57_000), clock.counts())).ok().unwrap();
-        let report = Report::new(&timeline, &clock, (0, 0), 1, Default::default());
+        let report = Report::new(&timeline, &clock, (0, 0), 1, Default::default(), None);
         assert_eq!(report.exec_to_kvm_open_us, 100);
         assert_eq!(report.create_vm_us, 6000);
         assert_eq!(report.memory_us, 0);
@@ -176,7 +185,7 @@ mod tests {
     fn a_guest_that_never_signals_is_told_so() {
         let clock = BootClock::new(Vec::new());
         let timeline = Timeline::starting_at(Instant::now());
-        let report = Report::new(&timeline, &clock, (0, 0), 0, Default::default());
+        let report = Report::new(&timeline, &clock, (0, 0), 0, Default::default(), None);
         assert_eq!(report.exec_to_init_us, None);
         assert!(
             report

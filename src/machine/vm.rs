@@ -19,9 +19,11 @@ use crate::devices::console::Request;
 use crate::devices::virtio::MmioTransport;
 use crate::devices::virtio::balloon::Balloon;
 use crate::devices::virtio::net::Link;
+use crate::footprint::Footprint;
 use crate::kvm;
 use crate::memory::GuestRam;
 use crate::memory::pages::Pages;
+use crate::memory::places::Told;
 use crate::metrics::Registry;
 use crate::metrics::export::{ExportError, Exporter};
 use crate::vcpu::{CrashKind, Surroundings, VcpuThread};
@@ -57,6 +59,8 @@ pub struct Vm {
     pub(super) clock: Arc<BootClock>,
     pub(super) init_event: Arc<EventFd>,
     pub(super) usage_at_init: Option<Usage>,
+    pub(super) tell_memory: bool,
+    pub(super) footprint_at_init: Option<Footprint>,
     pub(super) timeline: Timeline,
     pub(super) bytes_loaded: u64,
     pub(super) bytes_mapped: u64,
@@ -68,6 +72,8 @@ pub struct Vm {
     pub(super) ended: Option<Exit>,
     pub(super) metrics: Registry,
     pub(super) exporter: Option<Exporter>,
+    /// Before what it tells of is unmapped.
+    pub(super) _told: Told,
     pub(super) _registers: Arc<Pages>,
     pub(super) dax: DaxDrives,
     pub(super) mapped_kernel: Option<MappedKernel>,
@@ -179,6 +185,7 @@ impl Vm {
             (self.bytes_loaded, self.bytes_mapped),
             self.supported_cpuid_calls,
             usage,
+            self.footprint_at_init.clone().or_else(|| self.footprint()),
         )
     }
 
@@ -228,6 +235,10 @@ impl Vm {
         self.mapped_kernel.as_ref().map(MappedKernel::trouble)
     }
 
+    fn footprint(&self) -> Option<Footprint> {
+        self.tell_memory.then(Footprint::of_this_process)
+    }
+
     fn usage(&self) -> Usage {
         let mut guest = self.ram.host_ranges();
         guest.extend(self.dax.host_ranges());
@@ -259,6 +270,7 @@ impl Vm {
             if ready[1] {
                 init_seen = true;
                 self.usage_at_init = Some(self.usage());
+                self.footprint_at_init = self.footprint();
             }
             let Some(console) = &mut self.console else {
                 continue;

@@ -4,6 +4,7 @@
 //! a memfd that both map ([`Backing`]); of ordinary pages or of the host's pool of huge ones
 //! (`hugetlb`). [`prefault`]: all of it brought before the guest starts. `keep`: locked, or merged.
 //! [`pages`]: memory of the monitor's that the guest reads. [`release`]: what the guest gives back.
+//! [`places`]: where all of it is, for who looks from outside.
 //! [`dax`]: files of the host that the guest maps. [`over_ram`]: a file's pages as RAM, the kernel's.
 
 pub mod dax;
@@ -11,6 +12,7 @@ mod hugetlb;
 mod keep;
 pub mod over_ram;
 pub mod pages;
+pub mod places;
 pub mod prefault;
 pub mod release;
 pub(crate) mod sigbus;

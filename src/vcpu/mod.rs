@@ -15,6 +15,7 @@ use vmm_sys_util::signal::{self, Killable};
 
 use crate::bus::Bus;
 use crate::kvm::Vcpu;
+use crate::memory::places;
 
 pub use counters::{ExitCounters, ExitCounts};
 pub use crash::{CrashKind, CrashReport};
@@ -79,7 +80,9 @@ impl VcpuThread {
         let immediate_exit = ImmediateExit(vcpu.immediate_exit());
         let thread = thread::Builder::new().name(format!("mote-vcpu{}", vcpu.id()));
         let thread_stop = stop.clone();
+        let index = vcpu.id();
         let handle = thread.spawn(move || {
+            let _stack = places::stack_of_vcpu(index);
             let work = AssertUnwindSafe(|| {
                 // The starter may have blocked it, as programs do that wait for signals by
                 // sigwait or signalfd; then it would end no KVM_RUN.

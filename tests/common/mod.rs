@@ -129,6 +129,19 @@ impl Code {
         self.emit(&[&[0xc7, 0x05], &address.to_le_bytes(), &value.to_le_bytes()])
     }
 
+    /// Writes a byte into each of so many pages: a loop of `mov byte [edi], 1; add edi, 4096`.
+    pub fn touch(self, address: u32, pages: u32) -> Self {
+        self.emit(&[
+            &[0xbf],
+            &address.to_le_bytes(), // mov edi, address
+            &[0xb9],
+            &pages.to_le_bytes(),                  // mov ecx, pages
+            &[0xc6, 0x07, 1],                      // again: mov byte [edi], 1
+            &[0x81, 0xc7, 0x00, 0x10, 0x00, 0x00], // add edi, 4096
+            &[0xe2, 0xf5],                         // loop again
+        ])
+    }
+
     /// Echoes serial input until a `q`: waits for the line status's data-ready bit, reads a
     /// byte, writes it back.
     pub fn echo_until_q(self) -> Self {

@@ -188,6 +188,7 @@ fn the_command_line_ends_with_a_zero() {
 /// A kernel from 16 MiB to so many bytes after.
 fn kernel(size: u64) -> LoadedKernel {
     LoadedKernel {
+        text_end: GuestAddress(0x100_0000 + size),
         entry: Entry::Pvh(GuestAddress(16 << 20)),
         start: GuestAddress(16 << 20),
         end: GuestAddress((16 << 20) + size),
