@@ -17,6 +17,12 @@ fn folder() -> Option<PathBuf> {
     Some(cache.join("guest").join(std::env::consts::ARCH))
 }
 
+/// Whether the kernel is that guest's.
+pub fn is_it(config: &VmConfig) -> bool {
+    let default = folder().map(|folder| folder.join("vmlinux"));
+    default.is_some() && config.boot.kernel == default
+}
+
 /// Fills in kernel and root file system where the configuration has no kernel. The image is
 /// read-only, so that any number of VMs can use it at once.
 pub fn fill_in(config: &mut VmConfig) -> Result<(), CliError> {

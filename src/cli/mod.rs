@@ -7,6 +7,7 @@ pub mod exec_time;
 mod keyval;
 mod limits;
 mod mem;
+mod notify_fd;
 mod run;
 mod run_help;
 mod signals;

@@ -15,7 +15,7 @@ use super::run_help::TOLD;
 use super::signals::{ResizeOnSignal, StopOnSignals};
 use super::terminal::RawTerminal;
 use super::vm_args::VmArgs;
-use super::{CliError, Status, limits, print, say, signals};
+use super::{CliError, Status, limits, notify_fd, print, say, signals};
 
 /// Arguments of `mote run`.
 #[derive(Args, Debug)]
@@ -35,6 +35,10 @@ pub struct RunArgs {
         value_parser = parse_timings
     )]
     timings: Option<Timings>,
+    /// Write a line into this open descriptor when the guest first runs, and when its init has
+    /// signalled: `running` or `init`, and the microseconds since exec
+    #[arg(long, value_name = "N", help_heading = TOLD, value_parser = clap::value_parser!(i32).range(0..))]
+    notify_fd: Option<i32>,
     /// What mote says of itself on standard error: off, error, warn, info, debug or trace
     #[arg(long, value_name = "LEVEL", default_value = "warn", help_heading = TOLD)]
     log: LevelFilter,
@@ -78,6 +82,7 @@ pub fn run(args: RunArgs, exec: Instant) -> Result<Status, CliError> {
         BuildOptions {
             timeline,
             tell_memory: args.timings.is_some(),
+            notify: args.notify_fd.map(notify_fd::take).transpose()?,
             ..BuildOptions::default()
         },
     )?;

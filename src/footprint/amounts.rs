@@ -81,6 +81,14 @@ impl Amounts {
         }
     }
 
+    /// The mean of so many that were added up.
+    pub fn divided(mut self, count: u64) -> Self {
+        for (_, _, field) in FIELDS {
+            *field(&mut self) /= count.max(1);
+        }
+        self
+    }
+
     /// Those of this process alone.
     pub fn private_kib(&self) -> u64 {
         self.private_clean_kib + self.private_dirty_kib + self.private_hugetlb_kib

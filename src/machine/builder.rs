@@ -16,6 +16,7 @@ use super::ending::Endings;
 use super::error::BuildError;
 use super::mapped_kernel::MappedKernel;
 use super::metrics::VmSource;
+use super::notify::Notify;
 use super::timings::{BootClock, Phase, Timeline};
 use super::usage::cpu_time;
 use super::virtio::{Registers, VirtioPlacer};
@@ -53,6 +54,8 @@ pub struct BuildOptions {
     /// Whether the report says what the process's memory is used for when the guest's init has
     /// signalled, which takes some milliseconds then.
     pub tell_memory: bool,
+    /// Who is told when the guest first runs, and when its init has signalled.
+    pub notify: Option<Notify>,
 }
 
 impl Default for BuildOptions {
@@ -62,6 +65,7 @@ impl Default for BuildOptions {
             timeline: Timeline::starting_at(Instant::now()),
             kernel_cache: boot::default_cache_folder(),
             tell_memory: false,
+            notify: None,
         }
     }
 }
@@ -76,6 +80,7 @@ pub fn build(host: &Host, config: &VmConfig, options: BuildOptions) -> Result<Vm
         mut timeline,
         kernel_cache,
         tell_memory,
+        notify,
     } = options;
     config.validate()?;
     let mask = config.cpu_mask.iter().map(|name| Feature::named(name));
@@ -221,6 +226,7 @@ pub fn build(host: &Host, config: &VmConfig, options: BuildOptions) -> Result<Vm
 
     let (mmio, ports) = (Arc::new(mmio), Arc::new(ports));
     clock.watch(&mmio, &ports);
+    let start_notify = notify.clone().zip(Some(timeline.clone()));
     let (start_clock, stop_endings) = (clock.clone(), endings.clone());
     let surroundings = Surroundings {
         mmio,
@@ -229,7 +235,11 @@ pub fn build(host: &Host, config: &VmConfig, options: BuildOptions) -> Result<Vm
         read_only_memory: dax.has_read_only(),
         on_start: Arc::new(move || {
             // The first vCPU's is kept.
-            let _ = start_clock.first_run.set((Instant::now(), cpu_time()));
+            let now = Instant::now();
+            let first = start_clock.first_run.set((now, cpu_time())).is_ok();
+            if let (true, Some((notify, timeline))) = (first, &start_notify) {
+                notify.say("running", timeline, now);
+            }
         }),
         on_stop: Arc::new(move |stop| stop_endings.vcpu(stop)),
     };
@@ -254,6 +264,7 @@ pub fn build(host: &Host, config: &VmConfig, options: BuildOptions) -> Result<Vm
         usage_at_init: None,
         tell_memory,
         footprint_at_init: None,
+        notify,
         timeline,
         bytes_loaded,
         bytes_mapped: kernel.bytes_mapped,

@@ -12,6 +12,7 @@ use super::dax::DaxDrives;
 use super::ending::{Endings, Exit};
 use super::hint::Outcome;
 use super::mapped_kernel::MappedKernel;
+use super::notify::Notify;
 use super::report::Report;
 use super::timings::{BootClock, Counts, Timeline};
 use super::usage::Usage;
@@ -61,6 +62,7 @@ pub struct Vm {
     pub(super) usage_at_init: Option<Usage>,
     pub(super) tell_memory: bool,
     pub(super) footprint_at_init: Option<Footprint>,
+    pub(super) notify: Option<Notify>,
     pub(super) timeline: Timeline,
     pub(super) bytes_loaded: u64,
     pub(super) bytes_mapped: u64,
@@ -269,6 +271,9 @@ impl Vm {
             }
             if ready[1] {
                 init_seen = true;
+                if let (Some(notify), Some((at, _))) = (&self.notify, self.clock.init.get()) {
+                    notify.say("init", &self.timeline, *at);
+                }
                 self.usage_at_init = Some(self.usage());
                 self.footprint_at_init = self.footprint();
             }

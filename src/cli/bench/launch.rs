@@ -1,17 +1,160 @@
 //! `mote bench launch`: many VMs at once: VMs per second and memory for each.
 
-use clap::Args;
+mod child;
+mod crowd;
+mod report;
+mod signals;
+mod text;
 
-use crate::cli::{CliError, Status};
+use std::io::{IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::{Args, ValueEnum, ValueHint};
+use motevm::VmConfig;
+use motevm::config::{Console, Endpoint};
+use serde::Serialize;
+
+use crate::cli::vm_args::VmArgs;
+use crate::cli::{CliError, Status, default_guest, limits, print};
+use crowd::{Crowd, Plan};
+use report::LaunchReport;
+
+/// The end of `mote bench launch --help`.
+const HELP: &str = "\
+All VMs have one configuration; where a value in it has {n}, each VM's number from 1 on stands for that:
+--disk disk{n}.img, --vsock cid=1{n},socket=vm{n}.sock. Consoles lead nowhere unless one is asked for
+(--console file=log{n}). The default guest sleeps when it is up.
+
+Exit status:
+  0    all VMs came up
+  1    mote itself failed, or a guest didn't get there
+  2    a wrong option, configuration or file
+  3    the host lacks something that mote needs (KVM, memory, a limit)
+  129, 130, 131, 143
+       ended by a signal; all VMs are ended too";
 
 /// Arguments of `mote bench launch`.
 #[derive(Args, Debug)]
-pub struct LaunchArgs {}
+#[command(after_help = HELP)]
+pub struct LaunchArgs {
+    /// How many VMs
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    count: u32,
+    /// How many may be on their way up at once
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    parallel: u32,
+    /// When a VM is up
+    #[arg(long, value_enum, default_value_t = Until::Init)]
+    until: Until,
+    /// End each VM as soon as it is up: only starts are measured, not memory
+    #[arg(long)]
+    no_keep: bool,
+    /// How long to let all VMs rest before memory is measured
+    #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = seconds)]
+    settle: Duration,
+    /// How long a VM may take
+    #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = seconds)]
+    timeout: Duration,
+    /// Write the figures to a file, as JSON
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    json: Option<PathBuf>,
+    /// Write the tables to a file, as Markdown
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    md: Option<PathBuf>,
+    #[command(flatten)]
+    vm: VmArgs,
+}
+
+/// When a VM is up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Until {
+    /// Its guest's init has written to the boot timer (docs/boot.md)
+    Init,
+    /// Its first vCPU is about to run the guest
+    Run,
+}
 
 /// Runs the benchmark.
-pub fn run(_args: &LaunchArgs) -> Result<Status, CliError> {
-    Err(CliError::new(
-        Status::Internal,
-        "mote bench launch does not exist yet",
-    ))
+pub fn run(args: &LaunchArgs) -> Result<Status, CliError> {
+    let mut config = args.vm.config()?;
+    prepare(&mut config);
+    let text = toml::to_string(&config);
+    let plan = Plan {
+        config: text.map_err(|e| CliError::new(Status::Internal, e))?,
+        count: args.count,
+        parallel: args.parallel,
+        until: args.until,
+        keep: !args.no_keep,
+        settle: args.settle,
+        timeout: args.timeout,
+    };
+    // Two for each VM.
+    limits::raise_open_files();
+    let outcome = Crowd::launch(&plan, std::io::stderr().is_terminal())?;
+    let measured = match outcome {
+        Ok(measured) => measured,
+        Err(signal) => return Ok(Status::Signal(signal)),
+    };
+    let report = LaunchReport::new(&plan, config, measured);
+    print("figures", |out| write!(out, "{}", text::plain(&report)))?;
+    if let Some(path) = &args.json {
+        let json = serde_json::to_string_pretty(&report);
+        let json = json.map_err(|e| CliError::new(Status::Internal, e))? + "\n";
+        write_file("--json", path, &json)?;
+    }
+    if let Some(path) = &args.md {
+        write_file("--md", path, &text::markdown(&report))?;
+    }
+    Ok(Status::Success)
+}
+
+/// Makes it a configuration for VMs that nobody types at.
+fn prepare(config: &mut VmConfig) {
+    if let Console::Stdio | Console::Hvc(Endpoint::Stdio) = config.console {
+        config.console = Console::None;
+    }
+    // Its shell would end at once with no console, and the VM with it.
+    if default_guest::is_it(config) && config.boot.cmdline.is_none() {
+        config.boot.cmdline = Some("mote.run=\"sleep 1000000\"".to_owned());
+    }
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let number: Result<f64, _> = text.parse();
+    let seconds = number
+        .ok()
+        .and_then(|s| Duration::try_from_secs_f64(s).ok());
+    seconds
+        .filter(|seconds| *seconds <= Duration::from_secs(86_400))
+        .ok_or_else(|| "must be a number of seconds, such as 2 or 0.5, up to a day".to_owned())
+}
+
+fn write_file(option: &str, path: &Path, text: &str) -> Result<(), CliError> {
+    std::fs::write(path, text)
+        .map_err(|e| CliError::usage(format!("{option} {}: {e}", path.display())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn seconds_are_a_number_that_makes_sense() {
+        assert_eq!(seconds("0.5"), Ok(Duration::from_millis(500)));
+        for wrong in ["", "-1", "nan", "1e9", "1s", "inf"] {
+            assert!(seconds(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn no_vm_of_many_has_the_terminal() {
+        let mut config = VmConfig::default();
+        prepare(&mut config);
+        assert_eq!(config.console, Console::None);
+        config.console = Console::File("log{n}".into());
+        prepare(&mut config);
+        assert_eq!(config.console, Console::File("log{n}".into()));
+    }
 }

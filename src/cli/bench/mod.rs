@@ -14,7 +14,7 @@ pub enum Bench {
     /// Boot one VM many times: times by phase, exact counts, and gates for CI
     Boot(boot::BootArgs),
     /// Start many VMs: how many in a second, and what memory each takes
-    Launch(launch::LaunchArgs),
+    Launch(Box<launch::LaunchArgs>),
     /// Wake a halted guest, over windows of halt polling: latency and CPU use
     Idle(idle::IdleArgs),
 }
