@@ -12,6 +12,7 @@ mod cpu_memory;
 mod dax;
 mod disk;
 mod life;
+mod mem;
 mod metrics;
 mod net;
 mod peers;
