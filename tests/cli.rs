@@ -84,6 +84,10 @@ fn a_mistake_is_one_line_that_names_option_value_and_remedy() {
             &["--vsock", "cid=3,socket=/etc/passwd"],
             &["/etc/passwd", "not a socket"],
         ),
+        (
+            &["--until", "serial:x"],
+            &["--until serial:x", "no console"],
+        ),
         (&["--kernel", folder], &[folder, "vmlinux or a bzImage"]),
         (&["--kernel", "/etc/passwd"], &["/etc/passwd"]),
     ];
@@ -152,6 +156,10 @@ fn arguments_that_make_no_sense_are_refused_by_the_parser() {
         (&["run", "--memory", "plenty"], "--memory plenty: "),
         (&["run", "--cpus", "many"], "--cpus many: "),
         (
+            &["run", "--until", "serial:"],
+            "--until serial:: must be init, or ",
+        ),
+        (
             &["run", "--acpi", "maybe"],
             "'maybe' for '--acpi <ACPI>'; [possible values: auto, ",
         ),
@@ -187,6 +195,29 @@ fn the_exit_status_tells_how_the_guest_ended() {
         let registers = err.contains("rip 0x") || err.contains("registers: lost (on AMD");
         assert_eq!(expected == 5, registers && err.contains("code:"), "{err}");
     }
+}
+
+#[test]
+fn a_vm_ends_once_its_guest_has_come_to_where_it_was_to() {
+    if kvm().is_none() {
+        return;
+    }
+    // Neither guest would ever end by itself.
+    let signals = Code::new().print("up").write_byte(0xd000_0000, 123).spin();
+    let (_folder, kernel) = guest(signals);
+    let run = ["run", "--kernel", &kernel, "--timings", "--until", "init"];
+    let (code, out, err) = outcome(&run);
+    assert_eq!((code, out.as_str()), (0, "up"), "{err}");
+    assert!(err.contains("exits to user space until init: 3 "), "{err}");
+    let (_folder, kernel) = guest(Code::new().print("a login: ").spin());
+    let until = ["--timings", "--until", "serial:login:"];
+    let (code, out, err) = outcome(&[&["run", "--kernel", &kernel], &until[..]].concat());
+    assert_eq!((code, out.trim()), (0, "a login:"), "{err}");
+    assert!(err.contains("exec to marker"), "{err}");
+    assert!(
+        err.contains("exits to user space until the marker: 8 "),
+        "{err}"
+    );
 }
 
 #[test]

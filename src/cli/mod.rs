@@ -13,6 +13,7 @@ mod run_help;
 mod signals;
 mod status;
 mod terminal;
+mod until;
 mod vm_args;
 
 use std::error::Error;

@@ -8,14 +8,14 @@ use clap::Args;
 use log::LevelFilter;
 use motevm::check::{Root, has_hardware};
 use motevm::config::{Console, Endpoint};
-use motevm::machine::{Phase, Report, Timeline};
+use motevm::machine::{Phase, Report, Timeline, Until};
 use motevm::{BuildOptions, Exit, Host, build};
 
 use super::run_help::TOLD;
 use super::signals::{ResizeOnSignal, StopOnSignals};
 use super::terminal::RawTerminal;
 use super::vm_args::VmArgs;
-use super::{CliError, Status, limits, notify_fd, print, say, signals};
+use super::{CliError, Status, limits, notify_fd, print, say, signals, until};
 
 /// Arguments of `mote run`.
 #[derive(Args, Debug)]
@@ -25,6 +25,10 @@ pub struct RunArgs {
     /// Print the resulting configuration as TOML, and run nothing
     #[arg(long)]
     dump_config: bool,
+    /// End the VM, with status 0, once init has signalled (init), or once the console has printed a
+    /// text (serial:TEXT)
+    #[arg(long, value_name = "init|serial:TEXT", value_parser = until::parse)]
+    until: Option<Until>,
     /// Tell at the end where the boot time went, on standard error, or as JSON in a file
     #[arg(
         long,
@@ -65,6 +69,9 @@ pub fn run(args: RunArgs, exec: Instant) -> Result<Status, CliError> {
         return Ok(Status::Success);
     }
 
+    let until = args.until.clone().unwrap_or_default();
+    until::check(&until, &config.console)?;
+
     let internal = |what| move |e| CliError::new(Status::Internal, format_args!("{what}: {e}"));
     signals::ignore_file_size_limit().map_err(internal("ignoring SIGXFSZ"))?;
     if config.vsock.is_some() {
@@ -83,6 +90,7 @@ pub fn run(args: RunArgs, exec: Instant) -> Result<Status, CliError> {
             timeline,
             tell_memory: args.timings.is_some(),
             notify: args.notify_fd.map(notify_fd::take).transpose()?,
+            until,
             ..BuildOptions::default()
         },
     )?;
@@ -123,7 +131,7 @@ pub fn run(args: RunArgs, exec: Instant) -> Result<Status, CliError> {
 /// Says how the VM ended where that isn't what one hopes for.
 fn tell(exit: &Exit) {
     match exit {
-        Exit::PowerOff | Exit::Reset | Exit::Quit | Exit::Stopped => {}
+        Exit::PowerOff | Exit::Reset | Exit::Quit | Exit::Stopped | Exit::Reached => {}
         Exit::Failed => say("a vCPU thread failed: this is a defect of mote"),
         Exit::Panic => say("the guest's kernel panicked"),
         Exit::Disconnected => say("a device's back-end went away (on-disconnect=exit)"),

@@ -10,7 +10,7 @@ pub const HELP: &str = "\
 On a terminal every key goes to the guest; Ctrl-A x ends the VM, Ctrl-A Ctrl-A is one Ctrl-A.
 
 Exit status:
-  0    the guest shut down or rebooted
+  0    the guest shut down or rebooted, or came to where --until says
   1    mote itself failed
   2    a wrong option, configuration or file
   3    the host lacks something that mote needs (KVM, memory, a limit)
@@ -23,7 +23,7 @@ Exit status:
 /// How the command ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Status {
-    /// The guest shut down or rebooted.
+    /// The guest shut down or rebooted, or did what it was run for.
     Success,
     /// mote itself failed.
     Internal,
@@ -68,7 +68,7 @@ impl Status {
     /// The status of a VM that ended; `signal` is the last one that the process received.
     pub fn of(exit: &Exit, signal: Option<i32>) -> Self {
         match exit {
-            Exit::PowerOff | Exit::Reset => Status::Success,
+            Exit::PowerOff | Exit::Reset | Exit::Reached => Status::Success,
             Exit::Panic => Status::GuestPanic,
             Exit::Crash(_) => Status::GuestCrash,
             Exit::Failed => Status::Internal,

@@ -18,6 +18,7 @@ use super::mapped_kernel::MappedKernel;
 use super::metrics::VmSource;
 use super::notify::Notify;
 use super::timings::{BootClock, Phase, Timeline};
+use super::until::Until;
 use super::usage::cpu_time;
 use super::virtio::{Registers, VirtioPlacer};
 use super::vm::Vm;
@@ -32,7 +33,7 @@ use crate::bus::Bus;
 use crate::config::{self, Acpi, ConfigError, KernelLoad, Protocol, VmConfig};
 use crate::devices::acpi_sleep::AcpiSleep;
 use crate::devices::boot_timer::BootTimer;
-use crate::devices::console::{Console, EscapeFilter, Output};
+use crate::devices::console::{Console, EscapeFilter, Marker, Output};
 use crate::devices::i8042::I8042;
 use crate::devices::serial::SerialPort;
 use crate::kvm::{self, Host};
@@ -56,6 +57,8 @@ pub struct BuildOptions {
     pub tell_memory: bool,
     /// Who is told when the guest first runs, and when its init has signalled.
     pub notify: Option<Notify>,
+    /// What ends the VM although the guest goes on.
+    pub until: Until,
 }
 
 impl Default for BuildOptions {
@@ -66,6 +69,7 @@ impl Default for BuildOptions {
             kernel_cache: boot::default_cache_folder(),
             tell_memory: false,
             notify: None,
+            until: Until::default(),
         }
     }
 }
@@ -81,6 +85,7 @@ pub fn build(host: &Host, config: &VmConfig, options: BuildOptions) -> Result<Vm
         kernel_cache,
         tell_memory,
         notify,
+        until,
     } = options;
     config.validate()?;
     let mask = config.cpu_mask.iter().map(|name| Feature::named(name));
@@ -159,12 +164,17 @@ pub fn build(host: &Host, config: &VmConfig, options: BuildOptions) -> Result<Vm
 
     let has_serial = config.console.is_serial();
     let (mut serial, mut hvc) = (None, None);
-    match Console::open(&config.console)? {
+    let mut opened = Console::open(&config.console)?;
+    if let (Some(opened), Until::Printed(text)) = (&mut opened, &until) {
+        opened.marker = Some(marker(text, &clock, &init_event, &endings));
+    }
+    match opened {
         Some(opened) if has_serial => serial = Some(attach_serial(opened, &fd, &mut ports)?),
         opened => hvc = opened,
     }
     attach_endings(&mut ports, &endings)?;
-    attach_boot_timer(&mut mmio, &clock, &init_event)?;
+    let endings_at_init = (until == Until::Init).then(|| endings.clone());
+    attach_boot_timer(&mut mmio, &clock, &init_event, endings_at_init)?;
     dax.attach(&mut mmio)?;
 
     let exporter = config.metrics.as_ref().map(Exporter::open).transpose()?;
@@ -317,7 +327,8 @@ fn attach_serial(
 ) -> Result<ConsoleEnd, BuildError> {
     let (interrupt, input_space) = (event()?, event()?);
     fd.register_irqfd(&interrupt, layout::SERIAL_GSI)?;
-    let (output, drain) = Output::new(console.output).map_err(BuildError::Event)?;
+    let (mut output, drain) = Output::new(console.output).map_err(BuildError::Event)?;
+    output.watch_for(console.marker);
     let serial = SerialPort::new(
         interrupt,
         input_space.try_clone().map_err(BuildError::Event)?,
@@ -350,19 +361,37 @@ fn attach_endings(ports: &mut Bus, endings: &Arc<Endings>) -> Result<(), BuildEr
     Ok(())
 }
 
-/// The boot timer: notes time and counts on the vCPU's thread, and wakes the event loop.
+/// The boot timer: notes time and counts on the vCPU's thread, and wakes the event loop. With
+/// `endings` it ends the VM, too.
 fn attach_boot_timer(
     mmio: &mut Bus,
     clock: &Arc<BootClock>,
     init_event: &Arc<EventFd>,
+    endings: Option<Arc<Endings>>,
 ) -> Result<(), BuildError> {
     let (clock, init_event) = (clock.clone(), init_event.clone());
     let timer = BootTimer::new(move |at| {
         let _ = clock.init.set((at, clock.counts()));
         let _ = init_event.write(1); // a full counter wakes just as well
+        endings.iter().for_each(|endings| endings.reached());
     });
     let timer = Arc::new(Mutex::new(timer));
     Ok(mmio.insert("boot-timer", layout::BOOT_TIMER, layout::MMIO_PAGE, timer)?)
+}
+
+/// The marker on the console that ends the VM: notes time and counts as the boot timer does.
+fn marker(
+    text: &str,
+    clock: &Arc<BootClock>,
+    init_event: &Arc<EventFd>,
+    endings: &Arc<Endings>,
+) -> Marker {
+    let (clock, init_event, endings) = (clock.clone(), init_event.clone(), endings.clone());
+    Marker::new(text, move |at| {
+        let _ = clock.marker.set((at, clock.counts()));
+        let _ = init_event.write(1); // a full counter wakes just as well
+        endings.reached();
+    })
 }
 
 /// mote's fast defaults, the devices, and what the user says, which wins.

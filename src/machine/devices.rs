@@ -134,7 +134,8 @@ fn place_balloon(
 fn place_hvc(placer: &mut VirtioPlacer, console: Console) -> Result<ConsoleEnd, BuildError> {
     let (columns, rows) = console.terminal_size();
     let terminal = console.output.try_clone().map_err(BuildError::Event)?;
-    let (output, drain) = Output::new(console.output).map_err(BuildError::Event)?;
+    let (mut output, drain) = Output::new(console.output).map_err(BuildError::Event)?;
+    output.watch_for(console.marker);
     let device = ConsoleDevice::new(output, columns, rows).map_err(BuildError::Event)?;
     let (port, window) = (device.input(), device.window());
     let transport = placer.place(Box::new(device))?;

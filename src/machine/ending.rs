@@ -28,6 +28,8 @@ pub enum Exit {
     Quit,
     /// Another process that serves a device went away, and the VM was to end then.
     Disconnected,
+    /// The guest has come to where it was to be run to ([`super::Until`]).
+    Reached,
 }
 
 /// What the warm-boot word is before the guest runs: neither of the values that Linux writes
@@ -49,6 +51,7 @@ enum Cause {
     Vcpu(Stop),
     Quit,
     Disconnected,
+    Reached,
 }
 
 impl Endings {
@@ -85,6 +88,11 @@ impl Endings {
         self.end(Cause::Disconnected);
     }
 
+    /// The guest has come to where it was to be run to.
+    pub fn reached(&self) {
+        self.end(Cause::Reached);
+    }
+
     fn end(&self, cause: Cause) {
         // Later causes follow from the first.
         let _ = self.first.set(cause);
@@ -106,6 +114,7 @@ impl Endings {
             (None, _) => Exit::Stopped,
             (Some(Cause::Quit), _) => Exit::Quit,
             (Some(Cause::Disconnected), _) => Exit::Disconnected,
+            (Some(Cause::Reached), _) => Exit::Reached,
             (Some(Cause::Vcpu(Stop::Panicked)), _) => Exit::Failed,
             (Some(Cause::Device(Ending::PowerOff)), _) => Exit::PowerOff,
             (Some(Cause::Vcpu(Stop::Crash(report))), _) => Exit::Crash(report.clone()),

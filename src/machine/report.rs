@@ -36,7 +36,10 @@ pub struct Report {
     pub first_run_to_init_us: Option<u64>,
     /// From exec until the guest's init wrote to the boot timer.
     pub exec_to_init_us: Option<u64>,
-    /// Exits to user space until init, or until now where init did not signal.
+    /// From exec until the console had printed what was waited for ([`super::Until`]).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub exec_to_marker_us: Option<u64>,
+    /// Exits to user space until init; where init did not signal, until the marker, or until now.
     pub exits: Counts,
     /// Bytes read into guest memory before the first KVM_RUN.
     pub bytes_loaded: u64,
@@ -63,7 +66,9 @@ impl Report {
         let first_run = clock.first_run.get().map(|(at, _)| *at);
         let cpu = clock.first_run.get().map(|(_, cpu)| cpu.as_micros());
         let init = clock.init.get();
-        let exits = init.map_or_else(|| clock.counts(), |(_, counts)| counts.clone());
+        let marker = clock.marker.get();
+        let exits = init.or(marker);
+        let exits = exits.map_or_else(|| clock.counts(), |(_, counts)| counts.clone());
         Report {
             exec_to_kvm_open_us: timeline.duration(Phase::KvmOpen),
             create_vm_us: timeline.duration(Phase::CreateVm),
@@ -77,6 +82,7 @@ impl Report {
             exec_to_first_run_cpu_us: cpu.map(|us| u64::try_from(us).unwrap_or(u64::MAX)),
             first_run_to_init_us: first_run.zip(init).map(|(run, (at, _))| micros(run, *at)),
             exec_to_init_us: init.map(|(at, _)| micros(timeline.start, *at)),
+            exec_to_marker_us: marker.map(|(at, _)| micros(timeline.start, *at)),
             exits,
             bytes_loaded,
             bytes_mapped,
@@ -116,10 +122,13 @@ impl fmt::Display for Report {
         };
         line("first KVM_RUN to init", self.first_run_to_init_us, guest)?;
         line("exec to init", self.exec_to_init_us, "")?;
-        let when = if self.exec_to_init_us.is_some() {
-            "until init"
-        } else {
-            "until the end"
+        if self.exec_to_marker_us.is_some() {
+            line("exec to marker", self.exec_to_marker_us, "(--until)")?;
+        }
+        let when = match (self.exec_to_init_us, self.exec_to_marker_us) {
+            (Some(_), _) => "until init",
+            (None, Some(_)) => "until the marker",
+            (None, None) => "until the end",
         };
         let exits = &self.exits;
         write!(f, "  exits to user space {when}: {}", exits.total)?;

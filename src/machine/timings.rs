@@ -71,6 +71,8 @@ pub(super) struct BootClock {
     /// With the CPU time that the process had used by then.
     pub first_run: OnceLock<(Instant, Duration)>,
     pub init: OnceLock<(Instant, Counts)>,
+    /// When the console had printed what was waited for.
+    pub marker: OnceLock<(Instant, Counts)>,
     vcpus: Vec<Arc<ExitCounters>>,
     buses: OnceLock<[Weak<Bus>; 2]>,
 }

@@ -266,9 +266,7 @@ impl Vm {
             };
             let end = self.endings.event().as_raw_fd();
             let ready = poll([end, init, space, input, resized, timer]).map_err(RunError::Poll)?;
-            if ready[0] {
-                return Ok(());
-            }
+            // Before the end, which may be meant to follow from it (Until::Init).
             if ready[1] {
                 init_seen = true;
                 if let (Some(notify), Some((at, _))) = (&self.notify, self.clock.init.get()) {
@@ -276,6 +274,9 @@ impl Vm {
                 }
                 self.usage_at_init = Some(self.usage());
                 self.footprint_at_init = self.footprint();
+            }
+            if ready[0] {
+                return Ok(());
             }
             let Some(console) = &mut self.console else {
                 continue;

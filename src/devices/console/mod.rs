@@ -1,6 +1,7 @@
 //! Where the serial port or hvc0 leads: standard input and output, a file, or a pseudo-terminal.
 
 mod input;
+mod marker;
 mod output;
 
 use std::fs::File;
@@ -12,6 +13,7 @@ use std::path::PathBuf;
 use crate::config::{self, Endpoint};
 
 pub use input::{EscapeFilter, Request};
+pub use marker::Marker;
 pub use output::{Drain, Output};
 
 /// Why the console could not be opened.
@@ -60,6 +62,8 @@ pub struct Console {
     /// The name of the pseudo-terminal, and its other end, kept open so that readers may come
     /// and go.
     pub pty: Option<(PathBuf, OwnedFd)>,
+    /// What is looked for in the output.
+    pub marker: Option<Marker>,
 }
 
 impl Console {
@@ -92,6 +96,7 @@ impl Console {
                     output,
                     escapes: false,
                     pty: None,
+                    marker: None,
                 }))
             }
         }
@@ -118,6 +123,7 @@ impl Console {
             output: output.into(),
             escapes: terminal,
             pty: None,
+            marker: None,
         })
     }
 
@@ -158,6 +164,7 @@ impl Console {
             output: main.into(),
             escapes: false,
             pty: Some((name, other)),
+            marker: None,
         })
     }
 }

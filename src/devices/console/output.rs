@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use vmm_sys_util::eventfd::EventFd;
 
+use super::Marker;
 use crate::metrics::{Samples, Source};
 
 /// How much output waits at most.
@@ -64,6 +65,7 @@ impl Shared {
 pub struct Output {
     shared: Arc<Shared>,
     file: Option<File>,
+    marker: Option<Marker>,
 }
 
 /// Waits for what was written to reach the file. Keep it to call [`Drain::finish`] at the end.
@@ -84,7 +86,17 @@ impl Output {
         });
         let drain = Drain(shared.clone());
         let file = Some(file);
-        Ok((Output { shared, file }, drain))
+        let output = Output {
+            shared,
+            file,
+            marker: None,
+        };
+        Ok((output, drain))
+    }
+
+    /// Looks for a text in all that is written from now on.
+    pub fn watch_for(&mut self, marker: Option<Marker>) {
+        self.marker = marker;
     }
 
     fn start_thread(&mut self) -> io::Result<()> {
@@ -105,6 +117,9 @@ impl Output {
 impl Write for Output {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.start_thread()?;
+        if let Some(marker) = &mut self.marker {
+            marker.look_at(bytes);
+        }
         let mut state = self.shared.lock();
         if state.buffer.len() + bytes.len() > CAPACITY && !state.stalled && !state.failed {
             let full =
