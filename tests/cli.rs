@@ -1,5 +1,7 @@
 //! The command as a user meets it: its errors, its exit statuses, its help in docs/cli.md.
 
+#[path = "cli/bench.rs"]
+mod bench;
 mod common;
 #[path = "cli/ending.rs"]
 mod ending;

@@ -169,9 +169,8 @@ pub(super) fn clock(root: &Root) -> Option<Check> {
     }
 }
 
-/// The frequency governors; nothing inside most VMs, where there are none.
-pub(super) fn governor(root: &Root) -> Option<Check> {
-    let (id, subject) = ("cpu.governor", "frequency governor");
+/// The names of the frequency governors in use.
+pub(super) fn governors(root: &Root) -> Vec<String> {
     let mut governors: Vec<_> = root
         .list("sys/devices/system/cpu")
         .iter()
@@ -183,6 +182,13 @@ pub(super) fn governor(root: &Root) -> Option<Check> {
         .collect();
     governors.sort();
     governors.dedup();
+    governors
+}
+
+/// The frequency governors; nothing inside most VMs, where there are none.
+pub(super) fn governor(root: &Root) -> Option<Check> {
+    let (id, subject) = ("cpu.governor", "frequency governor");
+    let governors = governors(root);
     if governors.is_empty() {
         return None;
     }

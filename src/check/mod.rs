@@ -8,6 +8,7 @@ mod cpu;
 mod create_vm;
 mod devices;
 mod huge_pages;
+mod identity;
 mod io_uring;
 mod kvm;
 mod limits;
@@ -17,6 +18,7 @@ mod root;
 
 use serde::Serialize;
 
+pub use identity::Identity;
 pub use root::Root;
 
 /// How good a fact is.

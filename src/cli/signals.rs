@@ -2,10 +2,12 @@
 //! one that tells of another size of the terminal.
 
 use std::io;
+use std::os::fd::{AsRawFd, RawFd};
 use std::sync::atomic::{AtomicI32, Ordering};
 
 use motevm::Stopper;
 use motevm::machine::ConsoleResizer;
+use vmm_sys_util::eventfd::EventFd;
 
 use super::{Status, terminal};
 
@@ -59,6 +61,48 @@ impl Drop for StopOnSignals {
             let _ = on(signal, libc::SIG_DFL, 0);
         }
     }
+}
+
+/// While this lives, these signals are noted and wake whoever waits, and end nothing: for commands
+/// that have other processes to end first.
+pub struct NoteSignals {
+    event: EventFd,
+}
+
+impl NoteSignals {
+    /// From now on.
+    pub fn new() -> io::Result<Self> {
+        let event = EventFd::new(libc::EFD_CLOEXEC)?;
+        STOP_EVENT.store(event.as_raw_fd(), Ordering::Release);
+        for signal in ENDING {
+            if on(signal, note as *const () as usize, 0)? == libc::SIG_IGN
+                && signal != libc::SIGTERM
+            {
+                on(signal, libc::SIG_IGN, 0)?;
+            }
+        }
+        Ok(NoteSignals { event })
+    }
+
+    /// Readable once one has come, and from then on.
+    pub fn event(&self) -> RawFd {
+        self.event.as_raw_fd()
+    }
+}
+
+impl Drop for NoteSignals {
+    fn drop(&mut self) {
+        for signal in ENDING {
+            if on(signal, libc::SIG_DFL, 0).is_ok_and(|before| before == libc::SIG_IGN) {
+                let _ = on(signal, libc::SIG_IGN, 0);
+            }
+        }
+    }
+}
+
+extern "C" fn note(signal: i32) {
+    RECEIVED.store(signal, Ordering::Release);
+    wake(&STOP_EVENT);
 }
 
 /// While this lives, the guest learns of changes of the terminal's size (SIGWINCH).

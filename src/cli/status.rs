@@ -39,6 +39,8 @@ pub enum Status {
     Emulated,
     /// The process that serves a device went away.
     Disconnected,
+    /// A figure is worse than was allowed (`mote bench` only).
+    Gate,
     /// A signal ended it, or the user did as if by one.
     Signal(i32),
 }
@@ -61,6 +63,7 @@ impl Status {
             Status::GuestCrash => 5,
             Status::Emulated => 6,
             Status::Disconnected => 7,
+            Status::Gate => 8,
             Status::Signal(number) => 128u8.saturating_add(u8::try_from(number).unwrap_or(127)),
         }
     }

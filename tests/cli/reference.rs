@@ -35,11 +35,15 @@ fn the_reference_is_what_the_help_says() {
     let commands = commands.map_while(|line| line.split_whitespace().next());
     let names: Vec<_> = commands.filter(|name| *name != "help").collect();
     assert!(names.contains(&"run"), "{main}");
-    for (title, arguments) in std::iter::once(("mote".to_owned(), vec!["help"])).chain(
-        names
-            .iter()
-            .map(|name| (format!("mote {name}"), vec![*name, "--help"])),
-    ) {
+    let own = names.iter().map(|name| vec![*name]);
+    let bench = names.iter().filter(|name| **name == "bench");
+    let below = |name| ["boot", "launch", "idle"].map(|below| vec![name, below]);
+    let helps = own.chain(bench.flat_map(|name| below(*name)));
+    let helps = helps.map(|words| {
+        let arguments = [&words[..], &["--help"]].concat();
+        (format!("mote {}", words.join(" ")), arguments)
+    });
+    for (title, arguments) in std::iter::once(("mote".to_owned(), vec!["help"])).chain(helps) {
         let (code, help, err) = outcome(&arguments);
         assert_eq!(code, 0, "{err}");
         let help: Vec<_> = help.lines().map(str::trim_end).collect();

@@ -1,17 +1,251 @@
 //! `mote bench boot`: boots of one VM, one after the other: times by phase, counts, gates.
 
-use clap::Args;
+mod gate;
+mod html;
+mod judge;
+mod markdown;
+mod monitor;
+mod picture;
+mod quantile;
+mod report;
+mod runs;
+mod samples;
+mod significance;
+mod syscalls;
+mod text;
+mod units;
+mod versus;
 
-use crate::cli::{CliError, Status};
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::{Args, ValueHint};
+use motevm::check::{Identity, Root};
+use motevm::machine::Until;
+
+use self::gate::{Budget, Regression};
+use self::monitor::{Mote, Other};
+use self::report::{Guest, Plan, Report};
+use self::runs::Runs;
+use crate::cli::signals::{self, NoteSignals};
+use crate::cli::vm_args::VmArgs;
+use crate::cli::{CliError, Status, print, say, until};
+
+const MEASURED: &str = "What is measured";
+const TOLD: &str = "Where it is told";
+const GATES: &str = "Gates";
+const VS: &str = "Another monitor";
+
+/// The end of `mote bench boot --help`.
+const HELP: &str = "\
+Each run is a new process of this program. docs/ci.md has workflows for CI.
+
+Exit status:
+  0    measured, and every gate passed
+  8    measured, and a gate did not pass: each is named on standard error
+  others, as of mote run: what kept a VM from booting";
 
 /// Arguments of `mote bench boot`.
 #[derive(Args, Debug)]
-pub struct BootArgs {}
+#[command(after_help = HELP)]
+pub struct BootArgs {
+    #[command(flatten)]
+    vm: VmArgs,
+    /// How many boots are measured
+    #[arg(long, value_name = "N", default_value_t = 50, help_heading = MEASURED,
+          value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    runs: u32,
+    /// How many boots come before those, and aren't counted
+    #[arg(long, value_name = "N", default_value_t = 3, help_heading = MEASURED,
+          value_parser = clap::value_parser!(u32).range(..=100_000))]
+    warmup: u32,
+    /// How many boots go on at the same time
+    #[arg(long, value_name = "N", default_value_t = 1, help_heading = MEASURED,
+          value_parser = clap::value_parser!(u32).range(1..=1024))]
+    parallel: u32,
+    /// What ends a boot: init's signal, or a text on the console [default: init]
+    #[arg(long, value_name = "init|serial:TEXT", value_parser = until::parse, help_heading = MEASURED)]
+    until: Option<Until>,
+    /// How long one boot may take
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = units::duration,
+          help_heading = MEASURED)]
+    time_limit: Duration,
+    /// Write all values as JSON, which can be the baseline of another time
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = TOLD)]
+    json: Option<PathBuf>,
+    /// Write Markdown, for a job's summary or a comment
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = TOLD)]
+    md: Option<PathBuf>,
+    /// Write a page with pictures that needs no other file
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = TOLD)]
+    html: Option<PathBuf>,
+    /// A limit (repeatable): p95=50ms for the boot, kernel-load.p50=5ms for a phase, exits=60 for a
+    /// count, ratio=0.8 beside --vs
+    #[arg(long, value_name = "FIGURE=LIMIT", value_parser = gate::budget, help_heading = GATES)]
+    budget: Vec<Budget>,
+    /// The JSON of an earlier time, to compare with
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = GATES)]
+    baseline: Option<PathBuf>,
+    /// How much worse than the baseline is good: a part of the time, a number of a count
+    #[arg(long, value_name = "FIGURE=MORE", value_parser = gate::regression, help_heading = GATES,
+          value_delimiter = ',', default_value = "p50=5%,exits=0", requires = "baseline")]
+    max_regression: Vec<Regression>,
+    /// Compare with a baseline from another host all the same
+    #[arg(long, requires = "baseline", help_heading = GATES)]
+    any_host: bool,
+    /// Boot another monitor in turn with mote; its standard output must be its guest's console
+    #[arg(long, value_name = "COMMAND", help_heading = VS, conflicts_with = "parallel")]
+    vs: Option<String>,
+    /// The text that both guests print when they are up, here and there
+    #[arg(long, value_name = "serial:TEXT", value_parser = until::parse, help_heading = VS,
+          default_value = "serial:in a mote microVM", requires = "vs")]
+    vs_until: Until,
+}
 
 /// Runs the benchmark.
-pub fn run(_args: &BootArgs) -> Result<Status, CliError> {
-    Err(CliError::new(
-        Status::Internal,
-        "mote bench boot does not exist yet",
-    ))
+pub fn run(args: &BootArgs) -> Result<Status, CliError> {
+    let mut config = args.vm.config()?;
+    let baseline = args.baseline.as_deref();
+    let baseline = baseline
+        .map(|path| Report::read(path, "--baseline"))
+        .transpose()?;
+    let other = match &args.vs {
+        Some(command) => Some(Other::new(command, &args.vs_until)?),
+        None => None,
+    };
+    let until = ending(args)?;
+    until::check(&until, &config.console)?;
+    if other.is_some() {
+        monitor::check_console(&config.console)?;
+    }
+    // A pseudo-terminal for each of many boots, and lines that tell of it, are of use to nobody.
+    if config.console == motevm::config::Console::Pty {
+        config.console = motevm::config::Console::Stdio;
+    }
+    let guest = Guest::of(&config, until::written(&until))?;
+    let plan = Plan {
+        runs: args.runs,
+        warmup: args.warmup,
+        parallel: args.parallel,
+    };
+    let mut report = Report::new(guest, plan, Identity::of(&Root::default()));
+    if let Some(baseline) = &baseline {
+        check_comparable(&report, baseline, args.any_host)?;
+    }
+
+    let failed = |e| CliError::new(Status::Internal, format_args!("handling signals: {e}"));
+    let signals = NoteSignals::new().map_err(failed)?;
+    let mote = Mote::new(&config, until)?;
+    let runs = Runs {
+        mote: &mote,
+        other: other.as_ref(),
+        plan,
+        limit: args.time_limit,
+        stop: signals.event(),
+        check: &|sample| {
+            let vs = other.is_some();
+            for budget in &args.budget {
+                gate::check_name(&budget.text, &budget.subject, sample, vs)?;
+            }
+            for regression in args.max_regression.iter().filter(|_| baseline.is_some()) {
+                gate::check_name(&regression.text, &regression.subject, sample, vs)?;
+            }
+            Ok(())
+        },
+    };
+    for regression in &args.max_regression {
+        if let Some(baseline) = &baseline {
+            judge::check_runs(regression, &report, args.runs, baseline)?;
+        }
+    }
+    runs.measure(&mut report)?;
+    drop(signals);
+
+    report.gates = args
+        .budget
+        .iter()
+        .map(|budget| judge::budget(budget, &report))
+        .collect();
+    if let Some(baseline) = &baseline {
+        let regressions = args.max_regression.iter();
+        let verdicts: Vec<_> = regressions
+            .map(|regression| judge::regression(regression, &report, baseline))
+            .collect();
+        report.gates.extend(verdicts);
+    }
+    tell(args, &report, baseline.as_ref())
+}
+
+/// What ends mote's runs: beside another monitor, what ends that one's.
+fn ending(args: &BootArgs) -> Result<Until, CliError> {
+    match (&args.until, &args.vs) {
+        (Some(until), Some(_)) if *until != args.vs_until => Err(CliError::usage(format!(
+            "--until {}: both monitors' runs end at the same text; give it by --vs-until alone",
+            until::written(until)
+        ))),
+        (_, Some(_)) => Ok(args.vs_until.clone()),
+        (until, None) => Ok(until.clone().unwrap_or(Until::Init)),
+    }
+}
+
+/// Refuses a baseline of another host, and tells of another guest.
+fn check_comparable(report: &Report, baseline: &Report, any_host: bool) -> Result<(), CliError> {
+    let hosts = report.host.differences(&baseline.host).join("; ");
+    if !hosts.is_empty() && !any_host {
+        return Err(CliError::usage(format!(
+            "--baseline: it is from another host, whose times can't be compared ({hosts}); make one here \
+             with --json, or give --any-host"
+        )));
+    }
+    if !hosts.is_empty() {
+        say(format_args!(
+            "warning: the baseline is from another host: {hosts}"
+        ));
+    }
+    let guests = report.guest.differences(&baseline.guest).join("; ");
+    if !guests.is_empty() {
+        say(format_args!(
+            "warning: the baseline is of another guest: {guests}"
+        ));
+    }
+    Ok(())
+}
+
+/// Writes the files, prints the figures, and names the gates that did not pass.
+fn tell(args: &BootArgs, report: &Report, baseline: Option<&Report>) -> Result<Status, CliError> {
+    let files: [(_, &Option<PathBuf>, &dyn Fn() -> String); 3] = [
+        ("--json", &args.json, &|| report.to_json()),
+        ("--md", &args.md, &|| markdown::page(report)),
+        ("--html", &args.html, &|| html::page(report, baseline)),
+    ];
+    for (option, path, text) in files {
+        if let Some(path) = path {
+            write(option, path, &text())?;
+        }
+    }
+    print("figures", |out| {
+        out.write_all(text::page(report).as_bytes())
+    })?;
+    let failed = report.gates.iter().filter(|gate| !gate.passed);
+    let failed: Vec<_> = failed.collect();
+    for gate in &failed {
+        say(format_args!("{} did not pass: {}", gate.gate, gate.found));
+    }
+    Ok(match failed.is_empty() {
+        true => Status::Success,
+        false => Status::Gate,
+    })
+}
+
+fn write(option: &str, path: &Path, text: &str) -> Result<(), CliError> {
+    let written = fs::write(path, text);
+    written.map_err(|e| CliError::usage(format!("{option} {}: {e}", path.display())))
+}
+
+/// The error for a run that a signal ended.
+fn interrupted() -> CliError {
+    let signal = signals::received().unwrap_or(libc::SIGINT);
+    CliError::new(Status::Signal(signal), "interrupted")
 }

@@ -1,6 +1,7 @@
 //! `mote bench`: figures for people and for CI, one file for each kind.
 
 mod boot;
+mod child;
 mod idle;
 mod launch;
 
@@ -12,7 +13,7 @@ use super::{CliError, Status};
 #[derive(Debug, Subcommand)]
 pub enum Bench {
     /// Boot one VM many times: times by phase, exact counts, and gates for CI
-    Boot(boot::BootArgs),
+    Boot(Box<boot::BootArgs>),
     /// Start many VMs: how many in a second, and what memory each takes
     Launch(Box<launch::LaunchArgs>),
     /// Wake a halted guest, over windows of halt polling: latency and CPU use
