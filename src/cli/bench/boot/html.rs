@@ -238,13 +238,17 @@ fn tables(report: &Report) -> String {
     });
     let versus = report.versus.as_ref().map_or_else(String::new, |versus| {
         let rows = text::compared(report, versus).map(|(name, cells)| row(&name, cells, ""));
-        format!("{}{}", head("from start to marker, ms"), rows.concat())
+        format!(
+            "<div class=\"wide\"><table>{}{}</table></div>",
+            head("from start to marker, ms"),
+            rows.concat()
+        )
     });
     let uncounted = report.not_counted.as_ref().map_or_else(String::new, |why| {
         format!("<p>System calls were not counted: {}</p>", escape(why))
     });
     format!(
-        "<h2>Figures</h2><div class=\"wide\"><table>{versus}{}{}</table></div>\
+        "<h2>Figures</h2>{versus}<div class=\"wide\"><table>{}{}</table></div>\
          <div class=\"wide\"><table>{}{}</table></div>{uncounted}",
         head("times, ms"),
         phases.collect::<String>(),

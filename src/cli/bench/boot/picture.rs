@@ -9,6 +9,8 @@ use super::units::ms;
 
 /// The width of all pictures, in SVG's units.
 const WIDTH: f64 = 860.0;
+/// Room beside the first and the last tick, for half of their numbers.
+const EDGE: f64 = 32.0;
 /// How many colours the page has for parts.
 const COLOURS: usize = 10;
 
@@ -68,7 +70,7 @@ pub fn histograms(label: &str, rows: &[Row]) -> String {
     let all: Vec<u64> = rows.iter().flat_map(|row| row.values).copied().collect();
     let (low, step, ticks) = axis(&all);
     let span = step * ticks as f64;
-    let place = |us: f64| 24.0 + (us - low) / span * (WIDTH - 48.0);
+    let place = |us: f64| EDGE + (us - low) / span * (WIDTH - 2.0 * EDGE);
     let bottom = ROW * rows.len() as f64;
     let mut svg = open(bottom + 26.0, label);
     for tick in 0..=ticks {
@@ -91,10 +93,10 @@ pub fn histograms(label: &str, rows: &[Row]) -> String {
             bins[(bin as usize).min(BINS - 1)] += 1;
         }
         let most = f64::from(bins.iter().copied().max().unwrap_or(1).max(1));
-        let width = (WIDTH - 48.0) / BINS as f64;
+        let width = (WIDTH - 2.0 * EDGE) / BINS as f64;
         let _ = write!(
             svg,
-            "<text class=\"label\" x=\"24\" y=\"{:.1}\">{}</text><g class=\"part c{}\">",
+            "<text class=\"label\" x=\"{EDGE}\" y=\"{:.1}\">{}</text><g class=\"part c{}\">",
             top + 14.0,
             escape(&row.label),
             row.colour % COLOURS
@@ -114,8 +116,8 @@ pub fn histograms(label: &str, rows: &[Row]) -> String {
         }
         let _ = write!(
             svg,
-            "</g><line class=\"axis\" x1=\"24\" x2=\"{:.1}\" y1=\"{base}\" y2=\"{base}\"/>",
-            WIDTH - 24.0
+            "</g><line class=\"axis\" x1=\"{EDGE}\" x2=\"{:.1}\" y1=\"{base}\" y2=\"{base}\"/>",
+            WIDTH - EDGE
         );
         svg += &marks(row.values, top + TOP, base, &place);
     }
@@ -141,7 +143,7 @@ fn marks(values: &[u64], top: f64, base: f64, place: &dyn Fn(f64) -> f64) -> Str
             "<line class=\"mark\" x1=\"{x:.1}\" x2=\"{x:.1}\" y1=\"{top:.1}\" y2=\"{base:.1}\"><title>{name}: {} ms</title></line>",
             ms(us)
         );
-        let middle = x.clamp(24.0 + NAME / 2.0, WIDTH - 24.0 - NAME / 2.0);
+        let middle = x.clamp(NAME / 2.0, WIDTH - NAME / 2.0);
         if taken.iter().all(|other| (other - middle).abs() > NAME) {
             let _ = write!(
                 svg,

@@ -161,7 +161,7 @@ pub fn meaning(name: &str) -> &'static str {
         "init-to-marker" => "from init's signal to the text",
         INIT => "the whole boot",
         MARKER => "the whole boot, to the text",
-        SEEN => "the same by the clock of whoever starts it",
+        SEEN => "from starting the process to reading the text",
         _ => "",
     }
 }
