@@ -16,6 +16,7 @@
 //! - [`config`]: what a VM is, as plain serde structs with validation
 //! - [`memory`]: guest RAM: backing and placement
 //! - [`metrics`]: counters, and their text form
+//! - [`placement`]: which CPUs and NUMA nodes of the host threads and memory are on
 //! - [`kvm`]: the only place that calls KVM ioctls
 //! - [`boot`]: kernel images and their entry, initrd, command line
 //! - [`arch`]: what differs between processors: layout, registers, tables
@@ -37,6 +38,7 @@ pub mod kvm;
 pub mod machine;
 pub mod memory;
 pub mod metrics;
+pub mod placement;
 pub mod vcpu;
 
 pub use config::VmConfig;

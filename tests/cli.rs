@@ -90,6 +90,25 @@ fn a_mistake_is_one_line_that_names_option_value_and_remedy() {
             &["--until", "serial:x"],
             &["--until serial:x", "no console"],
         ),
+        (&["--pin", "1=0"], &["--pin 1=0", "no vCPU 1", "--cpus 1"]),
+        (
+            &["--pin", "0=8191"],
+            &["--pin 0=8191", "CPU 8191", "online"],
+        ),
+        (&["--pin", "0-1"], &["--pin 0,1", "one CPU for each vCPU"]),
+        (
+            &["--io-cpus", "8000-8191"],
+            &["--io-cpus 8000-8191", "online"],
+        ),
+        (
+            &["--sched", "3=other"],
+            &["--sched other,3=other", "no vCPU 3"],
+        ),
+        (&["--numa-node", "999"], &["--numa-node=999", "node"]),
+        (
+            &["--numa", "node=0,cpus=0,memory=1M"],
+            &["--numa memory=", "1M together", "--memory 128M"],
+        ),
         (&["--kernel", folder], &[folder, "vmlinux or a bzImage"]),
         (&["--kernel", "/etc/passwd"], &["/etc/passwd"]),
     ];

@@ -5,6 +5,7 @@ pub const DRIVES: &str = "Drives and folders";
 pub const NETWORKS: &str = "Networks and vsock";
 pub const OTHERS: &str = "Other devices";
 pub const TOLD: &str = "What mote tells";
+pub const PLACEMENT: &str = "Place on the host (docs/placement.md)";
 
 pub const MEMORY: &str = "\
 Guest memory, for example 512M [default: 128M]. Keys, separated by commas:
@@ -76,6 +77,26 @@ The guest's console [default: stdio]. One of:
   stdio, pty, file=PATH         the serial port: this terminal, a new one, or a file
   hvc, hvc,pty, hvc,file=PATH   a virtio console and no serial port
   none                          neither";
+
+pub const PIN: &str = "\
+The host's CPUs for vCPU threads. One of:
+  0=2,1=3-4                     vCPU 0 on CPU 2, vCPU 1 on CPUs 3 and 4, others anywhere
+  2-5                           a CPU for each vCPU, in this order";
+
+pub const SCHED: &str = "\
+How vCPU threads are scheduled: fifo:PRIORITY, rr:PRIORITY (1 to 99) or other. One of:
+  fifo:10                       all of them
+  0=fifo:10,1=other             by the vCPU's number; those not named as `other`
+Added to either:
+  force                         only warn of what could starve the VM or the host";
+
+pub const NUMA: &str = "\
+A NUMA node of the guest (repeatable); several need ACPI, which they turn on. Keys:
+  node=N                        its number; they are counted from 0
+  cpus=LIST                     its vCPUs, such as 0-1 (with two commas: 0,,2)
+  memory=SIZE                   its memory; together they are --memory
+  host-node=N                   the host's node that its memory and its vCPUs are on
+  distances=10:20               how far it is to each node; 10 to itself, 20 by default";
 
 pub const METRICS: &str = "\
 Show metrics in the Prometheus text format. One of these, or both:

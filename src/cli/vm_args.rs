@@ -5,12 +5,13 @@ use std::path::{Path, PathBuf};
 use clap::{Args, ValueHint};
 use motevm::VmConfig;
 use motevm::config::{
-    Acpi, Balloon, Console, Cpus, Disk, Endpoint, Fs, KernelLoad, Memory, Metrics, Net, Protocol,
-    Vsock,
+    Acpi, Balloon, Console, CpuList, Cpus, Disk, Endpoint, Fs, KernelLoad, Memory, Metrics, Net,
+    NumaNode, Pin, Protocol, Sched, Vsock,
 };
 
 use super::run_help::{
-    BALLOON, CONSOLE, DISK, DRIVES, FS, MEMORY, METRICS, NET, NETWORKS, OTHERS, TOLD, VSOCK,
+    BALLOON, CONSOLE, DISK, DRIVES, FS, MEMORY, METRICS, NET, NETWORKS, NUMA, OTHERS, PIN,
+    PLACEMENT, SCHED, TOLD, VSOCK,
 };
 use super::{CliError, default_guest, keyval};
 
@@ -56,6 +57,27 @@ pub struct VmArgs {
     /// Whether the guest finds ACPI tables [default: auto, on for a bzImage]
     #[arg(long, value_enum)]
     acpi: Option<Acpi>,
+    /// The host's CPUs for vCPU threads: 0=2,1=3 or, one for each vCPU, 2-5
+    #[arg(long, value_name = "CPUS", help_heading = PLACEMENT, long_help = PIN)]
+    pin: Option<Pin>,
+    /// The host's CPUs for all other threads
+    #[arg(long, value_name = "LIST", help_heading = PLACEMENT)]
+    io_cpus: Option<CpuList>,
+    /// How vCPU threads are scheduled: fifo:10, rr:10, other, or 0=fifo:10,1=other
+    #[arg(long, value_name = "POLICY", help_heading = PLACEMENT, long_help = SCHED)]
+    sched: Option<Sched>,
+    /// The host's NUMA node for the guest's memory, and for all threads that aren't placed otherwise
+    #[arg(long, value_name = "N", help_heading = PLACEMENT)]
+    numa_node: Option<u16>,
+    /// A NUMA node of the guest (repeatable): node=0,cpus=0-1,memory=1G
+    #[arg(
+        long,
+        value_name = "NODE",
+        value_parser = |text: &str| keyval::parse::<NumaNode>(text, None),
+        help_heading = PLACEMENT,
+        long_help = NUMA,
+    )]
+    numa: Vec<NumaNode>,
     /// The root file system, as first drive, with the root= for it; keys as of --disk
     #[arg(long, value_name = "DRIVE", value_parser = parse_disk, help_heading = DRIVES)]
     rootfs: Option<Disk>,
@@ -156,6 +178,14 @@ impl VmArgs {
         set(&mut config.cpu_mask, self.cpu_mask.as_ref());
         set(&mut config.acpi, self.acpi.as_ref());
         set(&mut config.console, self.console.as_ref());
+        let placement = &mut config.placement;
+        placement.pin = self.pin.clone().or(placement.pin.take());
+        placement.io_cpus = self.io_cpus.clone().or(placement.io_cpus.take());
+        placement.sched = self.sched.clone().or(placement.sched.take());
+        placement.numa_node = self.numa_node.or(placement.numa_node);
+        if !self.numa.is_empty() {
+            config.numa.clone_from(&self.numa);
+        }
         config.rootfs = self.rootfs.clone().or(config.rootfs.take());
         config.vsock = self.vsock.clone().or(config.vsock.take());
         config.balloon = self.balloon.clone().or(config.balloon.take());
@@ -289,6 +319,11 @@ mod tests {
             &["--memory", "1G,prefault=maybe"],
             &["--memory", "1G,colour=red"],
             &["--acpi", "maybe"],
+            &["--pin", "0=x"],
+            &["--io-cpus", "3-1"],
+            &["--sched", "fifo:100"],
+            &["--numa-node", "-1"],
+            &["--numa", "node=0,memory=1G,cpus=0,2"],
             &["--vsock", "socket=v"],
             &["--vsock", "cid=x,socket=v"],
             &["--vsock", "cid=3,socket=v,colour=red"],
@@ -320,6 +355,19 @@ mod tests {
         };
         let words = ["--memory", "size=256M,hugepages=1G,prefault"];
         assert_eq!(apply(&words, &mut config), expected);
+    }
+
+    #[test]
+    fn a_place_is_what_the_file_can_say_too() {
+        let mut config: VmConfig = toml::from_str("[placement]\npin = \"0\"").unwrap();
+        let words = "--pin 0=2,1=3 --io-cpus 0-1 --sched 0=rr:5 --numa-node 1 --numa \
+                     node=0,cpus=0,,2,memory=64M,host-node=1,distances=10:20 --numa node=1,memory=64M";
+        let words: Vec<_> = words.split_whitespace().collect();
+        parse(&words).unwrap().apply(&mut config);
+        let expected = "[placement]\npin = \"0=2,1=3\"\nio-cpus = \"0-1\"\nsched = \"other,0=rr:5\"\n\
+                        numa-node = 1\n[[numa]]\nnode = 0\ncpus = \"0,2\"\nmemory = \"64M\"\nhost-node = 1\n\
+                        distances = \"10:20\"\n[[numa]]\nnode = 1\nmemory = \"64M\"";
+        assert_eq!(config, toml::from_str(expected).unwrap());
     }
 
     #[test]

@@ -138,6 +138,18 @@ pub enum ConfigError {
     /// Metrics that go nowhere, or not as they were asked to.
     #[error("--metrics {0}")]
     Metrics(String),
+    /// vCPUs that can't be pinned as asked.
+    #[error("--pin {0}")]
+    Pin(String),
+    /// vCPUs that can't be scheduled as asked.
+    #[error("--sched {0}")]
+    Sched(String),
+    /// NUMA nodes that don't make up the guest.
+    #[error("--numa {0}")]
+    Numa(String),
+    /// NUMA nodes that the guest can't learn of.
+    #[error("--numa: a guest learns of its nodes by ACPI; leave --acpi off out")]
+    NumaWithoutAcpi,
     /// More devices than interrupt lines.
     #[error("{0} virtio devices: at most {1} fit, the entropy device included; leave some out")]
     TooManyDevices(usize, usize),

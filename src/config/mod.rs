@@ -5,6 +5,7 @@
 //! `cli/`.
 
 mod balloon;
+mod cpu_list;
 mod dax;
 mod disk;
 mod error;
@@ -12,7 +13,10 @@ mod fs;
 mod memory;
 mod metrics;
 mod net;
+mod numa;
+mod placement;
 mod rate;
+mod sched;
 mod size;
 mod vsock;
 
@@ -22,6 +26,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 pub use balloon::Balloon;
+pub use cpu_list::{CPU_NUMBERS, CpuList};
 pub use dax::DaxMode;
 pub use disk::{Cache, Disk, Engine, MAX_QUEUES, Queues};
 pub use error::ConfigError;
@@ -29,7 +34,10 @@ pub use fs::{Fs, OnDisconnect};
 pub use memory::{HugePages, Memory};
 pub use metrics::{DEFAULT_INTERVAL as METRICS_INTERVAL, Metrics};
 pub use net::{MAX_QUEUES as MAX_NET_QUEUES, Mac, Net};
+pub use numa::{Distances, MAX_NODES, NumaNode};
+pub use placement::{Pin, Placement};
 pub use rate::{Rate, RateLimit};
+pub use sched::{PRIORITIES, Policy, Sched};
 pub use size::Size;
 pub use vsock::Vsock;
 
@@ -60,6 +68,12 @@ pub struct VmConfig {
     pub acpi: Acpi,
     /// The guest's console.
     pub console: Console,
+    /// Where its threads and its memory are on the host.
+    #[serde(skip_serializing_if = "Placement::is_default")]
+    pub placement: Placement,
+    /// The guest's NUMA nodes; it learns of them where there are several.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub numa: Vec<NumaNode>,
     /// The kernel and what it is given.
     pub boot: Boot,
     /// The drive that holds the root file system, and so the first drive.
@@ -240,6 +254,11 @@ impl VmConfig {
             return Err(ConfigError::NoKernel);
         }
         self.validate_load()?;
+        self.placement.validate(cpus)?;
+        NumaNode::validate_all(self)?;
+        if self.has_numa_table() && self.acpi == Acpi::Off {
+            return Err(ConfigError::NumaWithoutAcpi);
+        }
         self.drives().try_for_each(Disk::validate)?;
         self.drives().try_for_each(Disk::validate_dax)?;
         self.nets.iter().try_for_each(Net::validate)?;
@@ -288,6 +307,11 @@ impl VmConfig {
         self.drives().any(|drive| drive.vhost_user.is_some())
             || self.nets.iter().any(Net::is_served_elsewhere)
             || !self.fs.is_empty()
+    }
+
+    /// Whether the guest is told of NUMA nodes, which ACPI tables do.
+    pub fn has_numa_table(&self) -> bool {
+        self.numa.len() > 1
     }
 
     /// All drives in the order in which the guest sees them: the root file system first.

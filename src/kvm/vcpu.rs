@@ -1,6 +1,6 @@
 //! A virtual processor: its state, and running it.
 
-use std::sync::atomic::AtomicU8;
+use std::sync::atomic::{AtomicU8, Ordering};
 
 use kvm_ioctls::{VcpuExit, VcpuFd};
 
@@ -31,6 +31,20 @@ impl Vcpu {
     #[inline]
     pub fn run(&mut self) -> Result<VcpuExit<'_>, vmm_sys_util::errno::Error> {
         self.fd.run()
+    }
+
+    /// Lets KVM do what it does at a first KVM_RUN, without running the guest. A wish to stop that comes
+    /// meanwhile ([`Vcpu::immediate_exit`]) may be forgotten here: whoever wishes must have said so
+    /// elsewhere before.
+    pub fn enter_and_leave(&mut self) {
+        // SAFETY: the byte lies in the vCPU's kvm_run, which lives as long as `self`, and is only
+        // accessed atomically.
+        let leave = unsafe { &*self.immediate_exit() };
+        leave.store(1, Ordering::Release);
+        // It says EINTR; what else it may say, the next one says again.
+        let _ = self.fd.run().map(drop);
+        // Acquire: what was said elsewhere before is seen from here on.
+        leave.swap(0, Ordering::AcqRel);
     }
 
     /// The byte that makes KVM_RUN return EINTR at once when it isn't zero. It lies in memory

@@ -17,6 +17,7 @@ use super::error::BuildError;
 use super::mapped_kernel::MappedKernel;
 use super::metrics::VmSource;
 use super::notify::Notify;
+use super::placement;
 use super::timings::{BootClock, Phase, Timeline};
 use super::until::Until;
 use super::usage::cpu_time;
@@ -43,6 +44,7 @@ use crate::memory::prefault::Prefault;
 use crate::memory::{Backing, GuestRam, MemoryError};
 use crate::metrics::Registry;
 use crate::metrics::export::Exporter;
+use crate::placement::Plan;
 use crate::vcpu::{ExitCounters, Surroundings};
 
 /// What the embedding program decides, apart from the VM itself.
@@ -92,6 +94,13 @@ pub fn build(host: &Host, config: &VmConfig, options: BuildOptions) -> Result<Vm
     let mask = mask.collect::<Result<Vec<_>, _>>()?;
     let kernel_path = config.boot.kernel.as_deref().ok_or(ConfigError::NoKernel)?;
 
+    let plan = Plan::of(config)?;
+    for warning in plan.iter().flat_map(|plan| &plan.warnings) {
+        log::warn!("{warning}");
+    }
+    // Whatever is started from here on is where it should be; the caller's thread goes back.
+    let _moved = placement::move_aside(plan.as_ref())?;
+
     let fd = host.create_vm()?;
     timeline.mark(Phase::CreateVm);
 
@@ -102,6 +111,9 @@ pub fn build(host: &Host, config: &VmConfig, options: BuildOptions) -> Result<Vm
     let ranges = layout::ram_ranges(config.memory.size.bytes());
     let ram = GuestRam::with(&ranges, backing, &config.memory)?;
     let memory = ram.memory().clone();
+    if let Some(plan) = &plan {
+        placement::bind_memory(plan, &memory)?;
+    }
     // Goes on beside all that follows.
     let prefault = match config.memory.prefault {
         true => Some(Prefault::start(&memory).map_err(MemoryError::Prefault)?),
@@ -122,7 +134,7 @@ pub fn build(host: &Host, config: &VmConfig, options: BuildOptions) -> Result<Vm
     let with_acpi = match config.acpi {
         Acpi::On => true,
         Acpi::Off => false,
-        Acpi::Auto => kernel_file.format() == FileFormat::BzImage,
+        Acpi::Auto => kernel_file.format() == FileFormat::BzImage || config.has_numa_table(),
     };
     let prefer = match config.boot.protocol {
         Protocol::Auto => EntryPreference::Auto,
@@ -206,7 +218,13 @@ pub fn build(host: &Host, config: &VmConfig, options: BuildOptions) -> Result<Vm
     let text = command_line(config, &placed, &dax, with_acpi)?;
     boot::write_cmdline(&memory, &text, layout::CMDLINE)?;
     let rsdp = if with_acpi {
-        Some(acpi::write_acpi(&memory, cpus, &placed, has_serial)?)
+        Some(acpi::write_acpi(
+            &memory,
+            cpus,
+            &placed,
+            has_serial,
+            &config.numa,
+        )?)
     } else {
         mptable::write_mptable(&memory, cpus)?;
         None
@@ -264,6 +282,7 @@ pub fn build(host: &Host, config: &VmConfig, options: BuildOptions) -> Result<Vm
     let bytes_loaded = kernel.bytes_loaded + initrd.map_or(0, |initrd| initrd.size);
     Ok(Vm {
         vcpus,
+        plan,
         surroundings,
         transports,
         console,

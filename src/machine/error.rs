@@ -17,6 +17,7 @@ use crate::devices::virtio::vsock::VsockError;
 use crate::kvm::KvmError;
 use crate::memory::MemoryError;
 use crate::metrics::export::ExportError;
+use crate::placement::PlacementError;
 
 /// Why a VM could not be built.
 #[derive(Debug, thiserror::Error)]
@@ -60,6 +61,9 @@ pub enum BuildError {
     /// Metrics can't be shown where they should be.
     #[error(transparent)]
     Metrics(#[from] ExportError),
+    /// The VM can't be where it was asked to be.
+    #[error(transparent)]
+    Placement(#[from] PlacementError),
     /// Guest memory can't be had.
     #[error(transparent)]
     Memory(#[from] MemoryError),
@@ -114,6 +118,7 @@ impl BuildError {
             | BuildError::Vsock(_)
             | BuildError::Dax(_)
             | BuildError::Console(_)
+            | BuildError::Placement(_)
             | BuildError::Metrics(_) => Fault::Configuration,
             BuildError::Memory(_) | BuildError::Kvm(_) | BuildError::Event(_) => Fault::Host,
             BuildError::BootTables(_)

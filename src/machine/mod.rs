@@ -15,6 +15,7 @@ mod hint;
 mod mapped_kernel;
 mod metrics;
 mod notify;
+mod placement;
 mod report;
 mod timings;
 mod until;

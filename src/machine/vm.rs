@@ -13,6 +13,7 @@ use super::ending::{Endings, Exit};
 use super::hint::Outcome;
 use super::mapped_kernel::MappedKernel;
 use super::notify::Notify;
+use super::placement;
 use super::report::Report;
 use super::timings::{BootClock, Counts, Timeline};
 use super::usage::Usage;
@@ -27,6 +28,7 @@ use crate::memory::pages::Pages;
 use crate::memory::places::Told;
 use crate::metrics::Registry;
 use crate::metrics::export::{ExportError, Exporter};
+use crate::placement::{PlacementError, Plan};
 use crate::vcpu::{CrashKind, Surroundings, VcpuThread};
 
 /// Why a VM could not be run to its end.
@@ -35,6 +37,9 @@ pub enum RunError {
     /// A thread could not be started.
     #[error("starting the vCPU threads: {0}; is the limit on processes (ulimit -u) reached?")]
     Thread(io::Error),
+    /// A thread could not be put in its place.
+    #[error(transparent)]
+    Placement(#[from] PlacementError),
     /// Metrics could not be shown.
     #[error(transparent)]
     Metrics(ExportError),
@@ -52,6 +57,7 @@ pub enum RunError {
 /// goes before it.
 pub struct Vm {
     pub(super) vcpus: Vec<kvm::Vcpu>,
+    pub(super) plan: Option<Plan>,
     pub(super) surroundings: Surroundings,
     pub(super) transports: Vec<Arc<Mutex<MmioTransport>>>,
     pub(super) console: Option<ConsoleEnd>,
@@ -137,17 +143,29 @@ impl Vm {
         if self.ended.is_some() {
             return Err(RunError::Ended);
         }
+        // Before any thread is there, and until all have gone.
+        let moved = placement::move_aside(self.plan.as_ref())?;
+        let seats = |plan| placement::seats(plan, moved.as_ref());
+        let (gate, seats) = self.plan.as_ref().map(seats).transpose()?.unzip();
+        let mut seats = seats.into_iter().flatten();
         let mut threads = Vec::with_capacity(self.vcpus.len());
         let mut result = Ok(());
         let mut exporting = None;
         for (index, vcpu) in self.vcpus.drain(..).enumerate() {
             let counters = self.clock.vcpu(index);
-            match VcpuThread::start(vcpu, self.surroundings.clone(), counters) {
+            let around = self.surroundings.clone();
+            match VcpuThread::start_in(seats.next(), vcpu, around, counters) {
                 Ok(thread) => threads.push(thread),
                 Err(e) => {
                     result = Err(RunError::Thread(e));
                     break;
                 }
+            }
+        }
+        if let Some(gate) = gate {
+            match &result {
+                Ok(()) => result = gate.open().map_err(RunError::Placement),
+                Err(_) => drop(gate), // those that were started don't wait for ever
             }
         }
         if let Some(exporter) = self.exporter.take() {

@@ -5,11 +5,13 @@
 //! (`hugetlb`). [`prefault`]: all of it brought before the guest starts. `keep`: locked, or merged.
 //! [`pages`]: memory of the monitor's that the guest reads. [`release`]: what the guest gives back.
 //! [`places`]: where all of it is, for who looks from outside.
+//! [`numa`]: which node of the host it is on.
 //! [`dax`]: files of the host that the guest maps. [`over_ram`]: a file's pages as RAM, the kernel's.
 
 pub mod dax;
 mod hugetlb;
 mod keep;
+pub mod numa;
 pub mod over_ram;
 pub mod pages;
 pub mod places;

@@ -2,6 +2,7 @@
 
 mod counters;
 mod crash;
+mod seat;
 
 use std::io;
 use std::panic::{self, AssertUnwindSafe};
@@ -19,6 +20,7 @@ use crate::memory::places;
 
 pub use counters::{ExitCounters, ExitCounts};
 pub use crash::{CrashKind, CrashReport};
+pub use seat::{Gate, Seat};
 
 /// Why a vCPU stopped running the guest.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,6 +73,20 @@ impl VcpuThread {
     ///
     /// The thread could not be made.
     pub fn start(
+        vcpu: Vcpu,
+        surroundings: Surroundings,
+        counters: Arc<ExitCounters>,
+    ) -> io::Result<Self> {
+        Self::start_in(None, vcpu, surroundings, counters)
+    }
+
+    /// The same, in a place of its own on the host, and once all have theirs ([`Gate::open`]).
+    ///
+    /// # Errors
+    ///
+    /// The thread could not be made.
+    pub fn start_in(
+        seat: Option<Seat>,
         mut vcpu: Vcpu,
         surroundings: Surroundings,
         counters: Arc<ExitCounters>,
@@ -88,6 +104,9 @@ impl VcpuThread {
                 // sigwait or signalfd; then it would end no KVM_RUN.
                 if let Err(e) = signal::unblock_signal(kick_signal()) {
                     log::error!("unblocking the signal that stops a vCPU: {e:?}");
+                }
+                if seat.is_some_and(|seat| !seat.take(&mut vcpu)) {
+                    return;
                 }
                 (surroundings.on_start)();
                 run(&mut vcpu, &surroundings, &counters, &thread_stop);

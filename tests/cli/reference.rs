@@ -26,7 +26,7 @@ fn the_reference_is_what_the_help_says() {
          option, `UPDATE_DOCS=1 cargo test --test cli` writes it anew.\n\n\
          A configuration file (`--config`) says the same in TOML, or in JSON where its name ends in \
          `.json`. What is left out has its default; an unknown key is an error; options on the \
-         command line override the file, and `--disk`, `--net` and `--fs` options replace all that it has \
+         command line override the file, and `--disk`, `--net`, `--fs` and `--numa` options replace all that it has \
          of that sort:\n",
     );
     page += &format!("\n```toml\n{SAMPLE}```\n");

@@ -16,6 +16,7 @@ mod mem;
 mod metrics;
 mod net;
 mod peers;
+mod placement;
 mod vhost_user;
 mod vsock;
 

@@ -1,4 +1,5 @@
-//! ACPI tables for stock kernels: CPUs, the IOAPIC, and the virtio devices (ACPI 6.5).
+//! ACPI tables for stock kernels: CPUs, the IOAPIC, the virtio devices, and NUMA nodes where there are
+//! several (ACPI 6.5).
 //!
 //! Hardware-reduced ACPI (§4.1): no PM registers and no SCI to emulate, only a sleep register
 //! by which the guest powers off.
@@ -11,11 +12,12 @@ use acpi_tables::madt::{
 use acpi_tables::{Aml, aml, rsdp::Rsdp, sdt::Sdt, xsdt::XSDT};
 use vm_memory::{Address, Bytes, GuestAddress, GuestMemoryMmap};
 
-use super::layout;
+use super::{layout, numa};
+use crate::config::NumaNode;
 
-const OEM_ID: [u8; 6] = *b"MOTE  ";
-const OEM_TABLE: [u8; 8] = *b"MICROVM ";
-const OEM_REVISION: u32 = 1;
+pub(super) const OEM_ID: [u8; 6] = *b"MOTE  ";
+pub(super) const OEM_TABLE: [u8; 8] = *b"MICROVM ";
+pub(super) const OEM_REVISION: u32 = 1;
 
 /// `SLP_TYPx` of the state S5, soft off; any value that the DSDT and the device agree on.
 pub const SLEEP_TYPE_S5: u8 = 5;
@@ -57,6 +59,7 @@ pub fn write_acpi(
     cpus: u8,
     devices: &[MmioDevice],
     serial: bool,
+    nodes: &[NumaNode],
 ) -> Result<GuestAddress, AcpiError> {
     let mut next = layout::RSDP.unchecked_add(64);
     let mut place = |bytes: &[u8]| -> Result<u64, AcpiError> {
@@ -76,6 +79,11 @@ pub fn write_acpi(
     let mut xsdt = XSDT::new(OEM_ID, OEM_TABLE, OEM_REVISION);
     xsdt.add_entry(fadt);
     xsdt.add_entry(madt);
+    // One node is what a kernel takes for granted.
+    if nodes.len() > 1 {
+        xsdt.add_entry(place(numa::srat(cpus, nodes).as_slice())?);
+        xsdt.add_entry(place(numa::slit(nodes).as_slice())?);
+    }
     let xsdt = place(&bytes_of(&xsdt))?;
     memory.write_slice(&bytes_of(&Rsdp::new(OEM_ID, xsdt)), layout::RSDP)?;
     Ok(layout::RSDP)
@@ -213,7 +221,7 @@ mod tests {
                 gsi: 5 + n as u32,
             })
             .collect();
-        let rsdp = write_acpi(&memory, MAX_CPUS, &devices, true).unwrap();
+        let rsdp = write_acpi(&memory, MAX_CPUS, &devices, true, &[]).unwrap();
         let rsdp = read(&memory, rsdp.raw_value(), 36);
         assert_eq!(&rsdp[..8], b"RSD PTR ");
         let xsdt = table(&memory, address(&rsdp[24..32]));
@@ -221,11 +229,40 @@ mod tests {
         assert_eq!(&fadt[..4], b"FACP");
         let madt = table(&memory, address(&xsdt[44..52]));
         assert_eq!(madt.len(), 44 + usize::from(MAX_CPUS) * 8 + 12);
+        assert_eq!(xsdt.len(), 36 + 2 * 8);
         let dsdt = table(&memory, address(&fadt[140..148]));
         let text = String::from_utf8_lossy(&dsdt);
         assert_eq!(text.matches("LNRO0005").count(), 19);
         assert!(text.contains("COM1"));
         let dsdt = super::dsdt(&[], false);
         assert!(!String::from_utf8_lossy(dsdt.as_slice()).contains("COM1"));
+    }
+
+    #[test]
+    fn the_tables_of_numa_nodes_are_there_where_there_are_several() {
+        let signatures = |nodes: usize| {
+            let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 1 << 20)]).unwrap();
+            let node = |node: usize| NumaNode {
+                node: node as u16,
+                cpus: (node == 0).then(|| (0..MAX_CPUS.into()).collect()),
+                memory: crate::config::Size::mib(1),
+                host_node: None,
+                distances: None,
+            };
+            let nodes: Vec<_> = (0..nodes).map(node).collect();
+            write_acpi(&memory, MAX_CPUS, &[], true, &nodes).unwrap();
+            let xsdt = address(&read(&memory, layout::RSDP.raw_value() + 24, 8));
+            let entries = table(&memory, xsdt)[36..].to_vec();
+            let signature = |at: &[u8]| String::from_utf8(table(&memory, address(at))[..4].into());
+            let signatures = entries.chunks(8).map(|at| signature(at).unwrap());
+            signatures.collect::<Vec<_>>()
+        };
+        for nodes in [0, 1] {
+            assert_eq!(signatures(nodes), ["FACP", "APIC"]);
+        }
+        // The most vCPUs and nodes have room before the MP table.
+        for nodes in [2, crate::config::MAX_NODES] {
+            assert_eq!(signatures(nodes), ["FACP", "APIC", "SRAT", "SLIT"]);
+        }
     }
 }

@@ -83,6 +83,28 @@ pub fn ram_ranges(size: u64) -> Vec<(GuestAddress, u64)> {
     ranges
 }
 
+/// Where RAM of these sizes is, one after another, and all of it placed as [`ram_ranges`] does: a part
+/// that reaches into the device gap goes on above it.
+pub fn split_ram(sizes: &[u64]) -> Vec<Vec<(GuestAddress, u64)>> {
+    let mut rest = ram_ranges(sizes.iter().sum()).into_iter();
+    let mut current = rest.next();
+    let mut parts = Vec::with_capacity(sizes.len());
+    for &size in sizes {
+        let (mut part, mut missing) = (Vec::new(), size);
+        while let (Some((start, len)), true) = (current, missing > 0) {
+            let taken = len.min(missing);
+            part.push((start, taken));
+            missing -= taken;
+            current = match len - taken {
+                0 => rest.next(),
+                left => Some((GuestAddress(start.0 + taken), left)),
+            };
+        }
+        parts.push(part);
+    }
+    parts
+}
+
 /// The unit of [`dax_start`] and of the drives that are mapped there. Linux manages memory in
 /// sections of this size (Documentation/mm/memory-model.rst), and is quicker where none holds both
 /// RAM and a drive. It is a multiple of 2 MiB, so that huge pages fit, and of what Linux asks of
@@ -134,6 +156,26 @@ mod tests {
         let ranges = ram_ranges(5 << 30);
         assert_eq!(ranges[0], (GuestAddress(0), LOW_RAM_END));
         assert_eq!(ranges[1], (GuestAddress(1 << 32), (5 << 30) - LOW_RAM_END));
+    }
+
+    #[test]
+    fn parts_of_ram_go_around_the_device_gap() {
+        let at = |start, len| (GuestAddress(start), len);
+        let gib = |n: u64| n << 30;
+        assert_eq!(split_ram(&[gib(1)]), [[at(0, gib(1))]]);
+        assert_eq!(
+            split_ram(&[gib(1), gib(3), gib(1)]),
+            [
+                vec![at(0, gib(1))],
+                vec![at(gib(1), gib(2)), at(gib(4), gib(1))],
+                vec![at(gib(5), gib(1))]
+            ]
+        );
+        // A border at the gap is one border.
+        assert_eq!(
+            split_ram(&[gib(3), gib(1)]),
+            [[at(0, gib(3))], [at(gib(4), gib(1))]]
+        );
     }
 
     #[test]

@@ -8,3 +8,4 @@ pub mod crash;
 pub mod features;
 pub mod layout;
 pub mod mptable;
+mod numa;

@@ -12,6 +12,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::Marker;
 use crate::metrics::{Samples, Source};
+use crate::placement::thread::start_elsewhere;
 
 /// How much output waits at most.
 const CAPACITY: usize = 64 << 10;
@@ -103,11 +104,12 @@ impl Output {
         if let Some(file) = self.file.take() {
             let shared = self.shared.clone();
             let thread = thread::Builder::new().name("mote-console".into());
-            let thread = thread.spawn(move || {
+            let work = move || {
                 write_out(&shared, file);
                 shared.lock().done = true;
                 shared.emptied.notify_all();
-            })?;
+            };
+            let thread = start_elsewhere(|| thread.spawn(work))?;
             self.shared.lock().thread = Some(thread);
         }
         Ok(())

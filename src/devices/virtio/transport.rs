@@ -19,6 +19,7 @@ use super::queue::QueueRegisters;
 use super::registers::{CONFIG_SIZE, RegisterPage};
 use super::{Activation, ActiveQueue, Interrupt, VirtioDevice};
 use crate::bus::BusDevice;
+use crate::placement::thread::start_elsewhere;
 
 /// "virt", little-endian.
 const MAGIC: u32 = 0x7472_6976;
@@ -309,12 +310,13 @@ impl MmioTransport {
             }
         }
         self.activated = true;
-        let result = self.device.activate(Activation {
+        let activation = Activation {
             memory: self.memory.clone(),
             features: self.driver_features,
             queues,
             interrupt: self.interrupt.clone(),
-        });
+        };
+        let result = start_elsewhere(|| self.device.activate(activation));
         match result {
             Ok(()) => self.driver_ok = true,
             Err(error) => self.interrupt.fail(&error),
