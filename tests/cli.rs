@@ -296,6 +296,14 @@ fn check_tells_people_and_scripts_the_same() {
     assert!(text.contains("/dev/kvm"), "{text}");
     // Where no KVM opens there is none to measure.
     assert!(code == 3 || text.contains("KVM_CREATE_VM"), "{text}");
+    // The same, and what a real-time guest needs besides.
+    let words = ["check", "--realtime", "--pin", "0=0", "--io-cpus", "0"];
+    let (real_time_code, real_time, err) = outcome(&words);
+    assert_eq!(real_time_code, code, "{err}");
+    assert!(real_time.contains("vCPUs have 0, too"), "{real_time}");
+    assert!(real_time.contains("delay a real-time guest"), "{real_time}");
+    let (code_alone, _, err) = outcome(&["check", "--pin", "0=0"]);
+    assert!(code_alone == 2 && err.contains("--realtime"), "{err}");
     let (json_code, json, _) = outcome(&["check", "--json"]);
     let json: serde_json::Value = serde_json::from_str(&json).unwrap();
     assert_eq!(

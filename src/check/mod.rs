@@ -14,6 +14,7 @@ mod kvm;
 mod limits;
 mod nx_huge_pages;
 mod programs;
+pub mod realtime;
 mod root;
 
 use serde::Serialize;
@@ -29,6 +30,8 @@ pub enum Level {
     Ok,
     /// VMs run, but slower than they could.
     Slow,
+    /// VMs run, but a real-time guest is delayed now and then.
+    Jitter,
     /// Without it no VM with Linux in it runs.
     Missing,
     /// Good to know; nothing that mote needs for a plain VM.
@@ -46,7 +49,7 @@ pub struct Check {
     pub subject: &'static str,
     /// What was found.
     pub found: String,
-    /// What to do; always there for [`Level::Slow`] and [`Level::Missing`].
+    /// What to do; always there but for [`Level::Ok`] and [`Level::Info`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub remedy: Option<String>,
 }
@@ -77,6 +80,15 @@ impl Check {
         remedy: impl Into<String>,
     ) -> Self {
         Self::new(Level::Slow, id, subject, found.into()).with_remedy(remedy)
+    }
+
+    fn jitter(
+        id: &'static str,
+        subject: &'static str,
+        found: impl Into<String>,
+        remedy: impl Into<String>,
+    ) -> Self {
+        Self::new(Level::Jitter, id, subject, found.into()).with_remedy(remedy)
     }
 
     fn missing(
@@ -129,6 +141,13 @@ impl Report {
             Some(_) => Verdict::Unable,
         };
         Report { verdict, checks }
+    }
+
+    /// Adds what is said of real time.
+    #[must_use]
+    pub fn with(mut self, more: Vec<Check>) -> Self {
+        self.checks.extend(more);
+        self
     }
 
     /// How many checks are at this level.
@@ -225,7 +244,7 @@ mod tests {
 
     fn assert_remedies(report: &Report) {
         for check in &report.checks {
-            let needed = matches!(check.level, Level::Slow | Level::Missing);
+            let needed = !matches!(check.level, Level::Ok | Level::Info);
             assert!(!needed || check.remedy.is_some(), "{check:?}");
             assert!(
                 !check.found.is_empty() && !check.found.contains('\n'),

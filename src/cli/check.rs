@@ -4,7 +4,9 @@ use std::io::{self, IsTerminal, Write};
 
 use clap::Args;
 use clap::builder::styling::{AnsiColor, Style};
+use motevm::check::realtime::{self, Asked};
 use motevm::check::{self, Check, Level, Report, Root, Verdict};
+use motevm::config::{CpuList, Pin};
 use serde::Serialize;
 
 use super::{CliError, Status};
@@ -15,6 +17,7 @@ Each line starts with one of:
   ok       as it should be
   slow     VMs run, but slower than they could
   missing  without it no Linux runs in a VM
+  jitter   a real-time guest is delayed by it now and then (--realtime)
   info     good to know; a plain VM doesn't need it
 A line with -> says what to do.
 
@@ -32,6 +35,15 @@ pub struct CheckArgs {
     /// Print JSON: the verdict, the exit status, and each check with its id
     #[arg(long)]
     json: bool,
+    /// Tell, too, what of this host would disturb a real-time guest (docs/placement.md)
+    #[arg(long)]
+    realtime: bool,
+    /// With --realtime: the CPUs of its vCPUs, as for mote run
+    #[arg(long, value_name = "CPUS", requires = "realtime")]
+    pin: Option<Pin>,
+    /// With --realtime: the CPUs of all other threads, as for mote run
+    #[arg(long, value_name = "LIST", requires = "realtime")]
+    io_cpus: Option<CpuList>,
 }
 
 /// What `--json` prints.
@@ -45,14 +57,22 @@ struct Json<'a> {
 
 /// Checks the host and prints what was found.
 pub fn run(args: &CheckArgs) -> Result<Status, CliError> {
-    let report = check::run(&Root::default());
+    let root = Root::default();
+    let mut report = check::run(&root);
+    if args.realtime {
+        let asked = Asked {
+            pin: args.pin.clone(),
+            io_cpus: args.io_cpus.clone(),
+        };
+        report = report.with(realtime::run(&root, &asked));
+    }
     let status = status(report.verdict);
     super::print("report", |out| {
         if args.json {
             json(out, &report, status)
         } else {
             let colour = out.is_terminal() && wants_colour();
-            text(out, &report, colour)
+            text(out, &report, colour, args.realtime)
         }
     })?;
     Ok(status)
@@ -82,7 +102,7 @@ fn json(out: &mut impl Write, report: &Report, status: Status) -> io::Result<()>
     writeln!(out)
 }
 
-fn text(out: &mut impl Write, report: &Report, colour: bool) -> io::Result<()> {
+fn text(out: &mut impl Write, report: &Report, colour: bool, realtime: bool) -> io::Result<()> {
     let width = report
         .checks
         .iter()
@@ -106,6 +126,17 @@ fn text(out: &mut impl Write, report: &Report, colour: bool) -> io::Result<()> {
              `make demo` in mote's source tree boots one in an emulated machine instead."
         ),
         Verdict::Unable => writeln!(out, "No VM can run here until what is missing is there."),
+    }?;
+    if !realtime {
+        return Ok(());
+    }
+    match report.count(Level::Jitter) {
+        0 => writeln!(
+            out,
+            "Nothing that was looked at would delay a real-time guest."
+        ),
+        1 => writeln!(out, "One thing would delay a real-time guest."),
+        n => writeln!(out, "{n} things would delay a real-time guest."),
     }
 }
 
@@ -113,6 +144,7 @@ fn line(out: &mut impl Write, check: &Check, width: usize, colour: bool) -> io::
     let (word, style) = match check.level {
         Level::Ok => ("ok", AnsiColor::Green.on_default()),
         Level::Slow => ("slow", AnsiColor::Yellow.on_default().bold()),
+        Level::Jitter => ("jitter", AnsiColor::Yellow.on_default().bold()),
         Level::Missing => ("missing", AnsiColor::Red.on_default().bold()),
         Level::Info => ("info", AnsiColor::Cyan.on_default()),
     };
@@ -145,7 +177,7 @@ mod tests {
 
     fn printed(report: &Report, colour: bool) -> String {
         let mut out = Vec::new();
-        text(&mut out, report, colour).unwrap();
+        text(&mut out, report, colour, false).unwrap();
         String::from_utf8(out).unwrap()
     }
 
