@@ -34,6 +34,9 @@ pub use rows::{Row, What};
 use sort::Known;
 pub use text::size;
 
+/// Of no more threads the stacks are told by name.
+const MAX_THREADS: usize = 4096;
+
 /// What a process's memory is used for.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Footprint {
@@ -76,7 +79,7 @@ impl Footprint {
         let (table, unasked) = match remote::read(proc, &exe, &mappings) {
             Ok(table) => (table, false),
             Err(TableError::NoSection) => {
-                let name = read(proc, pid, "comm")?.trim_end().to_owned();
+                let name = text::printable(read(proc, pid, "comm")?.trim_end());
                 return Err(FootprintError::NotMote { pid, name });
             }
             Err(TableError::Version(_)) => return Err(FootprintError::OtherVersion { pid }),
@@ -207,7 +210,7 @@ fn stacks(proc: &Path) -> Vec<(u64, String)> {
         let pointer = u64::from_str_radix(pointer.strip_prefix("0x")?, 16).ok()?;
         Some((pointer, name.trim_end().to_owned()))
     };
-    tasks.filter_map(stack).collect()
+    tasks.take(MAX_THREADS).filter_map(stack).collect()
 }
 
 fn read(proc: &Path, pid: u32, file: &str) -> Result<String, FootprintError> {

@@ -1,6 +1,7 @@
 //! /proc/PID/pagemap: a word for each page (Documentation/admin-guide/mm/pagemap.rst), for mappings of which
 //! only a part is meant.
 
+use std::cell::Cell;
 use std::fs::File;
 use std::io;
 use std::ops::Range;
@@ -15,9 +16,9 @@ const FRAME: u64 = (1 << 55) - 1;
 
 /// A transparent huge page.
 const HUGE: u64 = 2 << 20;
-/// No more of one range is looked at: a guest's kernel is never larger, and what another process tells may be
-/// anything.
-const LIMIT: u64 = 4 << 30;
+/// No more is looked at, of all ranges together: guests' kernels are never larger, and what another process
+/// tells may be anything.
+const LIMIT: u64 = 16 << 30;
 /// How many words are read at once.
 const WORDS: usize = 4096;
 
@@ -37,6 +38,8 @@ pub struct Counts {
 pub struct Pagemap {
     file: File,
     page: u64,
+    /// How much may still be looked at.
+    left: Cell<u64>,
 }
 
 impl Pagemap {
@@ -45,6 +48,7 @@ impl Pagemap {
         Ok(Pagemap {
             file: File::open(proc.join("pagemap"))?,
             page: page_size(),
+            left: Cell::new(LIMIT),
         })
     }
 
@@ -54,9 +58,8 @@ impl Pagemap {
         let start = (range.start / HUGE * HUGE).max(within.start);
         let end = range.end.div_ceil(HUGE).saturating_mul(HUGE);
         let end = end.min(within.end);
-        if end.saturating_sub(start) > LIMIT {
-            return Err(io::ErrorKind::InvalidData.into());
-        }
+        let left = self.left.get().checked_sub(end.saturating_sub(start));
+        self.left.set(left.ok_or(io::ErrorKind::InvalidData)?);
         let mut block = Block::default();
         let mut counts = Counts::default();
         let mut bytes = vec![0; WORDS * 8];

@@ -1,5 +1,6 @@
 //! Says of each mapping whose it is, and parts those that belong to several.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use super::amounts::{Amounts, By, FIELDS};
@@ -21,12 +22,12 @@ pub struct Known {
     pub stacks: Vec<(u64, String)>,
 }
 
-/// Whose some memory is.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// Whose some memory is. They are told in this order.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Owner {
     what: What,
-    name: Option<String>,
     vm: u32,
+    name: Option<String>,
 }
 
 impl Owner {
@@ -41,32 +42,31 @@ impl Owner {
 
 /// The rows of all mappings, in order, and how many mappings could not be parted.
 pub fn sort(mappings: &[Mapping], known: &Known, pagemap: Option<&Pagemap>) -> (Vec<Row>, usize) {
-    let mut rows: Vec<Row> = Vec::new();
+    let owners = known
+        .places
+        .iter()
+        .map(|place| (place, of_place(place, mappings)));
+    let owners: Vec<_> = owners
+        .filter(|(place, _)| place.kind != Kind::Stack)
+        .collect();
+    let mut rows: BTreeMap<Owner, (Amounts, u64)> = BTreeMap::new();
     let mut unparted = 0;
     let mut add = |owner: Owner, amounts: &Amounts, file: bool| {
         let cached = match file {
             true => amounts.resident_kib.saturating_sub(amounts.anonymous_kib),
             false => 0,
         };
-        let same =
-            |row: &&mut Row| (row.what, row.vm, &row.name) == (owner.what, owner.vm, &owner.name);
-        match rows.iter_mut().find(same) {
-            Some(row) => {
-                row.amounts += amounts;
-                row.page_cache_kib += cached;
-            }
-            None => rows.push(Row {
-                what: owner.what,
-                name: owner.name,
-                vm: owner.vm,
-                page_cache_kib: cached,
-                amounts: *amounts,
-            }),
-        }
+        let sums = rows.entry(owner).or_default();
+        sums.0 += amounts;
+        sums.1 += cached;
     };
     for (index, mapping) in mappings.iter().enumerate() {
         let file = is_file(mapping);
-        let mut parts = parts(mapping, index, mappings, known);
+        let mut parts = parts(
+            &mapping.range,
+            &owners,
+            base(mapping, index, mappings, known),
+        );
         // Whose is the largest gets what the others don't.
         parts.sort_by_key(|(range, _)| std::cmp::Reverse(range.end - range.start));
         let mut parts = parts.into_iter();
@@ -86,9 +86,15 @@ pub fn sort(mappings: &[Mapping], known: &Known, pagemap: Option<&Pagemap>) -> (
         }
         add(largest, &rest, file);
     }
-    rows.retain(|row| row.amounts != Amounts::default());
-    rows.sort_by(|a, b| (a.what, a.vm, &a.name).cmp(&(b.what, b.vm, &b.name)));
-    (rows, unparted)
+    rows.retain(|_, (amounts, _)| *amounts != Amounts::default());
+    let row = |(owner, (amounts, page_cache_kib)): (Owner, _)| Row {
+        what: owner.what,
+        name: owner.name,
+        vm: owner.vm,
+        page_cache_kib,
+        amounts,
+    };
+    (rows.into_iter().map(row).collect(), unparted)
 }
 
 /// Takes out of `rest` what `counts` says, and no more than there is: the process goes on while it is looked
@@ -134,29 +140,26 @@ fn take(rest: &mut Amounts, counts: &Counts) -> Amounts {
 }
 
 /// The parts of a mapping, in order, without gaps, neighbours that have one owner as one.
-fn parts(
-    mapping: &Mapping,
-    index: usize,
-    mappings: &[Mapping],
-    known: &Known,
-) -> Vec<(Range<u64>, Owner)> {
-    let whole = &mapping.range;
-    let inside = |place: &&Place| {
-        place.kind != Kind::Stack && place.range.start < whole.end && place.range.end > whole.start
+fn parts(whole: &Range<u64>, owners: &[(&Place, Owner)], base: Owner) -> Vec<(Range<u64>, Owner)> {
+    let inside = |(place, _): &&(&Place, Owner)| {
+        place.range.start < whole.end && place.range.end > whole.start
     };
-    let places: Vec<_> = known.places.iter().filter(inside).collect();
-    let base = base(mapping, index, mappings, known);
-    let ends = places.iter().flat_map(|p| [p.range.start, p.range.end]);
+    let owners: Vec<_> = owners.iter().filter(inside).collect();
+    let ends = owners
+        .iter()
+        .flat_map(|(place, _)| [place.range.start, place.range.end]);
     let mut borders: Vec<_> = ends.filter(|at| whole.contains(at)).collect();
     borders.extend([whole.start, whole.end]);
     borders.sort_unstable();
     borders.dedup();
     let mut parts: Vec<(Range<u64>, Owner)> = Vec::with_capacity(1);
     for pair in borders.windows(2) {
-        let here = places.iter().filter(|place| place.range.contains(&pair[0]));
+        let here = owners
+            .iter()
+            .filter(|(place, _)| place.range.contains(&pair[0]));
         // The kernel's text is a part of RAM.
-        let place = here.max_by_key(|place| place.kind);
-        let owner = place.map_or_else(|| base.clone(), |place| of_place(place, mappings));
+        let owner = here.max_by_key(|(place, _)| place.kind);
+        let owner = owner.map_or_else(|| base.clone(), |(_, owner)| owner.clone());
         match parts.last_mut() {
             Some((range, same)) if *same == owner => range.end = pair[1],
             _ => parts.push((pair[0]..pair[1], owner)),

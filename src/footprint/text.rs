@@ -138,7 +138,7 @@ fn base_name(path: &str) -> &str {
 }
 
 /// Another process's names go to a terminal: nothing but what can be seen, and not without end.
-fn printable(name: &str) -> String {
+pub fn printable(name: &str) -> String {
     let shown = |c: char| if c.is_control() { '?' } else { c };
     name.chars().map(shown).take(48).collect()
 }
