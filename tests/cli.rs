@@ -2,6 +2,8 @@
 
 #[path = "cli/bench.rs"]
 mod bench;
+#[path = "cli/ci.rs"]
+mod ci;
 mod common;
 #[path = "cli/ending.rs"]
 mod ending;
