@@ -6,6 +6,7 @@
 mod common;
 
 mod balloon;
+mod bench;
 mod boot;
 mod console;
 mod cpu_memory;

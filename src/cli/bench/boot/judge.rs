@@ -161,7 +161,7 @@ pub fn regression(regression: &Regression, report: &Report, base: &Report) -> Ve
     } else {
         grown_part(report, base)
     };
-    verdict(false, format!("{change} (p = {}){part}", short(p)))
+    verdict(false, format!("{change} ({}){part}", short(p)))
 }
 
 /// Refuses, before anything is run, a comparison that so few runs can't decide.
@@ -197,8 +197,8 @@ fn counted(sorted: &[f64], quantile: Quantile) -> f64 {
 
 fn short(p: f64) -> String {
     match p < 0.0001 {
-        true => "under 0.0001".to_owned(),
-        false => format!("{p:.4}"),
+        true => "p under 0.0001".to_owned(),
+        false => format!("p = {p:.4}"),
     }
 }
 

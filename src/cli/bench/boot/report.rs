@@ -8,6 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use motevm::VmConfig;
 use motevm::check::Identity;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::gate::Verdict;
 use super::samples::{INIT, MARKER, Series};
@@ -46,8 +47,8 @@ pub struct Report {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Guest {
     pub images: Vec<Image>,
-    /// The VM, as of a configuration file.
-    pub config: VmConfig,
+    /// The VM, as of a configuration file. Another version of mote may know other keys.
+    pub config: Value,
     /// What ended each run.
     pub until: String,
 }
@@ -185,7 +186,7 @@ impl Guest {
         });
         Ok(Guest {
             images: images.collect::<Result<_, _>>()?,
-            config: config.clone(),
+            config: serde_json::to_value(config).unwrap_or_default(),
             until,
         })
     }
@@ -209,14 +210,15 @@ impl Guest {
         // Where the images are doesn't matter, what they are does.
         let fields = |guest: &Guest| {
             let mut config = guest.config.clone();
-            (config.boot.kernel, config.boot.initrd) = (None, None);
-            if let Some(rootfs) = &mut config.rootfs {
-                rootfs.path = Default::default();
+            for path in ["/boot/kernel", "/boot/initrd", "/rootfs/path"] {
+                if let Some(path) = config.pointer_mut(path) {
+                    *path = Value::Null;
+                }
             }
-            serde_json::to_value(config).unwrap_or_default()
+            config
         };
         let (here, there) = (fields(self), fields(other));
-        let names = |value: &serde_json::Value| -> Vec<String> {
+        let names = |value: &Value| -> Vec<String> {
             let fields = value.as_object().into_iter().flatten();
             fields.map(|(name, _)| name.clone()).collect()
         };
@@ -225,7 +227,7 @@ impl Guest {
         all.dedup();
         let different = all.iter().filter(|name| here.get(name) != there.get(name));
         differences.extend(different.map(|name| {
-            let of = |value: &serde_json::Value| {
+            let of = |value: &Value| {
                 value
                     .get(name)
                     .map_or("nothing".to_owned(), |v| v.to_string())
@@ -281,7 +283,7 @@ pub mod tests {
     pub fn report(load: &[u64], boots: &[u64], exits: &[u64]) -> Report {
         let guest = Guest {
             images: Vec::new(),
-            config: VmConfig::default(),
+            config: serde_json::to_value(VmConfig::default()).unwrap(),
             until: "init".to_owned(),
         };
         let runs = boots.len() as u32;
@@ -323,7 +325,7 @@ pub mod tests {
         let text = written.to_json();
         assert_eq!(Report::parse(text.as_bytes()), Ok(written));
         // Scripts find the figures with no arithmetic.
-        let json: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let json: Value = serde_json::from_str(&text).unwrap();
         assert_eq!(json["phases"][3]["p50"], 55.0);
     }
 
@@ -372,7 +374,11 @@ pub mod tests {
         assert!(one.differences(&same).is_empty());
         assert_eq!(one.differences(&other), ["another kernel"]);
         let mut larger = same;
-        larger.config.cpus.0 = 4;
-        assert_eq!(one.differences(&larger), ["cpus: 4 there, 1 here"]);
+        larger.config["cpus"] = 4.into();
+        larger.config["steam"] = true.into();
+        assert_eq!(
+            one.differences(&larger),
+            ["cpus: 4 there, 1 here", "steam: true there, nothing here"]
+        );
     }
 }

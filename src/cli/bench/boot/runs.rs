@@ -11,8 +11,8 @@ use indicatif::{ProgressBar, ProgressStyle};
 use super::monitor::{Mote, Other};
 use super::report::{Plan, Report, Versus};
 use super::samples::{SEEN, Sample, Series, series};
-use super::versus;
-use crate::cli::CliError;
+use super::{interrupted, versus};
+use crate::cli::{CliError, signals};
 
 /// How often system calls are counted: the main thread and the first vCPU's race to KVM_RUN, so
 /// that one count isn't always the other.
@@ -75,11 +75,11 @@ impl Runs<'_> {
         let (mut turns, error) = done
             .into_inner()
             .unwrap_or_else(std::sync::PoisonError::into_inner);
-        bar.set_message("counting system calls");
         if let Some((_, error)) = error {
             bar.finish_and_clear();
             return Err(error);
         }
+        bar.set_message("counting system calls");
         turns.retain(|turn| turn.number >= warmup);
         turns.sort_by_key(|turn| turn.number);
         let samples = turns.iter().map(|turn| &turn.sample);
@@ -87,6 +87,9 @@ impl Runs<'_> {
         report.counts = series(samples.map(|sample| sample.counts.as_slice()));
         self.count_system_calls(report);
         bar.finish_and_clear();
+        if signals::received().is_some() {
+            return Err(interrupted());
+        }
         if let Some(other) = self.other {
             report.versus = versus(other, &turns, report);
         }

@@ -78,10 +78,13 @@ pub fn title(report: &Report) -> String {
 /// Where and with what.
 pub fn facts(report: &Report) -> Vec<(&'static str, String)> {
     let (host, config) = (&report.host, &report.guest.config);
-    let cpus = match config.cpus.0 {
-        1 => "1 vCPU".to_owned(),
-        n => format!("{n} vCPUs"),
+    let cpus = match config["cpus"].as_u64() {
+        Some(1) => "1 vCPU".to_owned(),
+        n => format!("{} vCPUs", n.unwrap_or(0)),
     };
+    let memory = &config["memory"];
+    let memory = memory.as_str().or_else(|| memory["size"].as_str());
+    let memory = memory.unwrap_or("?");
     let mut facts = vec![
         ("host", format!("{}, CPUs {}", host.cpu, host.cpus)),
         (
@@ -91,7 +94,7 @@ pub fn facts(report: &Report) -> Vec<(&'static str, String)> {
                 host.kernel, host.kvm, host.governor
             ),
         ),
-        ("guest", format!("{cpus}, {}", config.memory.size)),
+        ("guest", format!("{cpus}, {memory}")),
     ];
     facts.extend(report.guest.images.iter().map(|image| {
         let role = match image.role.as_str() {
