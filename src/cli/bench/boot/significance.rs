@@ -130,9 +130,8 @@ mod tests {
         assert_eq!(enough(4, 10, Quantile::MEDIAN), Err(Some(5)));
         assert_eq!(enough(4, 4, Quantile::MEDIAN), Err(None));
         assert_eq!(enough(50, 50, quantile("p90")), Ok(()));
-        let needed = enough(50, 50, quantile("p95")).unwrap_err();
+        assert_eq!(enough(50, 50, quantile("p95")), Err(None));
         assert_eq!(enough(70, 70, quantile("p95")), Ok(()));
-        assert!(needed.is_some_and(|runs| runs > 70), "{needed:?}");
         assert_eq!(enough(50, 0, Quantile::MEDIAN), Err(None));
     }
 
