@@ -4,6 +4,7 @@
 mod common;
 
 use std::fs;
+use std::io::Read;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -140,10 +141,12 @@ fn drive(code: Code, index: u32, queues: u32) -> Code {
     code.write_long(status, 15)
 }
 
+const SAID: &str = "at work";
+
 /// A guest that has its two drives and its entropy device at work, writes to its console, and spins.
 fn busy_guest() -> Code {
     let code = (0..3).fold(Code::new(), |code, index| drive(code, index, 1));
-    code.print("at work").spin()
+    code.print(SAID).spin()
 }
 
 /// The arguments for its devices.
@@ -156,7 +159,7 @@ fn devices(folder: &Path) -> Vec<String> {
     let (threads, ring) = (image("a"), image("b"));
     vec![
         format!("--disk={threads}"),
-        format!("--disk={ring},cache=unsafe"),
+        format!("--disk={ring},engine=io_uring"),
         format!("--metrics=file={}", folder.join("prom").display()),
     ]
 }
@@ -181,12 +184,20 @@ fn placed(arguments: &[&str]) -> Option<Vec<Task>> {
         &busy_guest(),
         &[arguments, &devices].concat(),
     );
-    let running = Running(command.spawn().unwrap());
+    let mut running = Running(command.stdout(Stdio::piped()).spawn().unwrap());
+    // The guest says it when all its devices are at work. While it starts them, its vCPU's thread is
+    // elsewhere for moments.
+    let mut said = [0; SAID.len()];
+    let stdout = running.0.stdout.as_mut().unwrap();
+    stdout.read_exact(&mut said).unwrap();
+    assert_eq!(said, SAID.as_bytes());
     let pid = running.0.id();
+    // The threads that the guest has no part in.
     Some(until(|| {
         let tasks = tasks(pid);
-        let has = |name: &&str| tasks.iter().any(|task| task.name == **name);
-        match THREADS.iter().chain(&["mote-vcpu0", "mote-vcpu1"]).all(has) {
+        let has = |name: &str| tasks.iter().any(|task| task.name == name);
+        let mut names = THREADS.iter().chain(&["mote-vcpu0", "mote-vcpu1"]);
+        match names.all(|name| has(name)) {
             true => Ok(tasks),
             false => Err(format!("{tasks:#?}")),
         }

@@ -106,9 +106,7 @@ pub fn become_vcpu(
     let cpus = place.cpus.as_ref().unwrap_or(own);
     move_to(cpus)?;
     set_policy(vcpu, place.policy)?;
-    if cpus != elsewhere {
-        PLACED.with_borrow_mut(|placed| *placed = Some((cpus.clone(), elsewhere.clone())));
-    }
+    PLACED.with_borrow_mut(|placed| *placed = Some((cpus.clone(), elsewhere.clone())));
     Ok(())
 }
 
@@ -118,13 +116,18 @@ pub fn become_vcpu(
 /// policy: see [`become_vcpu`].)
 pub fn start_elsewhere<T>(start: impl FnOnce() -> T) -> T {
     let elsewhere = PLACED.with_borrow(|placed| {
-        let (_, elsewhere) = placed.as_ref()?;
+        let (_, elsewhere) = placed.as_ref().filter(|(own, other)| own != other)?;
         let moved = Moved::to(elsewhere);
         moved.inspect_err(|error| log::warn!("{error}")).ok()
     });
     let result = start();
     drop(elsewhere);
     result
+}
+
+/// Where what the calling thread starts is, if it is a vCPU's and has a place.
+pub fn elsewhere() -> Option<CpuList> {
+    PLACED.with_borrow(|placed| placed.as_ref().map(|(_, elsewhere)| elsewhere.clone()))
 }
 
 fn set_policy(vcpu: u8, policy: Policy) -> Result<(), PlacementError> {
@@ -237,6 +240,7 @@ mod tests {
         let test = || {
             let all = current().unwrap();
             // Nothing is done for a thread that has no place.
+            assert_eq!(elsewhere(), None);
             start_elsewhere(|| assert_eq!(current().unwrap(), all));
             let last: CpuList = all.iter().last().into_iter().collect();
             let place = VcpuPlace {
@@ -245,6 +249,7 @@ mod tests {
             };
             become_vcpu(0, &place, &all, &all).unwrap();
             assert_eq!(current().unwrap(), last);
+            assert_eq!(elsewhere().as_ref(), Some(&all));
             let child = start_elsewhere(|| thread::spawn(|| current().unwrap()));
             assert_eq!(child.join().unwrap(), all);
             assert_eq!(current().unwrap(), last, "and it is back");

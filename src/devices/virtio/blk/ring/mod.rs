@@ -19,8 +19,10 @@ use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::request::Requests;
+use crate::config::CpuList;
 use crate::devices::virtio::worker::WorkerPool;
 use crate::devices::virtio::{ActivateError, ActiveQueue, Interrupt};
+use crate::placement::thread::elsewhere;
 use queue::RingQueue;
 use uring::Uring;
 
@@ -48,6 +50,8 @@ struct Start {
     memory: GuestMemoryMmap<()>,
     interrupt: Arc<Interrupt>,
     control: Arc<Control>,
+    /// The CPUs of the kernel's threads for the ring, if they are to have some.
+    cpus: Option<CpuList>,
 }
 
 impl RingThread {
@@ -75,6 +79,7 @@ impl RingThread {
             memory,
             interrupt,
             control: control.clone(),
+            cpus: elsewhere(),
         };
         let handle = std::thread::Builder::new()
             .name(name.to_owned())
@@ -137,7 +142,7 @@ impl Control {
 
 impl Start {
     fn run(self) {
-        match Uring::new(self.max_threads) {
+        match Uring::new(self.max_threads, self.cpus.as_ref()) {
             Ok(uring) => {
                 let (control, interrupt) = (self.control.clone(), self.interrupt.clone());
                 let served = RingQueue::new(uring, self).serve();
