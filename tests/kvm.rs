@@ -14,8 +14,9 @@ use std::time::Duration;
 use common::{Code, PATIENCE, kvm};
 use motevm::bus::{Bus, BusDevice};
 use motevm::config::{Acpi, Console, Cpus, Disk, Size};
+use motevm::kvm::Vcpu;
 use motevm::memory::{Backing, GuestRam};
-use motevm::vcpu::{CrashKind, ExitCounters, Stop, Surroundings, VcpuThread};
+use motevm::vcpu::{CrashKind, ExitCounters, Prepare, Stop, Surroundings, VcpuThread};
 use motevm::{Exit, Host};
 use vm_memory::{Bytes, GuestAddress};
 
@@ -352,6 +353,14 @@ impl BusDevice for Defect {
 /// A vCPU thread in real mode at 0x1000, where `code` is; its memory, and what it says when it
 /// stops.
 fn vcpu_thread(host: &Host, code: &[u8]) -> (GuestRam, VcpuThread, mpsc::Receiver<Stop>) {
+    vcpu_thread_with(host, code, Arc::new(|_| Ok(())))
+}
+
+fn vcpu_thread_with(
+    host: &Host,
+    code: &[u8],
+    prepare: Prepare,
+) -> (GuestRam, VcpuThread, mpsc::Receiver<Stop>) {
     let ram = GuestRam::new(&[(GuestAddress(0), 1 << 20)], Backing::Anonymous).unwrap();
     ram.memory()
         .write_slice(code, GuestAddress(0x1000))
@@ -377,6 +386,7 @@ fn vcpu_thread(host: &Host, code: &[u8]) -> (GuestRam, VcpuThread, mpsc::Receive
         ports: Arc::new(ports),
         memory: ram.memory().clone(),
         read_only_memory: false,
+        prepare,
         on_start: Arc::new(|| ()),
         on_stop: Arc::new(move |stop| send.lock().unwrap().send(stop).unwrap()),
     };
@@ -390,11 +400,25 @@ fn a_panic_on_a_vcpu_thread_is_told_and_the_thread_can_still_be_stopped() {
     // out 0x10, al
     let (_ram, thread, stops) = vcpu_thread(&host, &[0xe6, 0x10]);
     let stop = stops.recv_timeout(PATIENCE).unwrap();
-    assert_eq!(stop, Stop::Panicked);
+    assert_eq!(stop, Stop::Failed);
     // Time enough for the thread to unwind: its vCPU must still be there.
     thread::sleep(Duration::from_millis(100));
     thread.request_stop();
     thread.join();
+}
+
+#[test]
+fn a_vcpu_that_cannot_be_set_up_ends_the_vm_and_never_runs() {
+    let Some(host) = kvm() else { return };
+    // An MSR that no processor has.
+    let prepare = |vcpu: &Vcpu| vcpu.set_msrs(&[(0xdead_beef, 1)]);
+    // out 0x10, al
+    let (_ram, thread, stops) = vcpu_thread_with(&host, &[0xe6, 0x10], Arc::new(prepare));
+    let stop = stops.recv_timeout(PATIENCE).unwrap();
+    assert_eq!(stop, Stop::Failed);
+    thread.join();
+    // It would have panicked at the port, and said so.
+    assert_eq!(stops.try_recv(), Err(mpsc::TryRecvError::Disconnected));
 }
 
 #[test]

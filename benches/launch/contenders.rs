@@ -102,7 +102,14 @@ pub fn qemu(files: &Files) -> Command {
         "-M",
         "microvm,acpi=off,pit=off,pic=off,rtc=off,isa-serial=off",
     ]);
-    command.args(["-accel", "kvm", "-cpu", "host", "-smp", "1"]);
+    command.args([
+        "-accel",
+        "kvm",
+        "-cpu",
+        "host,arch-capabilities=off",
+        "-smp",
+        "1",
+    ]);
     command.args(["-m", &MEMORY_MIB.to_string()]);
     command.args(["-nodefaults", "-no-user-config", "-display", "none"]);
     command.args(["-no-reboot", "-global", "virtio-mmio.force-legacy=false"]);

@@ -2,12 +2,12 @@
 //! reads the same kernel (floor.c), with each kind of guest memory, and beside QEMU's microvm; and
 //! what each further vCPU costs. In turn, so that the machine's mood meets all alike.
 //!
-//!     cargo bench --bench launch [-- --runs 40] [-- --mote PROGRAM]
+//!     cargo bench --bench launch [-- --runs 40] [--only WORDS] [--mote PROGRAM]
 //!
 //! Both clocks are read from outside, for all programs in the same way ([`stop`]); system calls
 //! are strace's, where it is installed. The kernel is 12 MiB of ELF whose guest resets at once, so
 //! that this runs on any KVM. `--mote` may be given several times: other builds of mote, to be
-//! compared with this one.
+//! compared with this one. `--only` is a part of the name of a kind of memory, or `vCPUs`.
 //!
 //! - [`contenders`]: the programs and their arguments
 //! - [`stop`]: runs one up to its first KVM_RUN
@@ -94,8 +94,13 @@ fn main() {
     let others = values("--mote").into_iter().map(PathBuf::from);
     let programs: Vec<_> = std::iter::once(this).chain(others).collect();
 
-    by_memory(files, &programs, runs);
-    by_cpus(files, &programs, runs);
+    let only = values("--only").pop().unwrap_or_default();
+    if only != "vCPUs" {
+        by_memory(files, &programs, runs, &only);
+    }
+    if only.is_empty() || only == "vCPUs" {
+        by_cpus(files, &programs, runs);
+    }
     for (name, command) in [
         ("floor", floor(files, "thp", 1)),
         ("mote", mote(&programs[0], files, &BACKINGS[0], 1)),
@@ -140,9 +145,12 @@ fn program_name(index: usize, programs: &[PathBuf]) -> String {
     }
 }
 
-fn by_memory(files: &'static Files, programs: &[PathBuf], runs: usize) {
+fn by_memory(files: &'static Files, programs: &[PathBuf], runs: usize, only: &str) {
     let mut contenders = Vec::new();
-    for backing in &BACKINGS {
+    for backing in BACKINGS
+        .iter()
+        .filter(|backing| backing.name.contains(only))
+    {
         if let Some(obstacle) = backing.obstacle() {
             println!("NOT RUN: {}: {obstacle}", backing.name);
             continue;

@@ -45,7 +45,7 @@ use crate::memory::{Backing, GuestRam, MemoryError};
 use crate::metrics::Registry;
 use crate::metrics::export::Exporter;
 use crate::placement::Plan;
-use crate::vcpu::{ExitCounters, Surroundings};
+use crate::vcpu::{ExitCounters, Prepare, Surroundings};
 
 /// What the embedding program decides, apart from the VM itself.
 #[derive(Clone, Debug)]
@@ -245,7 +245,7 @@ pub fn build(host: &Host, config: &VmConfig, options: BuildOptions) -> Result<Vm
     Endings::arm(&memory)?;
     timeline.mark(Phase::Devices);
 
-    let vcpus = create_vcpus(host, &fd, &memory, &kernel, cpus, &mask)?;
+    let (vcpus, prepare) = create_vcpus(host, &fd, &memory, &kernel, cpus, &mask)?;
     timeline.mark(Phase::Vcpus);
     if let Some(prefault) = prefault {
         prefault.finish()?;
@@ -261,6 +261,7 @@ pub fn build(host: &Host, config: &VmConfig, options: BuildOptions) -> Result<Vm
         ports,
         memory,
         read_only_memory: dax.has_read_only(),
+        prepare,
         on_start: Arc::new(move || {
             // The first vCPU's is kept.
             let now = Instant::now();
@@ -449,7 +450,8 @@ fn command_line(
     Ok(line.finish()?)
 }
 
-/// All vCPUs, the first ready to enter the kernel; the guest starts the others by itself.
+/// All vCPUs, the first ready to enter the kernel; the guest starts the others by itself. They get
+/// their state on their own threads, beside the first: it costs as much again as making a vCPU does.
 fn create_vcpus(
     host: &Host,
     fd: &kvm::Vm,
@@ -457,33 +459,32 @@ fn create_vcpus(
     kernel: &LoadedKernel,
     cpus: u8,
     mask: &[Feature],
-) -> Result<Vec<kvm::Vcpu>, BuildError> {
+) -> Result<(Vec<kvm::Vcpu>, Prepare), BuildError> {
     let supported = host.supported_cpuid()?;
     let tsc_deadline = host.capability(Cap::TscDeadlineTimer) > 0;
-    let mut template = None;
-    let mut vcpus = Vec::with_capacity(cpus.into());
-    for id in 0..cpus {
-        let vcpu = fd.create_vcpu(id)?;
-        let cpuid = template.get_or_insert_with(|| {
-            let tsc_khz = vcpu.tsc_khz().ok();
-            cpuid::template(
-                supported,
-                &CpuidOptions {
-                    cpus,
-                    tsc_khz,
-                    tsc_deadline,
-                    mask,
-                },
-            )
-        });
-        cpuid::set_apic_id(cpuid, id);
-        vcpu.set_cpuid(cpuid)?;
-        vcpu.set_msrs(cpu::FIRMWARE_MSRS)?;
-        if id == 0 {
-            vcpu.set_sregs(&cpu::boot_sregs(kernel.entry, memory, vcpu.sregs()?)?)?;
-            vcpu.set_regs(&cpu::boot_regs(kernel.entry))?;
+    let vcpus = (0..cpus).map(|id| fd.create_vcpu(id));
+    let vcpus = vcpus.collect::<Result<Vec<_>, _>>()?;
+    let first = vcpus.first().ok_or(ConfigError::Cpus(cpus))?;
+    let options = CpuidOptions {
+        cpus,
+        tsc_khz: first.tsc_khz().ok(),
+        tsc_deadline,
+        mask,
+    };
+    let mut template = cpuid::template(supported, &options);
+    cpuid::set_apic_id(&mut template, first.id());
+    first.set_cpuid(&template)?;
+    first.set_msrs(cpu::FIRMWARE_MSRS)?;
+    first.set_sregs(&cpu::boot_sregs(kernel.entry, memory, first.sregs()?)?)?;
+    first.set_regs(&cpu::boot_regs(kernel.entry))?;
+    let prepare = move |vcpu: &kvm::Vcpu| {
+        if vcpu.id() == 0 {
+            return Ok(());
         }
-        vcpus.push(vcpu);
-    }
-    Ok(vcpus)
+        let mut cpuid = template.clone();
+        cpuid::set_apic_id(&mut cpuid, vcpu.id());
+        vcpu.set_cpuid(&cpuid)?;
+        vcpu.set_msrs(cpu::FIRMWARE_MSRS)
+    };
+    Ok((vcpus, Arc::new(prepare)))
 }

@@ -115,7 +115,7 @@ impl Endings {
             (Some(Cause::Quit), _) => Exit::Quit,
             (Some(Cause::Disconnected), _) => Exit::Disconnected,
             (Some(Cause::Reached), _) => Exit::Reached,
-            (Some(Cause::Vcpu(Stop::Panicked)), _) => Exit::Failed,
+            (Some(Cause::Vcpu(Stop::Failed)), _) => Exit::Failed,
             (Some(Cause::Device(Ending::PowerOff)), _) => Exit::PowerOff,
             (Some(Cause::Vcpu(Stop::Crash(report))), _) => Exit::Crash(report.clone()),
             (Some(Cause::Vcpu(Stop::TripleFault(report))), NOT_ASKED_FOR) => {

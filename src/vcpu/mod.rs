@@ -15,7 +15,7 @@ use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::signal::{self, Killable};
 
 use crate::bus::Bus;
-use crate::kvm::Vcpu;
+use crate::kvm::{KvmError, Vcpu};
 use crate::memory::places;
 
 pub use counters::{ExitCounters, ExitCounts};
@@ -29,9 +29,12 @@ pub enum Stop {
     TripleFault(Box<CrashReport>),
     /// KVM can't run the guest any further.
     Crash(Box<CrashReport>),
-    /// The monitor's own code panicked.
-    Panicked,
+    /// The monitor's own code panicked, or KVM refused the vCPU's set-up.
+    Failed,
 }
+
+/// Gives a vCPU the state that it needs before it runs.
+pub type Prepare = Arc<dyn Fn(&Vcpu) -> Result<(), KvmError> + Send + Sync>;
 
 /// What a vCPU needs to answer exits; the same for all vCPUs of a VM.
 #[derive(Clone)]
@@ -45,6 +48,8 @@ pub struct Surroundings {
     /// Whether the guest has memory that it may only read, apart from devices' registers. A write
     /// to it by an instruction that KVM can't emulate is then the guest's to handle: see `run`.
     pub read_only_memory: bool,
+    /// Gives a vCPU what it still lacks, on its own thread and so beside the others.
+    pub prepare: Prepare,
     /// Called on the vCPU's thread just before it first runs the guest.
     pub on_start: Arc<dyn Fn() + Send + Sync>,
     /// Called on the vCPU's thread when it can't go on.
@@ -105,6 +110,11 @@ impl VcpuThread {
                 if let Err(e) = signal::unblock_signal(kick_signal()) {
                     log::error!("unblocking the signal that stops a vCPU: {e:?}");
                 }
+                if let Err(e) = (surroundings.prepare)(&vcpu) {
+                    log::error!("setting up vCPU {}: {e}", vcpu.id());
+                    return (surroundings.on_stop)(Stop::Failed);
+                }
+                // After that: KVM takes no other CPUID once a vCPU has been in KVM_RUN.
                 if seat.is_some_and(|seat| !seat.take(&mut vcpu)) {
                     return;
                 }
@@ -114,7 +124,7 @@ impl VcpuThread {
             // A defect of the monitor ends the VM: no guest may hang by it. And the vCPU must
             // live until the thread is joined, which an unwinding thread would not let it.
             if panic::catch_unwind(work).is_err() {
-                (surroundings.on_stop)(Stop::Panicked);
+                (surroundings.on_stop)(Stop::Failed);
             }
             vcpu
         })?;
