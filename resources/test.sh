@@ -48,7 +48,7 @@ summary=$(printf '%s, ' "${times[@]}")
 say "so far: ${summary%, }"
 # The emulated machine has all that a test can ask for; another host may lack some of it.
 kinds=linux,peers
-if ! can_open_kvm || ! grep -qwE 'vmx|svm' /proc/cpuinfo; then kinds+=,tap,vhost,io_uring,o_direct,mount,cc,realtime; fi
+if ! can_open_kvm || ! grep -qwE 'vmx|svm' /proc/cpuinfo; then kinds+=,tap,vhost,io_uring,o_direct,mount,cc,realtime,huge-pages; fi
 # One CPU: with more, the emulated machine's kernel may trip over code that it patches while another CPU
 # runs it (see on-kvm.sh).
 part "tests with Linux guests (seven or eight minutes where the machine is emulated)" \

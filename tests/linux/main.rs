@@ -14,6 +14,7 @@ mod dax;
 mod disk;
 mod life;
 mod mem;
+mod memory;
 mod metrics;
 mod net;
 mod peers;
