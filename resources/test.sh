@@ -48,7 +48,7 @@ summary=$(printf '%s, ' "${times[@]}")
 say "so far: ${summary%, }"
 # The emulated machine has all that a test can ask for; another host may lack some of it.
 kinds=linux,peers
-if ! can_open_kvm || ! grep -qwE 'vmx|svm' /proc/cpuinfo; then kinds+=,tap,vhost,io_uring,o_direct,mount,cc,realtime,huge-pages; fi
+if ! can_open_kvm || ! grep -qwE 'vmx|svm' /proc/cpuinfo; then kinds+=,tap,vhost,io_uring,o_direct,mount,cc,realtime,huge-pages,pass-through; fi
 # One CPU: with more, the emulated machine's kernel may trip over code that it patches while another CPU
 # runs it (see on-kvm.sh).
 part "tests with Linux guests (seven or eight minutes where the machine is emulated)" \
@@ -56,7 +56,7 @@ part "tests with Linux guests (seven or eight minutes where the machine is emula
   cargo test --release --test linux -- --test-threads 2
 # Some of what a KVM does only shows where there is hardware behind it.
 part "tiny guests on a KVM with hardware" \
-  env "$runner=$HERE/on-kvm.sh" MOTE_REQUIRE=kvm,hardware cargo test --test kvm_dax
+  env "$runner=$HERE/on-kvm.sh" MOTE_REQUIRE=kvm,hardware cargo test --test kvm_dax --test kvm_idle
 
 # A test that could not run has said so; none is passed over in silence.
 say "tests that said they could not run here: $(grep -c '^NOT RUN' "$log" || true)"

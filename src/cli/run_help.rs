@@ -14,6 +14,15 @@ Guest memory, for example 512M [default: 128M]. Keys, separated by commas:
   thp=off                       no transparent huge pages
   prefault=on                   all of it is there before the guest starts";
 
+pub const IDLE: &str = "\
+How a vCPU waits when it has nothing to do [default: halt]. One of:
+  halt                          it halts, and the host's CPU is free for others
+  haltpoll                      its kernel polls a while before it halts (cpuidle's haltpoll)
+  poll                          its kernel polls and never halts (idle=poll)
+  pass-through                  it halts the host's CPU itself, without an exit, and is told that
+                                the CPU is its own; each vCPU must have one to itself, or:
+  pass-through,force            in any case";
+
 pub const DISK: &str = "\
 A further drive (repeatable). Keys, separated by commas (two commas are one in a value):
   PATH or path=PATH             a raw image or a block device

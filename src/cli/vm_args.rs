@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 use clap::{Args, ValueHint};
 use motevm::VmConfig;
 use motevm::config::{
-    Acpi, Balloon, Console, CpuList, Cpus, Disk, Endpoint, Fs, KernelLoad, Memory, Metrics, Net,
-    NumaNode, Pin, Protocol, Sched, Vsock,
+    Acpi, Balloon, Console, CpuList, Cpus, Disk, Endpoint, Fs, HaltPoll, Idle, KernelLoad, Memory,
+    Metrics, Net, NumaNode, Pin, Protocol, Sched, Vsock,
 };
 
 use super::run_help::{
-    BALLOON, CONSOLE, DISK, DRIVES, FS, MEMORY, METRICS, NET, NETWORKS, NUMA, OTHERS, PIN,
+    BALLOON, CONSOLE, DISK, DRIVES, FS, IDLE, MEMORY, METRICS, NET, NETWORKS, NUMA, OTHERS, PIN,
     PLACEMENT, SCHED, TOLD, VSOCK,
 };
 use super::{CliError, default_guest, keyval};
@@ -54,6 +54,12 @@ pub struct VmArgs {
     /// Hide CPU features, by their names in /proc/cpuinfo, for example cx16,xsave
     #[arg(long, value_name = "FLAGS", value_delimiter = ',')]
     cpu_mask: Option<Vec<String>>,
+    /// How long KVM polls before a halted vCPU sleeps: a time (50us), off or host [default: host]
+    #[arg(long, value_name = "TIME")]
+    halt_poll: Option<HaltPoll>,
+    /// How a vCPU waits: halt, haltpoll, poll or pass-through [default: halt]
+    #[arg(long, value_name = "MODE", value_parser = parse_idle, long_help = IDLE)]
+    idle: Option<Idle>,
     /// Whether the guest finds ACPI tables [default: auto, on for a bzImage]
     #[arg(long, value_enum)]
     acpi: Option<Acpi>,
@@ -176,6 +182,8 @@ impl VmArgs {
         memory.mlock |= self.mlock;
         memory.ksm |= self.ksm;
         set(&mut config.cpu_mask, self.cpu_mask.as_ref());
+        set(&mut config.halt_poll, self.halt_poll.as_ref());
+        set(&mut config.idle, self.idle.as_ref());
         set(&mut config.acpi, self.acpi.as_ref());
         set(&mut config.console, self.console.as_ref());
         let placement = &mut config.placement;
@@ -222,6 +230,10 @@ fn parse_memory(text: &str) -> Result<Memory, String> {
 
 fn parse_disk(text: &str) -> Result<Disk, String> {
     keyval::parse(text, Some("path"))
+}
+
+fn parse_idle(text: &str) -> Result<Idle, String> {
+    keyval::parse(text, Some("mode"))
 }
 
 fn parse_balloon(text: &str) -> Result<Balloon, String> {
@@ -324,6 +336,10 @@ mod tests {
             &["--sched", "fifo:100"],
             &["--numa-node", "-1"],
             &["--numa", "node=0,memory=1G,cpus=0,2"],
+            &["--halt-poll", "50"],
+            &["--halt-poll", "2s"],
+            &["--idle", "sleep"],
+            &["--idle", "poll,gently"],
             &["--vsock", "socket=v"],
             &["--vsock", "cid=x,socket=v"],
             &["--vsock", "cid=3,socket=v,colour=red"],
@@ -384,6 +400,18 @@ mod tests {
         ] {
             assert_eq!(parse_console(text), Ok(expected), "{text}");
         }
+    }
+
+    #[test]
+    fn idling_is_two_options() {
+        let mut config = VmConfig::default();
+        parse(&["--memory", "1G"]).unwrap().apply(&mut config);
+        assert_eq!((config.halt_poll, config.idle), Default::default());
+        let words = ["--halt-poll", "50us", "--idle", "pass-through,force"];
+        parse(&words).unwrap().apply(&mut config);
+        assert_eq!(config.halt_poll.to_string(), "50us");
+        let mode = motevm::config::IdleMode::PassThrough;
+        assert_eq!(config.idle, Idle { mode, force: true });
     }
 
     #[test]

@@ -28,6 +28,15 @@ pub enum ConfigError {
     /// No kernel was named.
     #[error("no kernel: give --kernel PATH (a vmlinux or a bzImage)")]
     NoKernel,
+    /// A guest that keeps CPUs which others need.
+    #[error(
+        "--idle pass-through: the guest never gives a CPU back, so each vCPU needs one to itself: \
+         pin them (--pin 0=2,1=3), or say --idle pass-through,force if they are"
+    )]
+    IdleShared,
+    /// Forced, but nothing to force.
+    #[error("--idle: force goes with pass-through only; leave it out")]
+    IdleForce,
     /// A device id that does not fit into virtio-blk's 20 bytes.
     #[error(
         "--disk id={0}: a drive's id has 1 to 20 bytes of printable ASCII (virtio 1.3 §5.2.6.1)"

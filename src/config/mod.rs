@@ -10,6 +10,7 @@ mod dax;
 mod disk;
 mod error;
 mod fs;
+mod idle;
 mod memory;
 mod metrics;
 mod net;
@@ -31,6 +32,7 @@ pub use dax::DaxMode;
 pub use disk::{Cache, Disk, Engine, MAX_QUEUES, Queues};
 pub use error::ConfigError;
 pub use fs::{Fs, OnDisconnect};
+pub use idle::{HaltPoll, Idle, IdleMode};
 pub use memory::{HugePages, Memory};
 pub use metrics::{DEFAULT_INTERVAL as METRICS_INTERVAL, Metrics};
 pub use net::{MAX_QUEUES as MAX_NET_QUEUES, Mac, Net};
@@ -64,6 +66,10 @@ pub struct VmConfig {
     /// CPU features to hide, by the names that Linux shows in /proc/cpuinfo.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub cpu_mask: Vec<String>,
+    /// How long KVM polls before the thread of a halted vCPU sleeps.
+    pub halt_poll: HaltPoll,
+    /// What happens while a vCPU has nothing to do.
+    pub idle: Idle,
     /// Whether the guest finds ACPI tables.
     pub acpi: Acpi,
     /// The guest's console.
@@ -259,6 +265,7 @@ impl VmConfig {
         if self.has_numa_table() && self.acpi == Acpi::Off {
             return Err(ConfigError::NumaWithoutAcpi);
         }
+        self.idle.validate(self.has_dedicated_cpus())?;
         self.drives().try_for_each(Disk::validate)?;
         self.drives().try_for_each(Disk::validate_dax)?;
         self.nets.iter().try_for_each(Net::validate)?;
@@ -300,6 +307,20 @@ impl VmConfig {
             Some((_, what, remedy)) => Err(ConfigError::MemoryExcludes(what, remedy)),
             None => Ok(()),
         }
+    }
+
+    /// Whether each vCPU has a CPU of the host to itself: one of its own, on which no other vCPU is,
+    /// and none of mote's other threads as far as they are placed.
+    fn has_dedicated_cpus(&self) -> bool {
+        let mut taken = self.placement.io_cpus.clone().unwrap_or_default();
+        (0..self.cpus.0).all(|id| {
+            let own = self.placement.pin.as_ref().and_then(|pin| pin.of(id));
+            own.is_some_and(|own| {
+                let alone = own.len() == 1 && own.and(&taken).is_empty();
+                taken = taken.or(own);
+                alone
+            })
+        })
     }
 
     /// Whether another process serves a device, and so must reach the guest's memory.

@@ -4,10 +4,12 @@
 //! descriptors of a virtual machine and of a virtual processor.
 
 mod host;
+mod stats;
 mod vcpu;
 mod vm;
 
 pub use host::{Host, HostError};
+pub use stats::{Statistic, StatisticKind, Statistics, StatisticsError};
 pub use vcpu::{IoWidth, Vcpu};
 pub use vm::{MemorySlot, Vm};
 

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 use kvm_ioctls::{VcpuExit, VcpuFd};
 
-use super::{KvmError, named};
+use super::{KvmError, Statistics, StatisticsError, named};
 
 /// A KVM virtual processor.
 #[derive(Debug)]
@@ -51,6 +51,16 @@ impl Vcpu {
     /// shared with KVM and is valid as long as this vCPU lives.
     pub fn immediate_exit(&mut self) -> *const AtomicU8 {
         (&raw const self.fd.get_kvm_run().immediate_exit).cast()
+    }
+
+    /// What KVM counts of this vCPU. To be asked for while it doesn't run; what is given can then
+    /// be read at any time.
+    ///
+    /// # Errors
+    ///
+    /// See [`StatisticsError`].
+    pub fn statistics(&self) -> Result<Statistics, StatisticsError> {
+        Statistics::of(&self.fd, "KVM_GET_STATS_FD of a vCPU")
     }
 
     /// Where to find the width of a port access, once [`Vcpu::run`] has returned one.

@@ -1,10 +1,13 @@
 //! A virtual machine: its memory slots, interrupt controllers and event file descriptors.
 
+use std::time::Duration;
+
+use kvm_bindings::KVM_CAP_HALT_POLL;
 use kvm_ioctls::{IoEventAddress, VmFd};
 use vm_memory::{Address, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
 use vmm_sys_util::eventfd::EventFd;
 
-use super::{KvmError, Vcpu, named};
+use super::{KvmError, Statistics, StatisticsError, Vcpu, named};
 
 /// A KVM virtual machine.
 #[derive(Debug)]
@@ -122,6 +125,51 @@ impl Vm {
             "KVM_SET_TSS_ADDR",
             self.fd.set_tss_address(address as usize),
         )
+    }
+
+    /// How long KVM polls for a wake-up at most when a vCPU of this VM has halted, before its
+    /// thread sleeps; zero for not at all. From now on, in place of the host's own setting.
+    ///
+    /// # Errors
+    ///
+    /// The ioctl failed.
+    pub fn set_halt_poll(&self, window: Duration) -> Result<(), KvmError> {
+        let nanoseconds = u32::try_from(window.as_nanos()).unwrap_or(u32::MAX);
+        self.enable("KVM_CAP_HALT_POLL", KVM_CAP_HALT_POLL, nanoseconds)
+    }
+
+    /// Lets the guest execute these instructions (KVM_X86_DISABLE_EXITS_*) without an exit. To be
+    /// called before there are vCPUs.
+    ///
+    /// # Errors
+    ///
+    /// The ioctl failed.
+    #[cfg(target_arch = "x86_64")]
+    pub fn disable_exits(&self, exits: u32) -> Result<(), KvmError> {
+        self.enable(
+            "KVM_CAP_X86_DISABLE_EXITS",
+            kvm_bindings::KVM_CAP_X86_DISABLE_EXITS,
+            exits,
+        )
+    }
+
+    fn enable(&self, name: &str, capability: u32, argument: u32) -> Result<(), KvmError> {
+        let capability = kvm_bindings::kvm_enable_cap {
+            cap: capability,
+            args: [argument.into(), 0, 0, 0],
+            ..Default::default()
+        };
+        let operation = format!("KVM_ENABLE_CAP of {name}");
+        named(&operation, self.fd.enable_cap(&capability))
+    }
+
+    /// What KVM counts of this VM apart from its vCPUs.
+    ///
+    /// # Errors
+    ///
+    /// See [`StatisticsError`].
+    pub fn statistics(&self) -> Result<Statistics, StatisticsError> {
+        Statistics::of(&self.fd, "KVM_GET_STATS_FD of a VM")
     }
 
     /// Each write to `event` raises the interrupt line `gsi` (as an edge).

@@ -14,6 +14,8 @@ use super::dax::{DaxDrives, root_options};
 use super::devices::{Placed, place_devices};
 use super::ending::Endings;
 use super::error::BuildError;
+use super::idle;
+use super::kvm_stats::KvmSource;
 use super::mapped_kernel::MappedKernel;
 use super::metrics::VmSource;
 use super::notify::Notify;
@@ -26,6 +28,7 @@ use super::vm::Vm;
 use crate::arch::acpi::{self, MmioDevice};
 use crate::arch::cpuid::{self, CpuidOptions};
 use crate::arch::features::Feature;
+use crate::arch::idle::OwnWaits;
 use crate::arch::{cmdline, cpu, layout, mptable};
 use crate::boot::{
     self, Cmdline, Entry, EntryPreference, FileFormat, KernelFile, KernelOptions, LoadedKernel,
@@ -61,6 +64,9 @@ pub struct BuildOptions {
     pub notify: Option<Notify>,
     /// What ends the VM although the guest goes on.
     pub until: Until,
+    /// Have KVM's statistics in [`Vm::metrics`] also where the configuration sends metrics nowhere:
+    /// a few system calls for each vCPU.
+    pub kvm_statistics: bool,
 }
 
 impl Default for BuildOptions {
@@ -72,6 +78,7 @@ impl Default for BuildOptions {
             tell_memory: false,
             notify: None,
             until: Until::default(),
+            kvm_statistics: false,
         }
     }
 }
@@ -88,6 +95,7 @@ pub fn build(host: &Host, config: &VmConfig, options: BuildOptions) -> Result<Vm
         tell_memory,
         notify,
         until,
+        kvm_statistics,
     } = options;
     config.validate()?;
     let mask = config.cpu_mask.iter().map(|name| Feature::named(name));
@@ -128,6 +136,7 @@ pub fn build(host: &Host, config: &VmConfig, options: BuildOptions) -> Result<Vm
     // SAFETY: as for RAM.
     unsafe { dax.show(&fd)? };
     fd.set_tss_address(layout::KVM_TSS)?;
+    let own_waits = idle::set_up(host, &fd, config)?;
     timeline.mark(Phase::Memory);
 
     let kernel_file = KernelFile::open(kernel_path)?;
@@ -245,7 +254,7 @@ pub fn build(host: &Host, config: &VmConfig, options: BuildOptions) -> Result<Vm
     Endings::arm(&memory)?;
     timeline.mark(Phase::Devices);
 
-    let (vcpus, prepare) = create_vcpus(host, &fd, &memory, &kernel, cpus, &mask)?;
+    let (vcpus, prepare) = create_vcpus(host, &fd, &memory, &kernel, cpus, &mask, own_waits)?;
     timeline.mark(Phase::Vcpus);
     if let Some(prefault) = prefault {
         prefault.finish()?;
@@ -280,6 +289,12 @@ pub fn build(host: &Host, config: &VmConfig, options: BuildOptions) -> Result<Vm
         ranges: ram.host_ranges(),
     }));
     let told = tell_places(&ram, &kernel, &dax, &registers.pages());
+    if kvm_statistics || config.metrics.is_some() {
+        match KvmSource::new(&fd, &vcpus) {
+            Ok(source) => metrics.add(Arc::new(source)),
+            Err(e) => log::warn!("there are no metrics of KVM's own: {e}"),
+        }
+    }
     let bytes_loaded = kernel.bytes_loaded + initrd.map_or(0, |initrd| initrd.size);
     Ok(Vm {
         vcpus,
@@ -287,7 +302,7 @@ pub fn build(host: &Host, config: &VmConfig, options: BuildOptions) -> Result<Vm
         surroundings,
         transports,
         console,
-        _fd: fd,
+        fd,
         endings,
         clock,
         init_event,
@@ -438,6 +453,7 @@ fn command_line(
         }
         defaults.extend(root.iter().map(String::as_str));
     }
+    defaults.extend(idle::parameter(config.idle.mode));
     let mut line = Cmdline::with_defaults(&defaults);
     if !acpi {
         for device in devices {
@@ -459,6 +475,7 @@ fn create_vcpus(
     kernel: &LoadedKernel,
     cpus: u8,
     mask: &[Feature],
+    own_waits: OwnWaits,
 ) -> Result<(Vec<kvm::Vcpu>, Prepare), BuildError> {
     let supported = host.supported_cpuid()?;
     let tsc_deadline = host.capability(Cap::TscDeadlineTimer) > 0;
@@ -469,6 +486,7 @@ fn create_vcpus(
         cpus,
         tsc_khz: first.tsc_khz().ok(),
         tsc_deadline,
+        own_waits,
         mask,
     };
     let mut template = cpuid::template(supported, &options);

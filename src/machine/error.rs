@@ -2,6 +2,7 @@
 
 use std::io;
 
+use super::idle::IdleError;
 use crate::arch::acpi::AcpiError;
 use crate::arch::features::UnknownFeature;
 use crate::boot::{BootTableError, CmdlineError, InitrdError, KernelError};
@@ -67,6 +68,9 @@ pub enum BuildError {
     /// Guest memory can't be had.
     #[error(transparent)]
     Memory(#[from] MemoryError),
+    /// The VM can't idle as it was asked to.
+    #[error(transparent)]
+    Idle(#[from] IdleError),
     /// KVM refused something.
     #[error(transparent)]
     Kvm(#[from] KvmError),
@@ -120,7 +124,10 @@ impl BuildError {
             | BuildError::Console(_)
             | BuildError::Placement(_)
             | BuildError::Metrics(_) => Fault::Configuration,
-            BuildError::Memory(_) | BuildError::Kvm(_) | BuildError::Event(_) => Fault::Host,
+            BuildError::Memory(_)
+            | BuildError::Idle(_)
+            | BuildError::Kvm(_)
+            | BuildError::Event(_) => Fault::Host,
             BuildError::BootTables(_)
             | BuildError::Acpi(_)
             | BuildError::GuestMemory(_)

@@ -4,6 +4,7 @@ use std::fmt;
 
 use serde::Serialize;
 
+use super::kvm_stats::KvmReport;
 use super::timings::{BootClock, Counts, Phase, Timeline, micros};
 use super::usage::Usage;
 use crate::footprint::Footprint;
@@ -52,6 +53,9 @@ pub struct Report {
     /// What the process's memory is used for, where that was asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory: Option<Footprint>,
+    /// What KVM counted until now, where its kernel does (Linux 5.14).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kvm: Option<KvmReport>,
 }
 
 impl Report {
@@ -89,6 +93,7 @@ impl Report {
             supported_cpuid_calls,
             process,
             memory,
+            kvm: None,
         }
     }
 }
@@ -144,6 +149,9 @@ impl fmt::Display for Report {
         writeln!(f, "; {}", self.process)?;
         if let Some(memory) = &self.memory {
             writeln!(f, "  resident KiB (of that private): {}", memory.short())?;
+        }
+        if let Some(kvm) = &self.kvm {
+            write!(f, "{kvm}")?;
         }
         if u128::from(self.create_vm_us) > SLOW_CREATE_VM.as_micros() {
             writeln!(

@@ -11,6 +11,7 @@ use super::console::{ConsoleEnd, ConsoleResizer};
 use super::dax::DaxDrives;
 use super::ending::{Endings, Exit};
 use super::hint::Outcome;
+use super::kvm_stats::KvmReport;
 use super::mapped_kernel::MappedKernel;
 use super::notify::Notify;
 use super::placement;
@@ -61,7 +62,7 @@ pub struct Vm {
     pub(super) surroundings: Surroundings,
     pub(super) transports: Vec<Arc<Mutex<MmioTransport>>>,
     pub(super) console: Option<ConsoleEnd>,
-    pub(super) _fd: kvm::Vm,
+    pub(super) fd: kvm::Vm,
     pub(super) endings: Arc<Endings>,
     pub(super) clock: Arc<BootClock>,
     pub(super) init_event: Arc<EventFd>,
@@ -176,7 +177,7 @@ impl Vm {
             result = self.serve();
         }
         threads.iter().for_each(VcpuThread::request_stop);
-        threads.into_iter().for_each(VcpuThread::join);
+        self.vcpus = threads.into_iter().filter_map(VcpuThread::join).collect();
         for transport in &self.transports {
             transport
                 .lock()
@@ -199,14 +200,19 @@ impl Vm {
     /// Where the boot time went. Exact once the guest's init has signalled or the VM has ended.
     pub fn report(&self) -> Report {
         let usage = self.usage_at_init.unwrap_or_else(|| self.usage());
-        Report::new(
+        let mut report = Report::new(
             &self.timeline,
             &self.clock,
             (self.bytes_loaded, self.bytes_mapped),
             self.supported_cpuid_calls,
             usage,
             self.footprint_at_init.clone().or_else(|| self.footprint()),
-        )
+        );
+        // The vCPUs are here before the run and after it.
+        let kvm = KvmReport::now(&self.fd, &self.vcpus);
+        let missing = |e| log::debug!("the report has none of KVM's statistics: {e}");
+        report.kvm = kvm.map_err(missing).ok();
+        report
     }
 
     /// Exits to user space so far, of all vCPUs.

@@ -43,20 +43,39 @@ impl Samples {
         value: &Histogram,
     ) {
         let counts = value.counts();
+        let buckets = counts.into_iter().enumerate().map(|(index, count)| {
+            let bound = match index {
+                BUCKETS => f64::INFINITY,
+                _ => (1u64 << index) as f64 / 1e6,
+            };
+            (bound, count)
+        });
+        self.buckets(name, help, labels, buckets, value.sum().as_secs_f64());
+    }
+
+    /// A histogram that somebody else counts, as of [`Samples::histogram`]: the buckets' upper
+    /// bounds, the last of them infinite, with what each has alone, and the sum of all values.
+    pub fn buckets(
+        &mut self,
+        name: &'static str,
+        help: &'static str,
+        labels: Labels,
+        buckets: impl Iterator<Item = (f64, u64)>,
+        sum: f64,
+    ) {
         let lines = self.lines(name, "histogram", help);
         let bucket = format!("{name}_bucket");
-        let mut sum = 0;
-        for (index, count) in counts.iter().enumerate() {
-            sum += count;
-            let bound = match index {
-                BUCKETS => "+Inf".to_owned(),
-                _ => ((1u64 << index) as f64 / 1e6).to_string(),
+        let mut count = 0;
+        for (bound, more) in buckets {
+            count += more;
+            let bound = match bound.is_finite() {
+                true => bound.to_string(),
+                false => "+Inf".to_owned(),
             };
-            line(lines, &bucket, labels, Some(&bound), sum);
+            line(lines, &bucket, labels, Some(&bound), count);
         }
-        let seconds = value.sum().as_secs_f64();
-        line(lines, &format!("{name}_sum"), labels, None, seconds);
-        line(lines, &format!("{name}_count"), labels, None, sum);
+        line(lines, &format!("{name}_sum"), labels, None, sum);
+        line(lines, &format!("{name}_count"), labels, None, count);
     }
 
     fn lines(&mut self, name: &'static str, kind: &'static str, help: &'static str) -> &mut String {

@@ -149,16 +149,14 @@ impl VcpuThread {
         }
     }
 
-    /// Waits for the thread to end.
-    pub fn join(mut self) {
-        self.wait();
+    /// Waits for the thread to end; the vCPU as it was left.
+    pub fn join(mut self) -> Option<Vcpu> {
+        self.wait()
     }
 
-    fn wait(&mut self) {
-        if let Some(handle) = self.handle.take() {
-            // A thread that panicked has reported it already.
-            let _ = handle.join();
-        }
+    fn wait(&mut self) -> Option<Vcpu> {
+        // A thread that panicked has reported it already.
+        self.handle.take()?.join().ok()
     }
 }
 
@@ -166,7 +164,7 @@ impl Drop for VcpuThread {
     /// Nothing may run the guest, and so use its memory, once its owner is gone.
     fn drop(&mut self) {
         self.request_stop();
-        self.wait();
+        drop(self.wait());
     }
 }
 

@@ -12,6 +12,7 @@ mod console;
 mod cpu_memory;
 mod dax;
 mod disk;
+mod idle;
 mod life;
 mod mem;
 mod memory;

@@ -3,10 +3,17 @@
 use kvm_bindings::{CpuId, kvm_cpuid_entry2};
 
 use super::features::Feature;
+use super::idle::OwnWaits;
 
 /// KVM's leaves; their number of leaves is in EAX of the first (Linux
 /// Documentation/virt/kvm/x86/cpuid.rst).
 const KVM_SIGNATURE: u32 = 0x4000_0000;
+/// Features in EAX, hints in EDX.
+const KVM_FEATURES: u32 = 0x4000_0001;
+/// The halting of a vCPU by a hypercall of another's, which needs the exits of HLT.
+const KVM_FEATURE_PV_UNHALT: u32 = 7;
+/// The hint that a vCPU is never preempted for long.
+const KVM_HINTS_REALTIME: u32 = 0;
 /// TSC frequency in kHz in EAX, that of the local APIC's timer in EBX.
 const KVM_TIMING: u32 = 0x4000_0010;
 /// KVM's local APIC timer counts nanoseconds.
@@ -24,6 +31,8 @@ pub struct CpuidOptions<'a> {
     pub tsc_khz: Option<u32>,
     /// Whether KVM has the TSC deadline timer, which KVM_GET_SUPPORTED_CPUID doesn't tell.
     pub tsc_deadline: bool,
+    /// The ways of waiting that are the guest's own.
+    pub own_waits: OwnWaits,
     /// Features to hide.
     pub mask: &'a [Feature],
 }
@@ -56,6 +65,9 @@ pub fn template(supported: &CpuId, options: &CpuidOptions) -> CpuId {
                 }
                 entry.ebx = (entry.ebx & 0xff00) | (cpus.next_power_of_two() << 16);
                 set_bit(&mut entry.edx, 28, cpus > 1); // HTT: EBX[23:16] is valid
+                if options.own_waits.monitor {
+                    entry.ecx |= 1 << 3; // MONITOR, which KVM doesn't tell of
+                }
             }
             // Deterministic cache parameters: L1 and L2 belong to one core, L3 to all.
             (4, _) if entry.eax & 0x1f != 0 => cache_sharing(entry, cpus),
@@ -72,6 +84,10 @@ pub fn template(supported: &CpuId, options: &CpuidOptions) -> CpuId {
             (0x8000_0008, _) if amd => {
                 let shift = core_shift(cpus);
                 entry.ecx = (entry.ecx & !0xf0ff) | (shift << 12) | (cpus - 1);
+            }
+            (KVM_FEATURES, _) if options.own_waits.halt => {
+                set_bit(&mut entry.eax, KVM_FEATURE_PV_UNHALT, false);
+                set_bit(&mut entry.edx, KVM_HINTS_REALTIME, true);
             }
             (KVM_SIGNATURE, _) => entry.eax = entry.eax.max(KVM_TIMING),
             _ => {}

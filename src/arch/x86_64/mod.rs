@@ -6,6 +6,8 @@ pub mod cpu;
 pub mod cpuid;
 pub mod crash;
 pub mod features;
+pub mod idle;
 pub mod layout;
 pub mod mptable;
 mod numa;
+pub mod responder;

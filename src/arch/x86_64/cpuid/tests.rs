@@ -45,6 +45,7 @@ fn options(cpus: u8, mask: &[Feature]) -> CpuidOptions<'_> {
         cpus,
         tsc_khz: Some(2_100_000),
         tsc_deadline: true,
+        own_waits: OwnWaits::default(),
         mask,
     }
 }
@@ -133,4 +134,22 @@ fn masked_features_are_gone_also_those_that_mote_adds() {
     let mask = ["cx16", "tsc_deadline_timer"].map(|name| Feature::named(name).unwrap());
     let cpuid = template(&intel(), &options(2, &mask));
     assert_eq!(leaf(&cpuid, 1, 0).unwrap().ecx & (1 << 13 | 1 << 24), 0);
+}
+
+#[test]
+fn a_guest_with_cpus_of_its_own_is_told_so() {
+    let mut host = intel();
+    host.push(entry(KVM_FEATURES, 0, [1 << 7 | 1, 0, 0, 0]))
+        .unwrap();
+    let told = |halt, monitor| {
+        let mut options = options(1, &[]);
+        options.own_waits = OwnWaits { halt, monitor };
+        let cpuid = template(&host, &options);
+        let features = leaf(&cpuid, KVM_FEATURES, 0).unwrap();
+        let monitor = leaf(&cpuid, 1, 0).unwrap().ecx >> 3 & 1;
+        (features.eax, features.edx, monitor)
+    };
+    assert_eq!(told(false, false), (0x81, 0, 0));
+    assert_eq!(told(true, false), (1, 1, 0));
+    assert_eq!(told(true, true), (1, 1, 1));
 }
