@@ -285,9 +285,10 @@ fn an_interrupted_bench_leaves_nothing_behind() {
     while started().lines().count() < 2 && Instant::now() < deadline {
         std::thread::sleep(Duration::from_millis(10));
     }
+    // Not SIGINT, which is ignored where the tests are a job in the background.
     // SAFETY: a process that this test started and has not waited for.
-    assert_eq!(unsafe { libc::kill(bench.id() as i32, libc::SIGINT) }, 0);
-    assert_eq!(bench.wait().unwrap().code(), Some(130));
+    assert_eq!(unsafe { libc::kill(bench.id() as i32, libc::SIGTERM) }, 0);
+    assert_eq!(bench.wait().unwrap().code(), Some(143));
     let pids = started();
     assert_eq!(pids.lines().count(), 2, "{pids}");
     pids.lines().for_each(gone);

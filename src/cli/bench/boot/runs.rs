@@ -1,17 +1,15 @@
 //! The runs: warm-up, measured ones, one after the other or several at a time, in turn with another
 //! monitor's; and those in which system calls are counted.
 
-use std::io::IsTerminal;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
-
-use indicatif::{ProgressBar, ProgressStyle};
 
 use super::monitor::{Mote, Other};
 use super::report::{Plan, Report, Versus};
 use super::samples::{SEEN, Sample, Series, series};
 use super::{interrupted, versus};
+use crate::cli::bench::progress::Progress;
 use crate::cli::{CliError, signals};
 
 /// How often system calls are counted: the main thread and the first vCPU's race to KVM_RUN, so
@@ -45,7 +43,7 @@ impl Runs<'_> {
             warmup,
             parallel,
         } = self.plan;
-        let bar = bar(warmup + runs);
+        let progress = Progress::of(warmup + runs, "boots");
         let (next, failed) = (AtomicU32::new(0), AtomicBool::new(false));
         let done = Mutex::new((Vec::new(), None));
         let lock = || {
@@ -67,7 +65,7 @@ impl Runs<'_> {
                                 lock().1.get_or_insert((number, error));
                             }
                         }
-                        bar.inc(1);
+                        progress.step();
                     }
                 });
             }
@@ -76,17 +74,16 @@ impl Runs<'_> {
             .into_inner()
             .unwrap_or_else(std::sync::PoisonError::into_inner);
         if let Some((_, error)) = error {
-            bar.finish_and_clear();
             return Err(error);
         }
-        bar.set_message("counting system calls");
+        progress.say("counting system calls");
         turns.retain(|turn| turn.number >= warmup);
         turns.sort_by_key(|turn| turn.number);
         let samples = turns.iter().map(|turn| &turn.sample);
         report.phases = series(samples.clone().map(|sample| sample.phases.as_slice()));
         report.counts = series(samples.map(|sample| sample.counts.as_slice()));
         self.count_system_calls(report);
-        bar.finish_and_clear();
+        drop(progress);
         if signals::received().is_some() {
             return Err(interrupted());
         }
@@ -139,17 +136,4 @@ fn versus(other: &Other, turns: &[Turn], report: &Report) -> Option<Versus> {
         ratio,
         interval,
     })
-}
-
-/// A bar, where somebody can see it.
-fn bar(length: u32) -> ProgressBar {
-    if !std::io::stderr().is_terminal() {
-        return ProgressBar::hidden();
-    }
-    let bar = ProgressBar::new(length.into());
-    let style = ProgressStyle::with_template("{bar:40} {pos}/{len} boots, {eta} left {msg}");
-    if let Ok(style) = style {
-        bar.set_style(style);
-    }
-    bar
 }
