@@ -307,16 +307,12 @@ fn a_missing_privilege_is_named_and_no_guest_runs() {
         return;
     };
     let folder = tempfile::tempdir().unwrap();
-    let arguments = [
-        "--pin",
-        &last,
-        "--io-cpus",
-        &first,
-        "--sched",
-        "fifo:10",
-        "--console=none",
-    ];
-    let mut command = mote(folder.path(), &Code::new().reset(), &arguments);
+    // The first vCPU has its place, and waits for the second one.
+    let pin = format!("--pin=1={last}");
+    let io_cpus = format!("--io-cpus={first}");
+    let arguments = ["--cpus=2", &pin, &io_cpus, "--sched=1=fifo:10"];
+    let mut command = mote(folder.path(), &Code::new().print("ran").reset(), &arguments);
+    command.stdout(Stdio::piped());
     // SAFETY: only async-signal-safe calls between fork and exec.
     unsafe {
         command.pre_exec(|| {
@@ -335,11 +331,11 @@ fn a_missing_privilege_is_named_and_no_guest_runs() {
     let text = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(3), "{text}");
     assert!(
-        text.contains("--sched fifo:10 for vCPU 0: ") && text.contains("CAP_SYS_NICE"),
+        text.contains("--sched fifo:10 for vCPU 1: ") && text.contains("CAP_SYS_NICE"),
         "{text}"
     );
     assert!(
-        text.contains("ulimit -r 10") && text.lines().count() == 1,
+        text.contains("ulimit -r 10") && text.lines().count() == 1 && output.stdout.is_empty(),
         "{text}"
     );
 }

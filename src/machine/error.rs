@@ -110,6 +110,7 @@ impl BuildError {
         match self {
             BuildError::Net(error) if error.is_of_host() => Fault::Host,
             BuildError::Vsock(error) if error.is_hosts() => Fault::Host,
+            BuildError::Placement(error) if error.is_of_host() => Fault::Host,
             BuildError::Config(_)
             | BuildError::CpuMask(_)
             | BuildError::Kernel(_)

@@ -75,3 +75,18 @@ pub enum PlacementError {
         source: io::Error,
     },
 }
+
+impl PlacementError {
+    /// Whether the host refused what should have worked, and not the rules.
+    pub fn is_of_host(&self) -> bool {
+        match self {
+            PlacementError::Cpus { .. }
+            | PlacementError::Node { .. }
+            | PlacementError::Starvation(_) => false,
+            PlacementError::Affinity { .. }
+            | PlacementError::Mask(_)
+            | PlacementError::Policy { .. }
+            | PlacementError::Bind { .. } => true,
+        }
+    }
+}
