@@ -1,17 +1,186 @@
-//! `mote bench idle`: answers of a halted guest, over windows of halt polling.
+//! `mote bench idle`: how soon a halted guest answers and what CPU time that takes, over windows of
+//! halt polling and times between requests.
 
-use clap::Args;
+mod curve;
+mod guest;
+mod measure;
+mod page;
+mod report;
 
-use crate::cli::{CliError, Status};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::{Args, ValueHint};
+use indicatif::{ProgressBar, ProgressStyle};
+use motevm::Host;
+use motevm::config::HaltPoll;
+use motevm::machine::has_windows;
+
+use self::guest::Guest;
+use self::measure::{Asker, Sample};
+use self::report::{Cell, Pressure, Report};
+use crate::cli::{CliError, Status, print};
 
 /// Arguments of `mote bench idle`.
 #[derive(Args, Debug)]
-pub struct IdleArgs {}
+pub struct IdleArgs {
+    /// Windows of halt polling: times, off or host
+    #[arg(
+        long,
+        value_name = "TIMES",
+        value_delimiter = ',',
+        default_value = "host,off,10us,20us,50us,100us,200us,500us"
+    )]
+    windows: Vec<HaltPoll>,
+    /// Times between an answer and the next request
+    #[arg(
+        long,
+        value_name = "TIMES",
+        value_delimiter = ',',
+        default_value = "0us,10us,50us,100us,500us,1ms",
+        value_parser = parse_think
+    )]
+    think: Vec<Duration>,
+    /// Requests for each window and time, 1 to 10000000
+    #[arg(long, value_name = "N", default_value_t = 2000,
+        value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+    requests: u32,
+    /// In how many rounds, in each of which all windows have their turn, 1 to 1000
+    #[arg(long, value_name = "N", default_value_t = 10,
+        value_parser = clap::value_parser!(u32).range(1..=1000))]
+    rounds: u32,
+    /// The host's CPU for the guest, and one for the asking thread
+    #[arg(long, value_name = "GUEST,ASKER", value_parser = parse_pin)]
+    pin: Option<[usize; 2]>,
+    /// Write all figures as JSON
+    #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath)]
+    json: Option<PathBuf>,
+    /// Draw the curves, as a picture of its own
+    #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath)]
+    svg: Option<PathBuf>,
+    /// Curves and figures in one page
+    #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath)]
+    html: Option<PathBuf>,
+}
+
+/// The longest time between requests: nothing is learned from longer ones.
+const MAX_THINK: Duration = Duration::from_secs(1);
+
+/// Requests before each turn that don't count: KVM finds its window again.
+const WARM_UP: u32 = 20;
 
 /// Runs the benchmark.
-pub fn run(_args: &IdleArgs) -> Result<Status, CliError> {
-    Err(CliError::new(
-        Status::Internal,
-        "mote bench idle does not exist yet",
-    ))
+pub fn run(args: &IdleArgs) -> Result<Status, CliError> {
+    // A file that can't be written is better known before than after.
+    for (option, path) in [
+        ("json", &args.json),
+        ("svg", &args.svg),
+        ("html", &args.html),
+    ] {
+        if let Some(path) = path {
+            write(option, path, "")?;
+        }
+    }
+    let of_host = |e: &dyn std::fmt::Display| CliError::new(Status::Host, e);
+    let host = Host::open().map_err(|e| of_host(&e))?;
+    if !has_windows(&host) && args.windows.iter().any(|window| *window != HaltPoll::Host) {
+        return Err(CliError::new(
+            Status::Host,
+            "--windows: this host's KVM has no window for each VM (KVM_CAP_HALT_POLL, Linux 5.9 and \
+             later): --windows host measures the one that it has",
+        ));
+    }
+    let [guest_cpu, asker_cpu] = args.pin.map_or([None; 2], |pin| pin.map(Some));
+    let asker = Asker::new(asker_cpu).map_err(|e| CliError::usage(format!("--pin: {e}")))?;
+    let guests = args.windows.iter();
+    let guests = guests.map(|window| Guest::start(&host, *window, guest_cpu));
+    let guests = guests
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|e| of_host(&e))?;
+
+    let thinks = args.think.len();
+    let mut cells: Vec<_> = (0..thinks * guests.len()).map(|_| Sample::new()).collect();
+    let bar = ProgressBar::new(u64::from(args.rounds) * cells.len() as u64);
+    if let Ok(style) = ProgressStyle::with_template("{bar:40} {percent}% {eta} left {msg}") {
+        bar.set_style(style);
+    }
+    let pressure = Pressure::start();
+    for round in 0..args.rounds {
+        // What is left over is spread over the first rounds.
+        let requests = args.requests / args.rounds;
+        let requests = requests + u32::from(round < args.requests % args.rounds);
+        for (index, sample) in cells.iter_mut().enumerate() {
+            let (think, guest) = (args.think[index / guests.len()], index % guests.len());
+            bar.set_message(format!("think {think:?}, window {}", args.windows[guest]));
+            if requests > 0 {
+                let asked = asker.ask(&guests[guest], think, WARM_UP, &mut Sample::new());
+                let asked = asked.and_then(|()| asker.ask(&guests[guest], think, requests, sample));
+                asked.map_err(|e| of_host(&e))?;
+            }
+            bar.inc(1);
+        }
+    }
+    bar.finish_and_clear();
+    drop(guests);
+
+    let cells = cells.into_iter().enumerate().map(|(index, sample)| {
+        let window = args.windows[index % args.windows.len()];
+        Cell::new(args.think[index / args.windows.len()], window, &sample)
+    });
+    let report = Report::new(cells.collect(), args.rounds, args.pin, &pressure);
+    if let Some(path) = &args.json {
+        let text = serde_json::to_string_pretty(&report);
+        let text = text.map_err(|e| CliError::new(Status::Internal, e))?;
+        write("json", path, &(text + "\n"))?;
+    }
+    if let Some(path) = &args.svg {
+        write("svg", path, &curve::draw(&report))?;
+    }
+    if let Some(path) = &args.html {
+        write("html", path, &page::page(&report))?;
+    }
+    print("figures", |out| write!(out, "{report}"))?;
+    Ok(Status::Success)
+}
+
+fn write(option: &str, path: &Path, text: &str) -> Result<(), CliError> {
+    let failed = |e| CliError::usage(format!("--{option} {}: {e}", path.display()));
+    std::fs::write(path, text).map_err(failed)
+}
+
+fn parse_think(text: &str) -> Result<Duration, String> {
+    let think = match text {
+        "0" => Ok(Duration::ZERO),
+        _ => humantime::parse_duration(text),
+    };
+    match think {
+        Ok(think) if think <= MAX_THINK => Ok(think),
+        Ok(_) => Err(format!("is too long; {MAX_THINK:?} is the most")),
+        Err(_) => Err("must be times with their units, such as 0us,50us,1ms".to_owned()),
+    }
+}
+
+fn parse_pin(text: &str) -> Result<[usize; 2], String> {
+    let cpus = text.split(',').map(str::parse);
+    let cpus: Result<Vec<usize>, _> = cpus.collect();
+    let pair = cpus.ok().and_then(|cpus| cpus.try_into().ok());
+    pair.ok_or_else(|| "must be two numbers of CPUs, such as 2,3".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_have_units_and_cpus_are_two() {
+        assert_eq!(parse_think("0"), Ok(Duration::ZERO));
+        assert_eq!(parse_think("0us"), Ok(Duration::ZERO));
+        assert_eq!(parse_think("1ms"), Ok(Duration::from_millis(1)));
+        assert!(parse_think("5").is_err() && parse_think("2s").is_err());
+        assert_eq!(parse_pin("2,3"), Ok([2, 3]));
+        for text in ["", "2", "2,", "2,3,4", "a,b", "-1,2"] {
+            assert!(parse_pin(text).is_err(), "{text}");
+        }
+    }
 }
