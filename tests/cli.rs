@@ -9,6 +9,8 @@ mod common;
 mod ending;
 #[path = "cli/idle.rs"]
 mod idle;
+#[path = "cli/memory.rs"]
+mod memory;
 #[path = "cli/reference.rs"]
 mod reference;
 

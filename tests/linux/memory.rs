@@ -2,6 +2,12 @@
 
 use std::process::Child;
 
+use motevm::config::{HugePages, Memory, Size};
+use motevm::memory::prefault::Prefault;
+use motevm::memory::release::release;
+use motevm::memory::{Backing, GuestRam};
+use vm_memory::{Bytes, GuestAddress};
+
 use super::*;
 
 /// The sum of a field of /proc/PID/smaps in KiB, over the mappings whose first line is `wanted`.
@@ -108,7 +114,31 @@ fn a_guest_boots_on_pages_of_the_hosts_pool_or_is_refused_in_time() {
         assert_eq!(second.code, Some(3), "{second:?}");
     }
     drop(guest);
-    assert_eq!(in_guest(&memory, "echo again"), "again\n");
+    let guest = Waiting::start(&["--memory", "128M,hugepages=2M,prefault=on"]);
+    let huge = smaps(guest.pid(), "Private_Hugetlb:", |_| true);
+    assert_eq!(huge, 128 << 10);
+    drop(guest);
+    // As another process maps it too.
+    let how = Memory {
+        hugepages: Some(HugePages::Size2M),
+        ..Memory::from(Size::mib(64))
+    };
+    let ranges = [(GuestAddress(0), 64 << 20)];
+    let ram = GuestRam::with(&ranges, Backing::Shared, &how).unwrap();
+    Prefault::start(ram.memory()).unwrap().finish().unwrap();
+    let huge = smaps(std::process::id(), "Shared_Hugetlb:", |_| true)
+        + smaps(std::process::id(), "Private_Hugetlb:", |_| true);
+    assert_eq!(huge, 64 << 10);
+    // A part of a huge page can't be given back, and is kept.
+    ram.memory().write_obj(7u8, GuestAddress(0x1000)).unwrap();
+    assert_eq!(
+        release(ram.memory(), GuestAddress(0x1000), 0x1000).unwrap(),
+        0
+    );
+    let kept: u8 = ram.memory().read_obj(GuestAddress(0x1000)).unwrap();
+    assert_eq!(kept, 7);
+    let given = release(ram.memory(), GuestAddress(0), 2 << 20).unwrap();
+    assert_eq!(given, 2 << 20);
 }
 
 #[test]
