@@ -6,7 +6,7 @@ use clap::{Args, ValueHint};
 use motevm::VmConfig;
 use motevm::config::{
     Acpi, Balloon, Console, CpuList, Cpus, Disk, Endpoint, Fs, HaltPoll, Idle, KernelLoad, Memory,
-    Metrics, Net, NumaNode, Pin, Protocol, Sched, Vsock,
+    Metrics, Net, NumaNode, Pin, Protocol, Rng, Sched, Vsock,
 };
 
 use super::run_help::{
@@ -128,6 +128,9 @@ pub struct VmArgs {
         long_help = BALLOON,
     )]
     balloon: Option<Balloon>,
+    /// Whether the guest has an entropy device [default: on]
+    #[arg(long, value_enum, help_heading = OTHERS)]
+    rng: Option<Rng>,
     /// The guest's console: [hvc,]stdio, [hvc,]pty, [hvc,]file=PATH or none [default: stdio]
     #[arg(long, value_name = "CONSOLE", value_parser = parse_console, help_heading = OTHERS, long_help = CONSOLE)]
     console: Option<Console>,
@@ -186,6 +189,7 @@ impl VmArgs {
         set(&mut config.idle, self.idle.as_ref());
         set(&mut config.acpi, self.acpi.as_ref());
         set(&mut config.console, self.console.as_ref());
+        set(&mut config.rng, self.rng.as_ref());
         let placement = &mut config.placement;
         placement.pin = self.pin.clone().or(placement.pin.take());
         placement.io_cpus = self.io_cpus.clone().or(placement.io_cpus.take());
@@ -326,6 +330,7 @@ mod tests {
             &["--console", "hvc,none"],
             &["--balloon", "size=lots"],
             &["--balloon", "colour=red"],
+            &["--rng", "maybe"],
             &["--memory", "lots"],
             &["--memory", "1G,hugepages=4M"],
             &["--memory", "1G,prefault=maybe"],

@@ -17,6 +17,7 @@ mod net;
 mod numa;
 mod placement;
 mod rate;
+mod rng;
 mod sched;
 mod size;
 mod vsock;
@@ -39,6 +40,7 @@ pub use net::{MAX_QUEUES as MAX_NET_QUEUES, Mac, Net};
 pub use numa::{Distances, MAX_NODES, NumaNode};
 pub use placement::{Pin, Placement};
 pub use rate::{Rate, RateLimit};
+pub use rng::Rng;
 pub use sched::{PRIORITIES, Policy, Sched};
 pub use size::Size;
 pub use vsock::Vsock;
@@ -100,6 +102,8 @@ pub struct VmConfig {
     /// A balloon, by which the guest gives memory back.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub balloon: Option<Balloon>,
+    /// Whether the guest has an entropy device.
+    pub rng: Rng,
     /// Where metrics go.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub metrics: Option<Metrics>,

@@ -9,7 +9,7 @@ use super::ending::Endings;
 use super::error::BuildError;
 use super::vhost_user;
 use super::virtio::VirtioPlacer;
-use crate::config::{self, ConfigError, Disk, Size, VmConfig, Vsock};
+use crate::config::{self, ConfigError, Disk, Rng, Size, VmConfig, Vsock};
 use crate::devices::console::{Console, EscapeFilter, Output};
 use crate::devices::virtio::VirtioDevice;
 use crate::devices::virtio::balloon::{Balloon, BalloonConfig, BalloonDevice};
@@ -75,7 +75,9 @@ pub fn place_devices(
         Some(balloon) => Some(place_balloon(placer, balloon, config.memory.size)?),
         None => None,
     };
-    placer.place(Box::new(RngDevice::new()))?;
+    if config.rng == Rng::On {
+        placer.place(Box::new(RngDevice::new()))?;
+    }
     Ok(Placed {
         console,
         links,
