@@ -13,6 +13,8 @@ use super::memory_map::{self, BootTableError};
 pub const COMMAND_LINE_SIZE: usize = 2048;
 /// What follows this word is for init, not for the kernel.
 const SEPARATOR: &str = "--";
+/// Before a flag of the user's: leave out mote's default of that name, and put nothing in its place.
+const LEAVE_OUT: char = '!';
 
 /// What is wrong with a command line.
 #[derive(Debug, Error, PartialEq, Eq)]
@@ -29,6 +31,11 @@ pub enum CmdlineError {
     },
     #[error("the kernel command line {0:?} has a quote that isn't closed: add a \"")]
     OpenQuote(String),
+    #[error(
+        "the kernel command line has {0:?}, and mote has no default of that name to leave out: \
+         they are in docs/boot.md"
+    )]
+    NoDefault(String),
     #[error(
         "the kernel command line is {excess} bytes too long ({length} of at most {}): \
          shorten --cmdline, or leave mote's defaults out with --cmdline-only",
@@ -62,7 +69,8 @@ pub struct Cmdline {
 
 impl Cmdline {
     /// Starts with mote's own parameters, one in each string: each gives way to a parameter of
-    /// the user's with the same key (the text before `=`).
+    /// the user's with the same key (the text before `=`), or with `!` before that key, which
+    /// doesn't reach the kernel.
     pub fn with_defaults(defaults: &[&str]) -> Self {
         Cmdline {
             defaults: defaults.iter().map(|text| (*text).to_string()).collect(),
@@ -95,14 +103,25 @@ impl Cmdline {
             parameters.extend_from_slice(parts.next().unwrap_or_default());
             init_arguments.extend_from_slice(parts.next().unwrap_or_default());
         }
-        let mut words = Vec::new();
+        let mut defaults = Vec::new();
         for text in &self.defaults {
-            for word in split(text)? {
-                if !parameters.iter().any(|given| same_key(given, word)) {
-                    words.push(word);
-                }
+            defaults.append(&mut split(text)?);
+        }
+        let (left_out, mut parameters): (Vec<&str>, Vec<&str>) = parameters
+            .iter()
+            .partition(|word| word.starts_with(LEAVE_OUT));
+        let left_out: Vec<_> = left_out.iter().map(|word| &word[1..]).collect();
+        for word in &left_out {
+            if !defaults.iter().any(|default| same_key(default, word)) {
+                return Err(CmdlineError::NoDefault(format!("{LEAVE_OUT}{word}")));
             }
         }
+        let given = |word: &str| {
+            let mut given = parameters.iter().chain(&left_out);
+            given.any(|given| same_key(given, word))
+        };
+        defaults.retain(|word| !given(word));
+        let mut words = defaults;
         for text in &self.devices {
             words.append(&mut split(text)?);
         }

@@ -445,6 +445,9 @@ fn command_line(
             true => cmdline::WITH_SERIAL,
             false => cmdline::WITHOUT_SERIAL,
         });
+        if config.cpus.0 == 1 {
+            defaults.push(cmdline::WITH_ONE_CPU);
+        }
         if let config::Console::Hvc(_) = config.console {
             defaults.push(cmdline::WITH_HVC);
         }

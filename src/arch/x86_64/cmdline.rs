@@ -24,6 +24,10 @@ pub const DEFAULTS: &[&str] = &[
     "cryptomgr.notests",
 ];
 
+/// With one vCPU: a kernel for many would take the lock prefixes out of its code at boot, one page
+/// table switch each. That is a seventh of all its instructions, and saves later about 2 ns for each.
+pub const WITH_ONE_CPU: &str = "noreplace-smp";
+
 /// With a serial port.
 pub const WITH_SERIAL: &str = "console=ttyS0";
 

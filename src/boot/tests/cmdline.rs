@@ -42,6 +42,21 @@ fn the_users_parameters_win() {
 }
 
 #[test]
+fn a_default_is_left_out_by_name() {
+    assert_eq!(
+        line(&["no_x-y", "a=1", "b"], &["!no-x_y c", "!a -- !b"]),
+        "b virtio_mmio.device=4K@0xd0001000:5 c -- !b"
+    );
+    // A name that is none of mote's is a mistake, and would do nothing in Linux either.
+    let mut cmdline = Cmdline::with_defaults(&["quiet"]);
+    cmdline.add("!quite");
+    assert_eq!(
+        cmdline.finish(),
+        Err(CmdlineError::NoDefault("!quite".into()))
+    );
+}
+
+#[test]
 fn arguments_for_init_stay_last() {
     assert_eq!(
         line(&["a=1"], &["b -- a=3 x", "c -- y"]),
