@@ -109,7 +109,7 @@ fn all_vms_are_up_at_once_and_measured() {
         "--parallel",
         "2",
         "--settle",
-        "0",
+        "0s",
         "--json",
         "j",
         "--md",
@@ -209,7 +209,7 @@ fn a_guest_that_does_not_signal_or_does_not_stay_is_told_so() {
     let Some(place) = Place::with(Code::new().halt()) else {
         return;
     };
-    let mut command = place.launch(&["--count", "2", "--timeout", "0.5"]);
+    let mut command = place.launch(&["--count", "2", "--time-limit", "500ms"]);
     let (code, _, err) = texts(command.output().unwrap());
     assert_eq!((code, err.lines().count()), (Some(1), 1), "{err}");
     assert!(
@@ -231,7 +231,7 @@ fn a_guest_that_does_not_signal_or_does_not_stay_is_told_so() {
     let Some(place) = Place::with(code) else {
         return;
     };
-    let mut command = place.launch(&["--count", "2", "--settle", "50"]);
+    let mut command = place.launch(&["--count", "2", "--settle", "50s"]);
     let (code, _, err) = texts(command.output().unwrap());
     assert_eq!(code, Some(1), "{err}");
     assert!(
@@ -242,7 +242,7 @@ fn a_guest_that_does_not_signal_or_does_not_stay_is_told_so() {
 
 /// A launch whose VMs are all up and rest.
 fn resting(place: &Place) -> Child {
-    let mut command = place.launch(&["--count", "3", "--settle", "1000"]);
+    let mut command = place.launch(&["--count", "3", "--settle", "1000s"]);
     let child = command.stdout(Stdio::null()).spawn().unwrap();
     until("three VMs and their parent", || place.processes() == 4);
     child

@@ -101,9 +101,16 @@ fn several_linux_guests_are_launched_and_measured() {
             "--parallel",
             "2",
             "--settle",
-            "0",
+            "0s",
         ])
-        .args(["--timeout", "240", "--memory", "96M", "--json", path(&json)])
+        .args([
+            "--time-limit",
+            "600s",
+            "--memory",
+            "96M",
+            "--json",
+            path(&json),
+        ])
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());

@@ -13,9 +13,9 @@ mod samples;
 mod significance;
 mod syscalls;
 mod text;
-mod units;
 mod versus;
 
+use super::units;
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};

@@ -12,7 +12,6 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, ValueHint};
-use indicatif::{ProgressBar, ProgressStyle};
 use motevm::Host;
 use motevm::config::HaltPoll;
 use motevm::machine::has_windows;
@@ -20,6 +19,7 @@ use motevm::machine::has_windows;
 use self::guest::Guest;
 use self::measure::{Asker, Sample};
 use self::report::{Cell, Pressure, Report};
+use crate::cli::bench::progress::Progress;
 use crate::cli::{CliError, Status, print};
 
 /// Arguments of `mote bench idle`.
@@ -101,10 +101,8 @@ pub fn run(args: &IdleArgs) -> Result<Status, CliError> {
 
     let thinks = args.think.len();
     let mut cells: Vec<_> = (0..thinks * guests.len()).map(|_| Sample::new()).collect();
-    let bar = ProgressBar::new(u64::from(args.rounds) * cells.len() as u64);
-    if let Ok(style) = ProgressStyle::with_template("{bar:40} {percent}% {eta} left {msg}") {
-        bar.set_style(style);
-    }
+    let total = args.rounds.saturating_mul(cells.len() as u32);
+    let progress = Progress::of(total, "measurements");
     let pressure = Pressure::start();
     for round in 0..args.rounds {
         // What is left over is spread over the first rounds.
@@ -112,16 +110,16 @@ pub fn run(args: &IdleArgs) -> Result<Status, CliError> {
         let requests = requests + u32::from(round < args.requests % args.rounds);
         for (index, sample) in cells.iter_mut().enumerate() {
             let (think, guest) = (args.think[index / guests.len()], index % guests.len());
-            bar.set_message(format!("think {think:?}, window {}", args.windows[guest]));
+            progress.say(format!("think {think:?}, window {}", args.windows[guest]));
             if requests > 0 {
                 let asked = asker.ask(&guests[guest], think, WARM_UP, &mut Sample::new());
                 let asked = asked.and_then(|()| asker.ask(&guests[guest], think, requests, sample));
                 asked.map_err(|e| of_host(&e))?;
             }
-            bar.inc(1);
+            progress.step();
         }
     }
-    bar.finish_and_clear();
+    drop(progress);
     drop(guests);
 
     let cells = cells.into_iter().enumerate().map(|(index, sample)| {

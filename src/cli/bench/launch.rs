@@ -6,7 +6,7 @@ mod report;
 mod signals;
 mod text;
 
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -15,6 +15,7 @@ use motevm::VmConfig;
 use motevm::config::{Console, Endpoint};
 use serde::Serialize;
 
+use super::units;
 use crate::cli::vm_args::VmArgs;
 use crate::cli::{CliError, Status, default_guest, limits, print};
 use crowd::{Crowd, Plan};
@@ -51,11 +52,11 @@ pub struct LaunchArgs {
     #[arg(long)]
     no_keep: bool,
     /// How long to let all VMs rest before memory is measured
-    #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = seconds)]
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = rest)]
     settle: Duration,
     /// How long a VM may take
-    #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = seconds)]
-    timeout: Duration,
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = units::duration)]
+    time_limit: Duration,
     /// Write the figures to a file, as JSON
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     json: Option<PathBuf>,
@@ -88,11 +89,11 @@ pub fn run(args: &LaunchArgs) -> Result<Status, CliError> {
         until: args.until,
         keep: !args.no_keep,
         settle: args.settle,
-        timeout: args.timeout,
+        time_limit: args.time_limit,
     };
     // Two for each VM.
     limits::raise_open_files();
-    let outcome = Crowd::launch(&plan, std::io::stderr().is_terminal())?;
+    let outcome = Crowd::launch(&plan)?;
     let measured = match outcome {
         Ok(measured) => measured,
         Err(signal) => return Ok(Status::Signal(signal)),
@@ -121,14 +122,11 @@ fn prepare(config: &mut VmConfig) {
     }
 }
 
-fn seconds(text: &str) -> Result<Duration, String> {
-    let number: Result<f64, _> = text.parse();
-    let seconds = number
-        .ok()
-        .and_then(|s| Duration::try_from_secs_f64(s).ok());
-    seconds
-        .filter(|seconds| *seconds <= Duration::from_secs(86_400))
-        .ok_or_else(|| "must be a number of seconds, such as 2 or 0.5, up to a day".to_owned())
+fn rest(text: &str) -> Result<Duration, String> {
+    match text {
+        "0s" => Ok(Duration::ZERO),
+        _ => units::duration(text),
+    }
 }
 
 fn write_file(option: &str, path: &Path, text: &str) -> Result<(), CliError> {
@@ -139,14 +137,6 @@ fn write_file(option: &str, path: &Path, text: &str) -> Result<(), CliError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn seconds_are_a_number_that_makes_sense() {
-        assert_eq!(seconds("0.5"), Ok(Duration::from_millis(500)));
-        for wrong in ["", "-1", "nan", "1e9", "1s", "inf"] {
-            assert!(seconds(wrong).is_err(), "{wrong}");
-        }
-    }
 
     #[test]
     fn no_vm_of_many_has_the_terminal() {

@@ -5,6 +5,7 @@ mod child;
 mod idle;
 mod launch;
 mod progress;
+mod units;
 
 use clap::Subcommand;
 

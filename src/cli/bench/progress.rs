@@ -1,91 +1,40 @@
 //! How far a bench is, on standard error, where that is a terminal.
 
-use std::io::{self, IsTerminal, Write};
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
-
-/// How wide the bar is.
-const WIDTH: u32 = 30;
+use indicatif::{ProgressBar, ProgressStyle};
 
 /// A line that is written anew after each step. Dropping it takes the line away.
-pub struct Progress {
-    what: &'static str,
-    total: u32,
-    start: Instant,
-    visible: bool,
-    done: Mutex<u32>,
-}
+pub struct Progress(ProgressBar);
 
 impl Progress {
     /// Of `total` steps, which are called `what`.
-    pub fn of(total: u32, what: &'static str) -> Self {
-        let progress = Progress {
-            what,
-            total,
-            start: Instant::now(),
-            visible: io::stderr().is_terminal(),
-            done: Mutex::new(0),
-        };
-        progress.write(0);
-        progress
+    pub fn of(total: u32, what: &str) -> Self {
+        // indicatif draws on standard error, and nothing where that is no terminal.
+        let bar = ProgressBar::new(total.into());
+        let template = format!("[{{bar:30}}] {{pos}}/{{len}} {what}, {{eta}} left {{msg}}");
+        match ProgressStyle::with_template(&template) {
+            Ok(style) => Progress(bar.with_style(style.progress_chars("#>-"))),
+            Err(_) => Progress(bar),
+        }
     }
 
     /// One more step is done; from any thread.
     pub fn step(&self) {
-        let mut done = self.lock();
-        *done += 1;
-        self.write(*done);
+        self.0.inc(1);
     }
 
-    /// Says what is done besides the steps.
-    pub fn say(&self, what: &str) {
-        if self.visible {
-            let _ = write!(io::stderr(), "\r\x1b[K{what}");
-        }
+    /// So many steps are done.
+    pub fn done(&self, steps: u32) {
+        self.0.set_position(steps.into());
     }
 
-    fn lock(&self) -> MutexGuard<'_, u32> {
-        self.done.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn write(&self, done: u32) {
-        if self.visible {
-            self.say(&line(self.what, done, self.total, self.start.elapsed()));
-        }
+    /// Says what is going on besides the steps.
+    pub fn say(&self, what: impl Into<std::borrow::Cow<'static, str>>) {
+        self.0.set_message(what);
     }
 }
 
 impl Drop for Progress {
     fn drop(&mut self) {
-        self.say("");
-    }
-}
-
-/// A bar, numbers, and how long the rest will take if it goes on like this.
-fn line(what: &str, done: u32, total: u32, taken: Duration) -> String {
-    let filled = u64::from(done) * u64::from(WIDTH) / u64::from(total.max(1));
-    let filled = filled as usize;
-    let (full, empty) = ("#".repeat(filled), "-".repeat(WIDTH as usize - filled));
-    let left = match done {
-        0 => String::new(),
-        _ => {
-            let left = taken.as_secs_f64() / f64::from(done) * f64::from(total - done);
-            format!(", {left:.0} s left")
-        }
-    };
-    format!("[{full}{empty}] {done}/{total} {what}{left}")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_line_tells_how_far_and_how_long() {
-        let line = |done| line("boots", done, 4, Duration::from_secs(u64::from(done) * 3));
-        let (bars, gaps) = ("#".repeat(15), "-".repeat(15));
-        assert_eq!(line(0), format!("[{gaps}{gaps}] 0/4 boots"));
-        assert_eq!(line(2), format!("[{bars}{gaps}] 2/4 boots, 6 s left"));
-        assert_eq!(line(4), format!("[{bars}{bars}] 4/4 boots, 0 s left"));
+        self.0.finish_and_clear();
     }
 }

@@ -4,8 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use super::quantile::Quantile;
 use super::samples::{SEEN, Sample};
-use super::units;
 use crate::cli::CliError;
+use crate::cli::bench::units;
 
 /// What a gate came to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -50,15 +50,15 @@ fn headline(report: &Report) -> String {
     if let Some(series) = report.phase(report.whole()) {
         let summary = series.summary();
         card(
-            super::units::ms(summary.p50),
+            crate::cli::bench::units::ms(summary.p50),
             "ms",
             &format!("{} p50", series.name),
         );
-        card(super::units::ms(summary.p99), "ms", "p99");
+        card(crate::cli::bench::units::ms(summary.p99), "ms", "p99");
     }
     if let Some(series) = report.phase(FIRST_RUN) {
         card(
-            super::units::ms(series.summary().p50),
+            crate::cli::bench::units::ms(series.summary().p50),
             "ms",
             "of it mote's part, p50",
         );
@@ -125,7 +125,7 @@ fn phases(report: &Report) -> String {
         ..part
     }));
     let key = ours.iter().chain(&whole[1..]).map(|part| {
-        let (name, time) = (escape(part.name), super::units::ms(part.us));
+        let (name, time) = (escape(part.name), crate::cli::bench::units::ms(part.us));
         format!(
             "<li><i class=\"c{}\"></i><b>{name}</b> {time} ms <span>{}</span></li>",
             part.colour,

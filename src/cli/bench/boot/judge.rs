@@ -5,8 +5,8 @@ use super::quantile::{Quantile, sorted};
 use super::report::Report;
 use super::samples::{Series, is_part};
 use super::significance::{self, ALPHA};
-use super::units::ms;
 use crate::cli::CliError;
+use crate::cli::bench::units::ms;
 
 /// A figure of a report that a gate is about.
 enum Figure<'a> {

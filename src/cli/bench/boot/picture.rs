@@ -5,7 +5,7 @@ use std::fmt::Write;
 
 use super::html::escape;
 use super::quantile::{Quantile, Summary};
-use super::units::ms;
+use crate::cli::bench::units::ms;
 
 /// The width of all pictures, in SVG's units.
 const WIDTH: f64 = 860.0;

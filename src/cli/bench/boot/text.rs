@@ -6,7 +6,7 @@ use super::monitor::short_name;
 use super::quantile::Summary;
 use super::report::{Report, Versus};
 use super::samples::{FIRST_RUN, INIT, MARKER, SEEN, Series};
-use super::units::{bytes, ms};
+use crate::cli::bench::units::{bytes, ms};
 
 /// The whole report.
 pub fn page(report: &Report) -> String {

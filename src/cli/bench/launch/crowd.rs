@@ -4,12 +4,12 @@ use std::io;
 use std::os::fd::RawFd;
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use motevm::footprint::Footprint;
 
 use super::Until;
 use super::child::{Heard, Moment, VmChild};
 use super::signals::Signals;
+use crate::cli::bench::progress::Progress;
 use crate::cli::{CliError, Status};
 
 /// How long VMs may take to end before they are killed.
@@ -24,7 +24,7 @@ pub struct Plan {
     pub until: Until,
     pub keep: bool,
     pub settle: Duration,
-    pub timeout: Duration,
+    pub time_limit: Duration,
 }
 
 /// What was found.
@@ -63,7 +63,7 @@ type Outcome<T> = Result<Result<T, i32>, CliError>;
 
 impl<'a> Crowd<'a> {
     /// Does it all. All VMs are gone when this returns.
-    pub fn launch(plan: &'a Plan, terminal: bool) -> Outcome<Measured> {
+    pub fn launch(plan: &'a Plan) -> Outcome<Measured> {
         let internal = |e| CliError::new(Status::Internal, format!("handling signals: {e}"));
         let mut crowd = Crowd {
             plan,
@@ -73,21 +73,21 @@ impl<'a> Crowd<'a> {
             up: 0,
         };
         let available = available_kib();
-        let bar = bar(plan.count, terminal);
+        let progress = Progress::of(plan.count, "VMs up");
         let mut measured = Measured::default();
         let start = Instant::now();
         while crowd.up < plan.count || (!plan.keep && !crowd.vms.is_empty()) {
             crowd.start_more()?;
-            let deadline = crowd.waiting().map(|vm| vm.started + plan.timeout).min();
+            let deadline = crowd.waiting().map(|vm| vm.started + plan.time_limit).min();
             if let Err(signal) = crowd.listen(deadline, &mut measured)? {
                 return Ok(Err(signal));
             }
             if crowd.up == plan.count && measured.took.is_zero() {
                 measured.took = start.elapsed();
             }
-            bar.set_position(crowd.up.into());
+            progress.done(crowd.up);
         }
-        bar.finish_and_clear();
+        drop(progress);
         if plan.keep {
             let end = Instant::now() + plan.settle;
             while Instant::now() < end {
@@ -178,7 +178,7 @@ impl<'a> Crowd<'a> {
         }
         let late = self
             .waiting()
-            .find(|vm| vm.started.elapsed() >= self.plan.timeout);
+            .find(|vm| vm.started.elapsed() >= self.plan.time_limit);
         match late {
             Some(vm) => Err(self.late(vm)),
             None => Ok(Ok(())),
@@ -215,13 +215,13 @@ impl<'a> Crowd<'a> {
 
     fn late(&self, vm: &VmChild) -> CliError {
         let (number, count) = (vm.number, self.plan.count);
-        let seconds = self.plan.timeout.as_secs_f64();
+        let seconds = self.plan.time_limit.as_secs_f64();
         let remedy = match self.plan.until {
             Until::Init => {
-                "give more --timeout, or --until run where its init doesn't write to the boot timer \
+                "give more --time-limit, or --until run where its init doesn't write to the boot timer \
                  (docs/boot.md)"
             }
-            Until::Run => "give more --timeout",
+            Until::Run => "give more --time-limit",
         };
         CliError::new(
             Status::Internal,
@@ -285,16 +285,4 @@ fn available_kib() -> Option<i64> {
         .lines()
         .find_map(|line| line.strip_prefix("MemAvailable:"))?;
     line.trim().trim_end_matches(" kB").parse().ok()
-}
-
-fn bar(count: u32, terminal: bool) -> ProgressBar {
-    let target = match terminal {
-        true => ProgressDrawTarget::stderr(),
-        false => ProgressDrawTarget::hidden(),
-    };
-    let bar = ProgressBar::with_draw_target(Some(count.into()), target);
-    match ProgressStyle::with_template("{bar:40} {pos}/{len} VMs up, {elapsed}") {
-        Ok(style) => bar.with_style(style),
-        Err(_) => bar,
-    }
 }
