@@ -1,5 +1,5 @@
 #!/bin/bash
-# on-kvm.sh [-c CPUS] [-m MB] [-t SECONDS] [-i] [-v] [--] COMMAND [ARGS...]
+# on-kvm.sh [-c CPUS] [-m MB] [-t SECONDS] [-n] [-i] [-v] [--] COMMAND [ARGS...]
 #   Runs COMMAND where KVM can run Linux: right here if this host can. Otherwise in a small emulated
 #   machine (QEMU) that has a processor with SVM, as root, with the host's files read-only under a
 #   layer of RAM, in the same folder, with the same arguments and the environment that matters
@@ -9,6 +9,9 @@
 #               no limit with a terminal)
 #               More than one CPU is not safe: KVM patches its code at each VM's start and end, and
 #               this QEMU may run the old code on another CPU, at which the machine's Linux panics.
+#               That holds without -n.
+#   -n          the emulated machine's time is counted in instructions, a nanosecond for each, while its
+#               CPUs take turns; pauses pass at once. Whatever else this host does changes no figure then.
 #   -i          take the terminal as if stdin and stdout were one (they are looked at otherwise)
 #   -v          show the emulated machine's kernel log at the end
 #   ON_KVM_SHARE=DIR   a folder that COMMAND can write to, kept
@@ -19,16 +22,17 @@ HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # shellcheck source-path=SCRIPTDIR source=common.sh
 . "$HERE/common.sh"
 
-cpus=1 memory=2048 limit='' interactive=0 verbose=0
+cpus=1 memory=2048 limit='' interactive=0 verbose=0 counted=0
 usage() {
   sed -n '2,/^set/{/^set/!s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}" >&2
   exit 2
 }
-while getopts c:m:t:iv option; do
+while getopts c:m:t:niv option; do
   case $option in
     c) cpus=$OPTARG ;;
     m) memory=$OPTARG ;;
     t) limit=$OPTARG ;;
+    n) counted=1 ;;
     i) interactive=1 ;;
     v) verbose=1 ;;
     *) usage ;;
@@ -116,11 +120,16 @@ END
 # The emulated time stamp counter is the host's own; its rate has to be told, as there is no timer to
 # measure it by: bogomips is twice the rate in MHz.
 khz=$(awk '/^bogomips/ { printf "%d", $3 * 500; exit }' /proc/cpuinfo)
+accel=(-accel "tcg,thread=multi")
+if [ $counted = 1 ]; then
+  accel=(-accel "tcg,thread=single" -icount "shift=0,sleep=off")
+  khz=1000000
+fi
 # No XSAVE: this QEMU doesn't let KVM see a guest's XSETBV, and guests would warn of it at boot.
 # Half a second of self-tests and tables that this machine never uses.
 skip=jent_mod_init,load_system_certificate_list,trace_eval_init,bpf_dummy_struct_ops_init,bpf_tcp_ca_kfunc_init
 command=(qemu-system-x86_64 -M "microvm,acpi=on,rtc=on,pit=off,pic=off,isa-serial=on"
-  -accel "tcg,thread=multi" -cpu "max,la57=off,-xsave" -smp "$cpus" -m "$memory"
+  "${accel[@]}" -cpu "max,la57=off,-xsave" -smp "$cpus" -m "$memory"
   -nodefaults -no-user-config -display none -no-reboot
   -global virtio-mmio.force-legacy=false
   -kernel "$host/vmlinux" -initrd "$initrd"
