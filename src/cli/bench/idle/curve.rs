@@ -20,7 +20,7 @@ svg{--ground:#fff;--text:#1f2328;--faint:#d5d9de;font:12px system-ui,sans-serif;
 @media(prefers-color-scheme:dark){svg{--ground:#14171b;--text:#e3e6ea;--faint:#3a4048;\
 --c0:#6cb1ff;--c1:#ff9a6b;--c2:#6fd58b;--c3:#e58df5;--c4:#e6bd5a;--c5:#5cc8dc}}\
 text{fill:var(--text)}.title{font-size:15px;font-weight:600}.axis{stroke:var(--faint);fill:none}\
-.end{text-anchor:end}.mid{text-anchor:middle}.line{fill:none;stroke-width:2}\
+.end{text-anchor:end}.mid{text-anchor:middle}.small{font-size:10px}.line{fill:none;stroke-width:2}\
 .s0{stroke:var(--c0)}.s1{stroke:var(--c1)}.s2{stroke:var(--c2)}\
 .s3{stroke:var(--c3)}.s4{stroke:var(--c4)}.s5{stroke:var(--c5)}\
 .d0{fill:var(--c0)}.d1{fill:var(--c1)}.d2{fill:var(--c2)}\
@@ -64,19 +64,27 @@ impl Scale {
         match self {
             Scale::Linear(high) => (0..=4).map(|n| high * f64::from(n) / 4.0).collect(),
             Scale::Log(low, high) => {
-                let ticks = (-1..9).flat_map(|n| [1.0, 2.0, 5.0].map(|m| m * 10f64.powi(n)));
-                ticks
-                    .filter(|tick| (low * 0.999..=high * 1.001).contains(tick))
-                    .collect()
+                let within = |tick: &f64| (low * 0.999..=high * 1.001).contains(tick);
+                let ticks = |steps: &[f64]| -> Vec<f64> {
+                    let all = (-1..9).flat_map(|n| steps.iter().map(move |m| m * 10f64.powi(n)));
+                    all.filter(within).collect()
+                };
+                // As many as can be read.
+                let all = [&STEPS[..8], &[1.0, 2.0, 5.0], &[1.0]].map(ticks);
+                let few = all.iter().find(|ticks| ticks.len() <= 8);
+                few.or(all.last()).cloned().unwrap_or_default()
             }
         }
     }
 }
 
-/// The nearest of 1, 2, 5, 10, 20, ... that isn't below (`up`) or above.
+/// Round numbers of a decade.
+const STEPS: [f64; 9] = [1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0];
+
+/// The nearest round number that isn't below (`up`) or above.
 fn round(value: f64, up: bool) -> f64 {
     let decade = 10f64.powf(value.log10().floor());
-    let steps = [1.0, 2.0, 5.0, 10.0].map(|step| step * decade);
+    let steps = STEPS.map(|step| step * decade);
     match up {
         true => steps.into_iter().find(|step| *step >= value * 0.999),
         false => steps.into_iter().rev().find(|step| *step <= value * 1.001),
@@ -96,8 +104,7 @@ pub fn draw(report: &Report) -> String {
     let all = || report.cells.iter();
     let p50 = Scale::around(all().map(|cell| cell.latency_us.p50));
     let p99 = Scale::around(all().map(|cell| cell.latency_us.p99));
-    let most = all().map(|cell| cell.cpu_percent).fold(0.0, f64::max);
-    let cpu = Scale::Linear(if most > 100.0 { most } else { 100.0 });
+    let cpu = Scale::Linear(100.0);
     panel(&mut svg, report, 0, "p50, us", &p50, |cell| {
         cell.latency_us.p50
     });
@@ -165,7 +172,7 @@ fn panel(
     for (column, cell) in windows.iter().enumerate() {
         let _ = writeln!(
             svg,
-            "<text class=\"mid\" x=\"{:.1}\" y=\"{:.1}\">{}</text>",
+            "<text class=\"mid small\" x=\"{:.1}\" y=\"{:.1}\">{}</text>",
             x(column),
             bottom + 18.0,
             cell.window
@@ -231,10 +238,9 @@ mod tests {
     fn a_scale_has_all_values_between_round_ones() {
         let scale = Scale::around([3.0, 7.0, 130.0].into_iter());
         let ticks = scale.ticks();
-        assert_eq!(ticks.first(), Some(&2.0));
-        assert_eq!(ticks.last(), Some(&200.0));
-        assert_eq!(scale.y(2.0), TOP + PLOT_HEIGHT);
-        assert_eq!(scale.y(200.0), TOP);
+        assert_eq!(ticks, [5.0, 10.0, 20.0, 50.0, 100.0]);
+        assert_eq!(scale.y(3.0), TOP + PLOT_HEIGHT);
+        assert_eq!(scale.y(150.0), TOP);
         for values in [vec![], vec![0.0], vec![5.0]] {
             let scale = Scale::around(values.into_iter());
             assert!(scale.ticks().len() > 1 && scale.y(5.0).is_finite());
