@@ -5,6 +5,7 @@ mod curve;
 mod guest;
 mod measure;
 mod page;
+mod place;
 mod report;
 
 use std::io::Write;
@@ -18,7 +19,8 @@ use motevm::machine::has_windows;
 
 use self::guest::Guest;
 use self::measure::{Asker, Sample};
-use self::report::{Cell, Pressure, Report};
+use self::place::Pressure;
+use self::report::{Cell, Report};
 use crate::cli::bench::progress::Progress;
 use crate::cli::{CliError, Status, print};
 

@@ -1,14 +1,14 @@
 //! The figures, for people as a table and for programs as JSON.
 
 use std::fmt;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use motevm::check::{Root, has_hardware};
 use motevm::config::HaltPoll;
 use motevm::machine::Halts;
 use serde::Serialize;
 
 use super::measure::Sample;
+use super::place::{HostFacts, Pressure, ratio, us};
 
 /// All that was measured, and where.
 #[derive(Debug, Serialize)]
@@ -20,44 +20,6 @@ pub struct Report {
     pub pin: Option<[usize; 2]>,
     /// One for each window and think time, by think time.
     pub cells: Vec<Cell>,
-}
-
-/// What the figures depend on.
-#[derive(Debug, Serialize)]
-pub struct HostFacts {
-    pub kernel: String,
-    pub cpu: String,
-    /// All of the host's, whichever may be used here.
-    pub cpus: usize,
-    /// Whether KVM has hardware behind it.
-    pub hardware: bool,
-    /// KVM's own window, in nanoseconds, where it tells.
-    pub halt_poll_ns: Option<u64>,
-    /// In which part of the time some task waited for a CPU, where the kernel tells.
-    pub pressure_percent: Option<f64>,
-}
-
-/// How long tasks have waited for a CPU (Linux Documentation/accounting/psi.rst), from its start on.
-pub struct Pressure(Option<(Instant, u64)>);
-
-impl Pressure {
-    pub fn start() -> Self {
-        Pressure(waited_us().map(|us| (Instant::now(), us)))
-    }
-
-    /// In which part of the time since then, in percent.
-    fn percent(&self) -> Option<f64> {
-        let (start, before) = self.0?;
-        let waited = waited_us()?.saturating_sub(before) as f64;
-        Some(100.0 * ratio(waited, us(start.elapsed())))
-    }
-}
-
-/// The sum of all times in which some task waited.
-fn waited_us() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/pressure/cpu").ok()?;
-    let some = text.lines().find(|line| line.starts_with("some "))?;
-    some.rsplit_once("total=")?.1.parse().ok()
 }
 
 /// The requests of one window and think time. Times are in microseconds.
@@ -87,40 +49,6 @@ pub struct Latency {
     #[serde(rename = "p99.9")]
     pub p99_9: f64,
     pub max: f64,
-}
-
-fn us(time: Duration) -> f64 {
-    time.as_nanos() as f64 / 1000.0
-}
-
-fn ratio(part: f64, whole: f64) -> f64 {
-    if whole > 0.0 { part / whole } else { 0.0 }
-}
-
-impl HostFacts {
-    fn read(pressure: &Pressure) -> Self {
-        let read = |path| std::fs::read_to_string(path).unwrap_or_default();
-        let info = read("/proc/cpuinfo");
-        let model = info.lines().find(|line| line.starts_with("model name"));
-        let model = model.and_then(|line| line.split_once(": "));
-        HostFacts {
-            kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),
-            cpu: model
-                .map_or("unknown", |(_, model)| model)
-                .trim()
-                .to_owned(),
-            cpus: info
-                .lines()
-                .filter(|line| line.starts_with("processor"))
-                .count(),
-            hardware: has_hardware(&Root::default()),
-            halt_poll_ns: read("/sys/module/kvm/parameters/halt_poll_ns")
-                .trim()
-                .parse()
-                .ok(),
-            pressure_percent: pressure.percent(),
-        }
-    }
 }
 
 impl Cell {
@@ -315,7 +243,7 @@ pub mod tests {
                 cells.push(Cell::new(think, window.parse().unwrap(), &sample));
             }
         }
-        Report::new(cells, 2, Some([2, 3]), &Pressure(None))
+        Report::new(cells, 2, Some([2, 3]), &Pressure::unknown())
     }
 
     #[test]
@@ -368,8 +296,6 @@ pub mod tests {
         assert_eq!(report.caveat(), None);
         report.host.pressure_percent = Some(97.6);
         assert!(report.to_string().contains("waited for a CPU in 98 %"));
-        let percent = Pressure::start().percent();
-        assert!(percent.is_none_or(|percent| percent >= 0.0));
     }
 
     #[test]
