@@ -150,7 +150,7 @@ fn middle_half(report: &Report) -> Vec<usize> {
         .phase(report.whole())
         .map_or(&[][..], |series| &series.values);
     let mut runs: Vec<usize> = (0..values.len()).collect();
-    runs.sort_by_key(|run| values[*run]);
+    runs.sort_unstable_by_key(|run| values[*run]);
     let quarter = runs.len() / 4;
     runs[quarter..runs.len() - quarter].to_vec()
 }

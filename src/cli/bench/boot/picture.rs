@@ -211,7 +211,10 @@ fn axis(values: &[u64]) -> (f64, f64, u32) {
         false => (of(Quantile::MIN), of(Quantile::MAX)),
     };
     let rough = ((max - min) / 6.0).max(min / 200.0).max(1.0);
-    let power = 10f64.powf(rough.log10().floor());
+    let mut power = 1.0;
+    while power * 10.0 <= rough {
+        power *= 10.0;
+    }
     let steps = [1.0, 2.0, 5.0, 10.0].map(|step| step * power);
     let step = steps
         .into_iter()

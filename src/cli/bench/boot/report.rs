@@ -223,7 +223,7 @@ impl Guest {
             fields.map(|(name, _)| name.clone()).collect()
         };
         let mut all = [names(&here), names(&there)].concat();
-        all.sort();
+        all.sort_unstable();
         all.dedup();
         let different = all.iter().filter(|name| here.get(name) != there.get(name));
         differences.extend(different.map(|name| {

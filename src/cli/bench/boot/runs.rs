@@ -78,7 +78,7 @@ impl Runs<'_> {
         }
         progress.say("counting system calls");
         turns.retain(|turn| turn.number >= warmup);
-        turns.sort_by_key(|turn| turn.number);
+        turns.sort_unstable_by_key(|turn| turn.number);
         let samples = turns.iter().map(|turn| &turn.sample);
         report.phases = series(samples.clone().map(|sample| sample.phases.as_slice()));
         report.counts = series(samples.map(|sample| sample.counts.as_slice()));
