@@ -149,7 +149,7 @@ pub fn check_name(
     let known = match name.as_str() {
         RATIO | SEEN => vs,
         // Of a device that this guest hasn't used, or counted apart from the runs.
-        _ if name.starts_with("exits.") || name == "syscalls" => true,
+        _ if name.contains("exits.") || name == "syscalls" => true,
         _ => sample.names().any(|found| found == name),
     };
     if known {
@@ -157,7 +157,7 @@ pub fn check_name(
     }
     let names: Vec<_> = sample
         .names()
-        .filter(|name| !name.starts_with("exits."))
+        .filter(|name| !name.contains("exits."))
         .collect();
     let names = names.join(", ");
     let needs = match name.as_str() {

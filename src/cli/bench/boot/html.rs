@@ -101,7 +101,7 @@ fn gates(report: &Report) -> String {
 /// The boot in its parts, and mote's part once more, in which the parts are too short to be seen.
 fn phases(report: &Report) -> String {
     let middle = middle_half(report);
-    let parts = report.phases.iter().filter(|series| is_part(&series.name));
+    let parts = text::seen_phases(report).filter(|series| is_part(&series.name));
     let parts: Vec<_> = parts
         .enumerate()
         .map(|(colour, series)| Part {
@@ -220,8 +220,7 @@ fn tables(report: &Report) -> String {
             cells.concat()
         )
     };
-    let phases = report.phases.iter();
-    let phases = phases.map(|series| {
+    let phases = text::seen_phases(report).map(|series| {
         row(
             &series.name,
             text::times(series),

@@ -23,10 +23,7 @@ pub fn page(report: &Report) -> String {
         page += &format!("{}\n\n", plain(&text::ratio(versus)));
         page += &table("from start to marker, ms", text::compared(report, versus));
     }
-    let phases = report
-        .phases
-        .iter()
-        .map(|series| (series.name.clone(), text::times(series)));
+    let phases = text::seen_phases(report).map(|series| (series.name.clone(), text::times(series)));
     page += &table("times, ms", phases);
     let counts =
         text::seen_counts(report).map(|series| (series.name.clone(), text::numbers(series)));

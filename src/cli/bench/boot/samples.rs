@@ -74,6 +74,7 @@ impl Sample {
                 }
                 (None, Value::Number(count)) => sample.count(name, count.as_u64()),
                 (None, Value::Object(_)) if name == "exits" => sample.exits(value),
+                (None, Value::Object(_)) if name == "kvm" => sample.kvm_exits(value),
                 (None, Value::Object(usage)) if name == "process" => {
                     for (name, value) in usage {
                         match name.ends_with("_faults") {
@@ -121,6 +122,25 @@ impl Sample {
         }
     }
 
+    /// Exits to KVM itself, most of which it answers without the monitor: all vCPUs' together.
+    fn kvm_exits(&mut self, kvm: &Value) {
+        let vcpus = kvm["vcpus"].as_array().into_iter().flatten();
+        for (name, count) in vcpus.flat_map(Value::as_object).flatten() {
+            let reason = name.strip_suffix("_exits");
+            let reason = reason.or_else(|| name.strip_suffix("_exit_stat"));
+            let name = match reason {
+                Some(reason) => format!("kvm-exits.{}", reason.replace('_', "-")),
+                None if name == "exits" => "kvm-exits".to_owned(),
+                None => continue,
+            };
+            let count = count.as_u64().unwrap_or(0);
+            match self.counts.iter_mut().find(|(found, _)| *found == name) {
+                Some((_, sum)) => *sum += count,
+                None => self.counts.push((name, count)),
+            }
+        }
+    }
+
     /// The parts that the report has no name for: up to the first KVM_RUN, and up to the marker.
     fn add_rests(&mut self) {
         let first_run = self.phase(FIRST_RUN);
@@ -153,6 +173,11 @@ pub struct Series {
 impl Series {
     pub fn summary(&self) -> Summary {
         Summary::of(&self.values)
+    }
+
+    /// Whether there was any of it.
+    pub fn happened(&self) -> bool {
+        self.values.iter().any(|value| *value > 0)
     }
 
     /// Whether all runs gave the same.
@@ -254,6 +279,18 @@ pub mod tests {
         let sample = Sample::read(silent.as_bytes()).unwrap();
         assert_eq!(sample.phase(INIT), None);
         assert_eq!(sample.phase("first-run-to-marker"), Some(44_000));
+    }
+
+    #[test]
+    fn what_kvm_counts_is_added_up() {
+        let report = r#"{"kvm": {"halts": {"polled": 5}, "vm": {"pages": 7}, "vcpus":
+            [{"exits": 10, "halt_exits": 2, "halt_wait_hist": [1, 2]}, {"exits": 5, "halt_exits": 1}]}}"#;
+        let sample = Sample::read(report.as_bytes()).unwrap();
+        let expected = [("kvm-exits", 15), ("kvm-exits.halt", 3)];
+        assert_eq!(
+            sample.counts,
+            expected.map(|(name, count)| (name.to_owned(), count))
+        );
     }
 
     #[test]

@@ -14,11 +14,8 @@ pub fn page(report: &Report) -> String {
     for (what, value) in facts(report) {
         page += &format!("  {what:<10}{value}\n");
     }
-    let width = report
-        .phases
-        .iter()
-        .chain(&report.counts)
-        .map(|series| series.name.len());
+    let shown = seen_phases(report).chain(seen_counts(report));
+    let width = shown.map(|series| series.name.len());
     let width = width.max().unwrap_or(0).max(24);
     let mut table = |title: &str, rows: Vec<(String, [String; 5])>| {
         let _ = write!(page, "\n{title:<width$}  ", width = width + 2);
@@ -35,10 +32,7 @@ pub fn page(report: &Report) -> String {
         }
     };
     let row = |series: &Series, cells: [String; 5]| (series.name.clone(), cells);
-    let phases = report
-        .phases
-        .iter()
-        .map(|series| row(series, times(series)));
+    let phases = seen_phases(report).map(|series| row(series, times(series)));
     table("times, ms", phases.collect());
     let counts = seen_counts(report).map(|series| row(series, numbers(series)));
     table("counts", counts.collect());
@@ -108,10 +102,14 @@ pub fn facts(report: &Report) -> Vec<(&'static str, String)> {
     facts
 }
 
+/// Phases that took any time.
+pub fn seen_phases(report: &Report) -> impl Iterator<Item = &Series> {
+    report.phases.iter().filter(|series| series.happened())
+}
+
 /// Counts of what happened at all.
 pub fn seen_counts(report: &Report) -> impl Iterator<Item = &Series> {
-    let happened = |series: &&Series| series.values.iter().any(|count| *count > 0);
-    report.counts.iter().filter(happened)
+    report.counts.iter().filter(|series| series.happened())
 }
 
 /// A series of times, in the columns of a summary.
@@ -152,6 +150,7 @@ pub fn meaning(name: &str) -> &'static str {
         "exec-to-kvm-open" => "the process starts, /dev/kvm is opened",
         "create-vm" => "KVM_CREATE_VM (the host's part)",
         "memory" => "guest memory is reserved and registered",
+        "prefault" => "waiting for guest memory to be there",
         "kernel-load" => "kernel and initrd are brought into guest memory",
         "irqchip" => "the interrupt controllers (the host's part)",
         "devices" => "devices are opened, boot tables written",
