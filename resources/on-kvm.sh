@@ -16,6 +16,7 @@
 #   -v          show the emulated machine's kernel log at the end
 #   ON_KVM_SHARE=DIR   a folder that COMMAND can write to, kept
 #   ON_KVM=emulated    use the emulated machine even where this host could do
+#   ON_KVM_QEMU='-plugin FILE ...'   further arguments for QEMU (kernel/cost.sh counts with them)
 #   The exit status is COMMAND's; 124: took too long, 125: the emulated machine failed.
 set -euo pipefail
 HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -152,6 +153,9 @@ touch "$run/out" "$run/err"
 command+=(-chardev "file,id=out,path=$run/out" -device "virtconsole,chardev=out"
   -chardev "file,id=err,path=$run/err" -device "virtconsole,chardev=err"
   -chardev "stdio,id=input,signal=off" -device "virtserialport,chardev=input,name=input")
+
+read -ra more <<<"${ON_KVM_QEMU:-}"
+command+=("${more[@]}")
 
 limit=${limit:-$((interactive ? 0 : 600))}
 timeout --foreground -k 5 "$limit" "${command[@]}" <&3 >/dev/null &

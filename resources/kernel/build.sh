@@ -1,27 +1,34 @@
 #!/bin/bash
-# build.sh: the default guest's kernel, from Debian's linux-source and x86_64.config.
+# build.sh [PROFILE]: a guest's kernel, from Debian's linux-source and x86_64.config.
 # Built once per machine (4-5 minutes on two cores) and kept in the cache; later calls return at once.
 #   CACHE/guest/x86_64/vmlinux, bzImage   what mote and the tests boot (links into the hashed folder)
+# With a PROFILE, x86_64-PROFILE.config goes over it. `record` is the one there is (docs/kernel.md):
+#   CACHE/guest/x86_64-record/vmlinux, bzImage
 set -euo pipefail
 HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # shellcheck source-path=SCRIPTDIR source=../common.sh
 . "$HERE/../common.sh"
+# shellcheck source-path=SCRIPTDIR source=tree.sh
+. "$HERE/tree.sh"
 
 ARCH=x86_64
-SOURCE=linux-source-6.12
-CONFIG=$HERE/$ARCH.config
+NAME=$ARCH${1:+-$1} # of the folder in the cache
+CONFIGS=("$HERE/$ARCH.config")
+if [ -n "${1:-}" ]; then CONFIGS+=("$HERE/$NAME.config"); fi
+[ -f "${CONFIGS[-1]}" ] || die "there is no profile '$1': $(basename "${CONFIGS[-1]}") isn't there"
 RECIPE=1          # raise it when a change below changes the result
 ESTIMATE=1034     # files to compile, for the progress line
+[ $# = 0 ] || ESTIMATE=620
 
 guest=$MOTE_CACHE_DIR/guest
-inputs=$(hash_of "$(grep -E '^(# )?CONFIG_' "$CONFIG")" "$RECIPE") # not its comments
+inputs=$(hash_of "$(cat "${CONFIGS[@]}" | grep -E '^(# )?CONFIG_')" "$RECIPE") # not its comments
 
 # The newest kernel in the cache that was made of this configuration, from whichever package version.
-cached() { find "$guest" -maxdepth 1 -name "kernel-$ARCH-${1:-*}-$inputs" 2>/dev/null | sort -V | tail -1 || true; }
+cached() { find "$guest" -maxdepth 1 -name "kernel-$NAME-${1:-*}-$inputs" 2>/dev/null | sort -V | tail -1 || true; }
 
 use() {
   local file
-  for file in vmlinux bzImage; do point "$guest/$ARCH/$file" "../$(basename "$1")/$file"; done
+  for file in vmlinux bzImage; do point "$guest/$NAME/$file" "../$(basename "$1")/$file"; done
 }
 
 version=$(package_version "$SOURCE")
@@ -33,9 +40,9 @@ fi
 
 say "the guest kernel isn't in the cache yet: building it, once (4-5 minutes on two cores;" \
   "downloads 155 MB of kernel source and some build tools where they are missing)"
-need_packages "$SOURCE" make gcc libc6-dev libelf-dev flex bison bc lz4 xz-utils
+need_kernel_tools
 version=$(package_version "$SOURCE")
-lock "kernel-$ARCH"
+lock "kernel-$NAME"
 kernel=$(cached "$version") # another process may have built it while this one waited
 if [ -n "$kernel" ]; then
   use "$kernel"
@@ -44,31 +51,16 @@ fi
 work_dir
 
 say "unpacking $SOURCE $version"
-# Left out: sources that this configuration never compiles, two thirds of the tree.
-skip=()
-for part in arch/{arm,arm64,mips,powerpc} drivers/{gpu,infiniband,media,staging,usb} \
-  drivers/net/{ethernet,wireless} sound; do
-  skip+=("--exclude=*/$part/*.[chS]" "--exclude=*/$part/*.dts*")
-done
-tar -C "$WORK" -xf "/usr/src/$SOURCE.tar.xz" --strip-components=1 "${skip[@]}" \
-  --exclude='*/Documentation/*/*' --exclude='*/tools/testing/*'
 cd "$WORK"
-
-make -s tinyconfig >/dev/null
-scripts/kconfig/merge_config.sh -m .config "$CONFIG" >/dev/null
-make -s olddefconfig
-# Kconfig drops silently what it can't satisfy. Here that is a mistake in the fragment.
-lost=$(grep -E '^CONFIG_' "$CONFIG" | grep -vxFf .config || true)
-lost+=$(sed -n 's/^# \(CONFIG_[A-Z0-9_]*\) is not set$/\1=y/p' "$CONFIG" | grep -xFf .config || true)
-[ -z "$lost" ] || die "these options of $(basename "$CONFIG") did not take effect: $lost"
+unpack_kernel
+configure_kernel "${CONFIGS[@]}"
+check_config "${CONFIGS[@]}"
 
 # The log outlives the build folder, in case someone has to read it.
-log=$MOTE_CACHE_DIR/kernel-$ARCH.log
-# The same inputs give the same bytes.
-date=$(date -u -r "/usr/src/$SOURCE.tar.xz")
+log=$MOTE_CACHE_DIR/kernel-$NAME.log
 say "compiling Linux $version (log: $log)"
-nice make -j"$(nproc)" KBUILD_BUILD_USER=mote KBUILD_BUILD_HOST=guest KBUILD_BUILD_TIMESTAMP="$date" \
-  vmlinux bzImage >"$log" 2>&1 &
+make_command
+"${make[@]}" vmlinux bzImage >"$log" 2>&1 &
 build=$!
 trap 'kill $build 2>/dev/null || true; wait || true; rm -rf "$WORK"' EXIT
 step=10 end='\n'
@@ -93,7 +85,7 @@ mkdir out
 objcopy --strip-debug vmlinux out/vmlinux
 cp arch/x86/boot/bzImage .config out/
 mv out/.config out/config
-kernel=$guest/kernel-$ARCH-$version-$inputs
+kernel=$guest/kernel-$NAME-$version-$inputs
 into_cache out "$kernel"
 use "$kernel"
 say "the guest kernel is ready: $(du -h --apparent-size "$kernel/vmlinux" | cut -f1) in $kernel"

@@ -160,6 +160,23 @@ fn the_timings_are_complete_and_exits_are_few() {
 }
 
 #[test]
+fn the_record_kernel_boots() {
+    let Some(guests) = guests() else { return };
+    let kernel = cache().join("guest/x86_64-record/vmlinux");
+    let obstacle = "resources/kernel/build.sh record makes it, in 4-5 minutes";
+    if !can_run("record", (!kernel.exists()).then(|| obstacle.to_owned())) {
+        return;
+    }
+    let rootfs = format!("{},ro", path(&guests.rootfs));
+    let more = ["--kernel", path(&kernel), "--rootfs", &rootfs];
+    let more = [&more[..], &["--rng", "off", "--console", "hvc"]].concat();
+    let out = in_guest(&more, "uname -r; nproc; ls /dev/vda");
+    let lines: Vec<_> = out.lines().collect();
+    assert!(lines[0].ends_with("-mote-record"), "{out}");
+    assert_eq!(lines[1..], ["1", "/dev/vda"], "{out}");
+}
+
+#[test]
 fn a_stock_debian_kernel_boots_over_acpi_with_its_own_modules() {
     let Some(guests) = guests() else { return };
     let folder = tempfile::tempdir().unwrap();
