@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use common::{Code, PATIENCE, kvm};
 use motevm::bus::{Bus, BusDevice};
-use motevm::config::{Acpi, Console, Cpus, Disk, Size};
+use motevm::config::{Acpi, Console, Cpus, Disk, KernelLoad, Size};
 use motevm::kvm::Vcpu;
 use motevm::memory::{Backing, GuestRam};
 use motevm::vcpu::{CrashKind, ExitCounters, Prepare, Stop, Surroundings, VcpuThread};
@@ -419,6 +419,36 @@ fn a_vcpu_that_cannot_be_set_up_ends_the_vm_and_never_runs() {
     thread.join();
     // It would have panicked at the port, and said so.
     assert_eq!(stops.try_recv(), Err(mpsc::TryRecvError::Disconnected));
+}
+
+#[test]
+fn a_mapped_kernel_that_is_cut_short_is_told_by_its_name() {
+    let Some(host) = kvm() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let code = Code::new().print("never").reset();
+    let mut vm = code.vm(&host, folder.path(), |config| {
+        let kernel = folder.path().join("large");
+        std::fs::write(&kernel, code.elf_of_size(0x4000)).unwrap();
+        config.boot.kernel = Some(kernel);
+        config.boot.load = KernelLoad::Map;
+    });
+    assert_eq!(vm.report().bytes_mapped, 0x4000);
+    let kernel = File::options()
+        .write(true)
+        .open(folder.path().join("large"));
+    kernel.unwrap().set_len(0x800).unwrap();
+    let exit = vm.run().unwrap();
+    assert!(matches!(exit, Exit::Crash(_)), "{exit:?}");
+    // KVMs that emulate find no instruction, instead of no page.
+    if let Exit::Crash(report) = exit
+        && report.kind == CrashKind::RunFailed(libc::EFAULT)
+    {
+        let hint = vm.hint().unwrap();
+        assert!(
+            hint.contains("large") && hint.contains("--kernel-load map"),
+            "{hint}"
+        );
+    }
 }
 
 #[test]

@@ -67,6 +67,27 @@ pub fn map_private(
     Ok(true)
 }
 
+/// A byte of guest memory; `None` where there is none, and where the page of a file has gone: the
+/// kernel looks for it, so that this is no fault.
+pub fn peek(memory: &GuestMemoryMmap<()>, at: GuestAddress) -> Option<u8> {
+    let host = memory.get_host_address(at).ok()?;
+    let mut byte = 0u8;
+    let (to, from) = (
+        libc::iovec {
+            iov_base: (&raw mut byte).cast(),
+            iov_len: 1,
+        },
+        libc::iovec {
+            iov_base: host.cast(),
+            iov_len: 1,
+        },
+    );
+    // SAFETY: writes one byte to `byte`; what it reads may not be there, which is an error.
+    let read =
+        unsafe { libc::process_vm_readv(libc::getpid(), &raw const to, 1, &raw const from, 1, 0) };
+    (read == 1).then_some(byte)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -109,6 +130,18 @@ mod tests {
         // It goes with the RAM that it is part of.
         let host = ram.memory().get_host_address(at).unwrap() as u64;
         assert!(ram.host_ranges()[0].contains(&host));
+    }
+
+    #[test]
+    fn a_page_that_the_file_has_lost_can_be_looked_for() {
+        let (ram, file) = (ram(Backing::Anonymous), file());
+        let at = |page: u64| GuestAddress(0x20_0000 + page * PAGE);
+        assert!(map_private(ram.memory(), at(0), 4 * PAGE, &file, 0).unwrap());
+        file.set_len(PAGE).unwrap();
+        assert_eq!(peek(ram.memory(), at(0)), Some(1));
+        assert_eq!(peek(ram.memory(), at(1)), None);
+        assert_eq!(peek(ram.memory(), at(4)), Some(0));
+        assert_eq!(peek(ram.memory(), GuestAddress(0)), None);
     }
 
     #[test]

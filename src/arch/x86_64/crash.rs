@@ -1,8 +1,9 @@
 //! The registers of a crashed vCPU, as text, and the bytes of its instruction.
 
-use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+use vm_memory::{GuestAddress, GuestMemoryMmap};
 
 use crate::kvm::Vcpu;
+use crate::memory::over_ram;
 
 /// The longest x86 instruction.
 const INSTRUCTION_MAX: usize = 15;
@@ -65,11 +66,10 @@ pub fn describe(vcpu: &Vcpu, memory: &GuestMemoryMmap<()>) -> (String, Vec<u8>) 
     let linear = s.cs.base.wrapping_add(r.rip);
     let mut code = Vec::new();
     for offset in 0..INSTRUCTION_MAX as u64 {
-        let mut byte = [0u8];
         let address = vcpu.translate(linear.wrapping_add(offset));
-        match address.map(|a| memory.read_slice(&mut byte, GuestAddress(a))) {
-            Some(Ok(())) => code.push(byte[0]),
-            _ => break,
+        match address.and_then(|a| over_ram::peek(memory, GuestAddress(a))) {
+            Some(byte) => code.push(byte),
+            None => break,
         }
     }
     (text, code)
