@@ -131,6 +131,18 @@ impl NumaNode {
                 self.memory
             ));
         }
+        // A huge page is on one node of the host.
+        let bound = self.host_node.or(config.placement.numa_node).is_some();
+        if let Some(pages) = config.memory.hugepages
+            && bound
+            && !bytes.is_multiple_of(pages.size().bytes())
+        {
+            return wrong(format!(
+                "memory={}: must be a multiple of {} with --memory hugepages={1}, to be on a node of the host",
+                self.memory,
+                pages.size()
+            ));
+        }
         for id in self.cpus.iter().flat_map(CpuList::iter) {
             if id >= config.cpus.0.into() {
                 let last = config.cpus.0 - 1;
@@ -229,6 +241,23 @@ mod tests {
         assert_eq!(validate(&format!("{FIRST}{second}{third}")), "valid");
         let all = "[[numa]]\nnode = 0\ncpus = \"0-3\"\nmemory = \"1G\"\n";
         assert_eq!(validate(all), "valid");
+    }
+
+    #[test]
+    fn no_huge_page_is_on_two_nodes_of_the_host() {
+        let check = |hugepages, host_node| {
+            let mut config = config(&format!("{FIRST}{SECOND}"));
+            config.memory.hugepages = Some(hugepages);
+            config.numa[0].host_node = host_node;
+            let valid = config.validate();
+            valid.map_or_else(|e| e.to_string(), |()| "valid".to_owned())
+        };
+        use crate::config::HugePages::{Size1G, Size2M};
+        assert_eq!(check(Size2M, Some(0)), "valid");
+        assert_eq!(check(Size1G, None), "valid");
+        let text = check(Size1G, Some(0));
+        let expected = "node=0,memory=256M: must be a multiple of 1G with --memory hugepages=1G";
+        assert!(text.contains(expected), "{text}");
     }
 
     #[test]

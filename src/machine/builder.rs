@@ -121,6 +121,9 @@ pub fn build(host: &Host, config: &VmConfig, options: BuildOptions) -> Result<Vm
     let memory = ram.memory().clone();
     if let Some(plan) = &plan {
         placement::bind_memory(plan, &memory)?;
+        if let Some(pages) = config.memory.hugepages {
+            placement::check_huge_pages(plan, pages)?;
+        }
     }
     // Goes on beside all that follows.
     let prefault = match config.memory.prefault {

@@ -1,9 +1,12 @@
 //! Carries out a [`Plan`]: binds guest memory to nodes of the host, and gives threads their places.
 
+use std::collections::BTreeMap;
+
 use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
 
 use crate::arch::layout;
-use crate::memory::numa;
+use crate::config::HugePages;
+use crate::memory::{MemoryError, check_node, numa};
 use crate::placement::thread::{Moved, current};
 use crate::placement::{PlacementError, Plan};
 use crate::vcpu::{Gate, Seat};
@@ -37,6 +40,18 @@ pub fn bind_memory(plan: &Plan, memory: &GuestMemoryMmap<()>) -> Result<(), Plac
         }
     }
     Ok(())
+}
+
+/// Refuses nodes of the host that have too few huge pages for what is bound to them.
+pub fn check_huge_pages(plan: &Plan, pages: HugePages) -> Result<(), MemoryError> {
+    let mut nodes: BTreeMap<u16, u64> = BTreeMap::new();
+    for part in &plan.memory {
+        if let Some(node) = part.host_node {
+            *nodes.entry(node).or_default() += part.bytes;
+        }
+    }
+    let mut nodes = nodes.into_iter();
+    nodes.try_for_each(|(node, bytes)| check_node(pages, node, bytes))
 }
 
 fn host_address(memory: &GuestMemoryMmap<()>, at: GuestAddress) -> std::io::Result<u64> {

@@ -77,6 +77,40 @@ pub(super) fn refused(
     }
 }
 
+/// Refuses to start where `node` of the host has too few free pages for `bytes` that are bound to it. The
+/// kernel sets pages aside on the host as a whole (hugetlb_acct_memory, mm/hugetlb.c), and a page that
+/// the node doesn't have is a fault (SIGBUS) of the guest's. Below `root`, the host's root.
+pub(super) fn check_node(
+    root: &Path,
+    pages: HugePages,
+    node: u16,
+    bytes: u64,
+) -> Result<(), MemoryError> {
+    let kib = pages.size().bytes() >> 10;
+    let pool = format!("sys/devices/system/node/node{node}/hugepages/hugepages-{kib}kB");
+    let pool = root.join(pool);
+    let read = |name: &str| -> Option<u64> {
+        let text = fs::read_to_string(pool.join(name)).ok()?;
+        text.trim().parse().ok()
+    };
+    // A kernel that doesn't tell is asked no more.
+    let Some((count, free)) = read("nr_hugepages").zip(read("free_hugepages")) else {
+        return Ok(());
+    };
+    let needed = bytes / pages.size().bytes();
+    match needed.saturating_sub(free) {
+        0 => Ok(()),
+        missing => Err(MemoryError::NodeHugePages {
+            size: pages.size(),
+            node,
+            needed,
+            missing,
+            enough: count + missing,
+            file: pool.join("nr_hugepages"),
+        }),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -95,6 +129,27 @@ mod tests {
             memfd_flags(HugePages::Size1G),
             libc::MFD_HUGETLB | libc::MFD_HUGE_1GB
         );
+    }
+
+    #[test]
+    fn a_node_with_too_few_pages_is_told() {
+        let root = tempfile::tempdir().unwrap();
+        let check = |node, mib: u64| {
+            let checked = check_node(root.path(), HugePages::Size2M, node, mib << 20);
+            checked.map_err(|e| e.to_string())
+        };
+        assert_eq!(check(1, 64), Ok(()), "a kernel that doesn't tell");
+        let folder = "sys/devices/system/node/node1/hugepages/hugepages-2048kB";
+        let folder = root.path().join(folder);
+        fs::create_dir_all(&folder).unwrap();
+        fs::write(folder.join("nr_hugepages"), "20\n").unwrap();
+        fs::write(folder.join("free_hugepages"), "10\n").unwrap();
+        assert_eq!(check(1, 20), Ok(()));
+        let text = check(1, 64).unwrap_err();
+        for part in ["node 1", "32 huge pages", "22 more", "write 42 or more to"] {
+            assert!(text.contains(part), "{part}: {text}");
+        }
+        assert!(text.contains("node1/hugepages"), "{text}");
     }
 
     #[test]

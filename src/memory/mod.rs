@@ -76,6 +76,25 @@ pub enum MemoryError {
         /// Where that is said to the kernel.
         file: PathBuf,
     },
+    /// A node of the host has too few huge pages for what is bound to it.
+    #[error(
+        "--memory hugepages={size} on the host's NUMA node {node}: {needed} huge pages are needed there, \
+         {missing} more than it has free: write {enough} or more to {file}"
+    )]
+    NodeHugePages {
+        /// The size of one.
+        size: Size,
+        /// The host's node.
+        node: u16,
+        /// How many are bound to it.
+        needed: u64,
+        /// How many of them it hasn't.
+        missing: u64,
+        /// How many its pool would have to have.
+        enough: u64,
+        /// Where that is said to the kernel.
+        file: PathBuf,
+    },
     /// The host has no such pool.
     #[error(
         "--memory hugepages={size}: this host has none of that size ({pool} is missing); its kernel \
@@ -364,6 +383,15 @@ impl Drop for Reservation {
         // SAFETY: exactly what mmap gave; nobody uses it any more (see GuestRam).
         unsafe { libc::munmap(self.mapped.0.cast(), self.mapped.1) };
     }
+}
+
+/// Refuses a node of the host whose pool has too few huge pages for `bytes` of guest memory.
+///
+/// # Errors
+///
+/// [`MemoryError::NodeHugePages`]
+pub fn check_node(pages: HugePages, node: u16, bytes: u64) -> Result<(), MemoryError> {
+    hugetlb::check_node(Path::new("/"), pages, node, bytes)
 }
 
 /// The size of the host's ordinary pages.
