@@ -11,6 +11,9 @@ use std::time::{Duration, Instant};
 const GRACE: Duration = Duration::from_secs(2);
 /// How much of what it prints is kept, for an error message.
 const KEPT: usize = 4096;
+/// How often its pipe is read before all else is looked at again: who prints without end must not
+/// keep this process from its deadline.
+const READS: usize = 128;
 
 /// Why there is no result.
 #[derive(Debug, thiserror::Error)]
@@ -76,7 +79,7 @@ pub fn run(mut command: Command, wait: Wait) -> Result<Ended, ChildError> {
     let start = Instant::now();
     let child = command.spawn().map_err(ChildError::Start)?;
     let mut process = Process { child, over: false };
-    let fd = process.pidfd().map_err(ChildError::Wait)?;
+    let fd = pidfd(&process.child).map_err(ChildError::Wait)?;
     let mut out = Stream::new(process.child.stdout.take().map(OwnedFd::from), wait.marker);
     let mut err = Stream::new(process.child.stderr.take().map(OwnedFd::from), None);
     let deadline = start + wait.limit;
@@ -123,6 +126,19 @@ pub fn run(mut command: Command, wait: Wait) -> Result<Ended, ChildError> {
     })
 }
 
+/// A descriptor that is readable when the process has ended.
+pub fn pidfd(child: &Child) -> io::Result<OwnedFd> {
+    // SAFETY: takes no pointer.
+    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, child.id(), 0) };
+    match fd {
+        0.. => {
+            // SAFETY: a descriptor that was opened a moment ago and that nobody else has.
+            Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
+        }
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 /// The process and its group. Dropping it kills both.
 struct Process {
     child: Child,
@@ -130,19 +146,6 @@ struct Process {
 }
 
 impl Process {
-    /// A descriptor that is readable when the process has ended.
-    fn pidfd(&self) -> io::Result<OwnedFd> {
-        // SAFETY: takes no pointer.
-        let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, self.child.id(), 0) };
-        match fd {
-            0.. => {
-                // SAFETY: a descriptor that was opened a moment ago and that nobody else has.
-                Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
-            }
-            _ => Err(io::Error::last_os_error()),
-        }
-    }
-
     fn signal(&self, signal: i32) {
         // SAFETY: takes no pointer. The group is the child's: it hasn't been reaped.
         unsafe { libc::kill(-(self.child.id() as i32), signal) };
@@ -211,10 +214,11 @@ impl Stream {
         self.file.as_ref().map_or(-1, AsRawFd::as_raw_fd)
     }
 
-    /// Reads all there is.
+    /// Reads what there is, which for one who never stops is a part.
     fn read(&mut self, start: Instant) {
         let mut buffer = [0; 8192];
-        while let Some(file) = &mut self.file {
+        for _ in 0..READS {
+            let Some(file) = &mut self.file else { return };
             match file.read(&mut buffer) {
                 Ok(0) => self.file = None,
                 Ok(count) => self.take(&buffer[..count], start),
@@ -263,7 +267,7 @@ fn last_words(out: &[u8], err: &[u8]) -> String {
 }
 
 /// Waits until one of the descriptors is readable or at its end, or until then.
-fn poll<const N: usize>(fds: [RawFd; N], until: Instant) -> io::Result<[bool; N]> {
+pub fn poll<const N: usize>(fds: [RawFd; N], until: Instant) -> io::Result<[bool; N]> {
     let mut polled = fds.map(|fd| libc::pollfd {
         fd,
         events: libc::POLLIN,

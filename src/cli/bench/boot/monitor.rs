@@ -170,9 +170,13 @@ impl Mote {
     }
 
     /// Counts the system calls of one start.
-    pub fn count_system_calls(&self, limit: Duration) -> Result<u64, syscalls::CountError> {
+    pub fn count_system_calls(
+        &self,
+        limit: Duration,
+        stop: i32,
+    ) -> Result<u64, syscalls::CountError> {
         let report = memory_file().map_err(syscalls::CountError::Start)?;
-        syscalls::count(self.command(&report), limit)
+        syscalls::count(self.command(&report), limit, stop)
     }
 }
 

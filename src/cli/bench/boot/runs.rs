@@ -111,7 +111,7 @@ impl Runs<'_> {
 
     fn count_system_calls(&self, report: &mut Report) {
         let counts: Result<Vec<_>, _> = (0..COUNTED)
-            .map(|_| self.mote.count_system_calls(self.limit))
+            .map(|_| self.mote.count_system_calls(self.limit, self.stop))
             .collect();
         match counts {
             Ok(values) => {

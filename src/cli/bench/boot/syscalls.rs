@@ -3,9 +3,13 @@
 
 use std::io;
 use std::mem;
+use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::process::CommandExt;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
+use std::thread;
 use std::time::{Duration, Instant};
+
+use crate::cli::bench::child;
 
 /// KVM_RUN (Linux Documentation/virt/kvm/api.rst): _IO(KVMIO, 0x80).
 const KVM_RUN: u64 = 0xae80;
@@ -27,10 +31,14 @@ pub enum CountError {
     /// It never came to KVM_RUN.
     #[error("it made no KVM_RUN within {MANY} system calls, or within the time limit")]
     Never,
+    /// A signal asked this process to end.
+    #[error("interrupted")]
+    Interrupted,
 }
 
 /// Counts the calls of all threads before the first KVM_RUN, exec itself included, as strace does.
-pub fn count(mut command: Command, limit: Duration) -> Result<u64, CountError> {
+/// It is given up after `limit`, and when `stop` is readable.
+pub fn count(mut command: Command, limit: Duration, stop: RawFd) -> Result<u64, CountError> {
     command
         .stdin(Stdio::null())
         .stdout(Stdio::null())
@@ -48,8 +56,52 @@ pub fn count(mut command: Command, limit: Duration) -> Result<u64, CountError> {
         });
     }
     let mut child = command.spawn().map_err(CountError::Start)?;
+    let deadline = Instant::now() + limit;
+    thread::scope(|scope| {
+        let watched = Watched::new(&child);
+        let watcher = watched.map(|watched| scope.spawn(move || watched.watch(deadline, stop)));
+        let result = counted(&mut child, deadline);
+        match watcher.map(thread::ScopedJoinHandle::join) {
+            Ok(Ok(Some(why))) if result.is_err() => Err(why),
+            _ => result,
+        }
+    })
+}
+
+/// The process, for another thread than the one that traces it: that one waits for as long as the
+/// process waits for something itself.
+struct Watched(std::os::fd::OwnedFd);
+
+impl Watched {
+    fn new(child: &Child) -> io::Result<Self> {
+        child::pidfd(child).map(Watched)
+    }
+
+    /// Kills the process at the deadline or when `stop` is readable; why, if it isn't over before.
+    fn watch(self, deadline: Instant, stop: RawFd) -> Option<CountError> {
+        let fd = self.0.as_raw_fd();
+        let ready = child::poll([fd, stop], deadline);
+        let [over, stopped] = ready.unwrap_or([false, false]);
+        if over {
+            return None;
+        }
+        // By its descriptor: its number may be another's by now.
+        // SAFETY: with no siginfo, it takes no pointer.
+        unsafe {
+            let none = std::ptr::null::<libc::siginfo_t>();
+            libc::syscall(libc::SYS_pidfd_send_signal, fd, libc::SIGKILL, none, 0)
+        };
+        Some(match stopped {
+            true => CountError::Interrupted,
+            false => CountError::Never,
+        })
+    }
+}
+
+/// Traces the process, and ends it.
+fn counted(child: &mut Child, deadline: Instant) -> Result<u64, CountError> {
     let leader = child.id() as i32;
-    let result = trace(leader, Instant::now() + limit);
+    let result = trace(leader, deadline);
     // Once it was told that it has ended, its number may be another's.
     if !matches!(result, Err(CountError::Ended)) {
         let _ = child.kill();
@@ -159,7 +211,7 @@ mod tests {
 
     #[test]
     fn a_program_without_kvm_run_is_told() {
-        let result = count(Command::new("true"), Duration::from_secs(60));
+        let result = count(Command::new("true"), Duration::from_secs(60), -1);
         // Where ptrace isn't allowed, that is what is said instead.
         assert!(
             matches!(
@@ -171,7 +223,30 @@ mod tests {
         let result = count(
             Command::new("/nonexistent/monitor"),
             Duration::from_secs(60),
+            -1,
         );
         assert!(matches!(result, Err(CountError::Start(_))), "{result:?}");
+    }
+
+    #[test]
+    fn a_program_that_waits_is_given_up() {
+        let sleeping = || {
+            let mut command = Command::new("sleep");
+            command.arg("100000");
+            command
+        };
+        let result = count(sleeping(), Duration::from_millis(200), -1);
+        let not_allowed = matches!(result, Err(CountError::Start(_) | CountError::Trace(_)));
+        assert!(
+            not_allowed || matches!(result, Err(CountError::Never)),
+            "{result:?}"
+        );
+        let (reader, writer) = io::pipe().unwrap();
+        drop(writer); // at its end, and so readable
+        let result = count(sleeping(), Duration::from_secs(100_000), reader.as_raw_fd());
+        assert!(
+            not_allowed || matches!(result, Err(CountError::Interrupted)),
+            "{result:?}"
+        );
     }
 }

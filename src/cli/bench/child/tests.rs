@@ -95,3 +95,23 @@ fn a_marker_is_found_across_reads_and_in_much_output() {
     stream.take(b"in:", start);
     assert!(stream.seen.is_some());
 }
+
+#[test]
+fn who_prints_without_end_is_ended_in_time() {
+    let stop = EventFd::new(0).unwrap();
+    let limit = Duration::from_millis(300);
+    let result = run(
+        Command::new("yes"),
+        Wait {
+            limit,
+            ..wait(None, &stop)
+        },
+    );
+    assert!(
+        matches!(result, Err(ChildError::TimedOut { .. })),
+        "{result:?}"
+    );
+    // What it leaves behind goes on printing into the same pipe.
+    let ended = run(shell("yes & exit 3"), wait(None, &stop)).unwrap();
+    assert_eq!(ended.status.code(), Some(3));
+}

@@ -265,7 +265,9 @@ fn poll(fds: &[RawFd], deadline: Option<Instant>) -> io::Result<Vec<bool>> {
         .collect();
     let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
     // Rounded up, so that it isn't woken just before.
-    let left = left.map_or(-1, |left| left.as_millis() as i32 + 1);
+    let left = left.map_or(-1, |left| {
+        i32::try_from(left.as_millis() + 1).unwrap_or(i32::MAX)
+    });
     // SAFETY: the array and its length.
     let count = unsafe { libc::poll(polled.as_mut_ptr(), polled.len() as libc::nfds_t, left) };
     if count < 0 {
