@@ -192,7 +192,7 @@ fn ending(args: &BootArgs) -> Result<Until, CliError> {
 
 /// Refuses a baseline of another host, and tells of another guest.
 fn check_comparable(report: &Report, baseline: &Report, any_host: bool) -> Result<(), CliError> {
-    let hosts = report.host.differences(&baseline.host).join("; ");
+    let hosts = printable(report.host.differences(&baseline.host));
     if !hosts.is_empty() && !any_host {
         return Err(CliError::usage(format!(
             "--baseline: it is from another host, whose times can't be compared ({hosts}); make one here \
@@ -204,13 +204,19 @@ fn check_comparable(report: &Report, baseline: &Report, any_host: bool) -> Resul
             "warning: the baseline is from another host: {hosts}"
         ));
     }
-    let guests = report.guest.differences(&baseline.guest).join("; ");
+    let guests = printable(report.guest.differences(&baseline.guest));
     if !guests.is_empty() {
         say(format_args!(
             "warning: the baseline is of another guest: {guests}"
         ));
     }
     Ok(())
+}
+
+/// As one line. A baseline may be anybody's: what it says must not steer the terminal.
+fn printable(differences: Vec<String>) -> String {
+    let text = differences.join("; ");
+    text.chars().filter(|c| !c.is_control()).collect()
 }
 
 /// Writes the files, prints the figures, and names the gates that did not pass.

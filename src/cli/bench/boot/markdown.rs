@@ -13,7 +13,7 @@ pub fn page(report: &Report) -> String {
             let word = if gate.passed { "ok" } else { "**failed**" };
             page += &format!(
                 "| {word} | `{}` | {} |\n",
-                plain(&gate.gate),
+                code(&gate.gate),
                 plain(&gate.found)
             );
         }
@@ -48,10 +48,25 @@ fn table(title: &str, rows: impl IntoIterator<Item = (String, [String; 5])>) -> 
     table
 }
 
-/// Text that stays in its cell and is nothing but text.
+/// Text that stays in its cell and is nothing but text: no link, no image, no emphasis.
 fn plain(text: &str) -> String {
+    let mut safe = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '\n' | '\r' => safe.push(' '),
+            '<' => safe += "&lt;",
+            '&' => safe += "&amp;",
+            '|' | '\\' | '`' | '*' | '[' | ']' => safe.extend(['\\', c]),
+            c => safe.push(c),
+        }
+    }
+    safe
+}
+
+/// Text between backticks, in a cell.
+fn code(text: &str) -> String {
     let line = text.replace(['\n', '\r'], " ");
-    line.replace('|', "\\|").replace('<', "&lt;")
+    line.replace('`', "'").replace('|', "\\|")
 }
 
 #[cfg(test)]
@@ -68,9 +83,14 @@ mod tests {
             passed: false,
             found: "<script>\nalert".to_owned(),
         }];
+        report.host.cpu = "![x](//a/b.png) `*a* & \\".to_owned();
         let page = page(&report);
         assert!(
             page.contains("| **failed** | `--budget a\\|b` | &lt;script> alert |"),
+            "{page}"
+        );
+        assert!(
+            page.contains(r"!\[x\](//a/b.png) \`\*a\* &amp; \\"),
             "{page}"
         );
         assert!(page.contains("| exec-to-init | 40.00 | 45.00 |"), "{page}");

@@ -149,7 +149,9 @@ impl Report {
             .map_err(|e| format!("not a report of `mote bench boot --json`: {e}"))?;
         if head.schema != SCHEMA {
             let other = head.schema;
-            return Err(format!("not a report of `mote bench boot` but of {other}"));
+            return Err(format!(
+                "not a report of `mote bench boot` but of {other:?}"
+            ));
         }
         if head.version != VERSION {
             return Err(format!(

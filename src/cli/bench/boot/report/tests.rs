@@ -59,7 +59,7 @@ fn another_file_is_told_from_a_report() {
         ("{\"exec_to_init_us\": 5}", "not a report"),
         (
             &good.replace("mote-bench-boot", "mote-bench-idle"),
-            "but of mote-bench-idle",
+            "but of \"mote-bench-idle\"",
         ),
         (
             &good.replace("\"version\": 1", "\"version\": 7"),
