@@ -15,10 +15,9 @@ mod syscalls;
 mod text;
 mod versus;
 
-use super::units;
-use std::fs;
+use super::{output, units};
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, ValueHint};
@@ -135,6 +134,11 @@ pub fn run(args: &BootArgs) -> Result<Status, CliError> {
         check_comparable(&report, baseline, args.any_host)?;
     }
 
+    output::check(&[
+        ("--json", &args.json),
+        ("--md", &args.md),
+        ("--html", &args.html),
+    ])?;
     let failed = |e| CliError::new(Status::Internal, format_args!("handling signals: {e}"));
     let signals = NoteSignals::new().map_err(failed)?;
     let mote = Mote::new(&config, until)?;
@@ -228,7 +232,7 @@ fn tell(args: &BootArgs, report: &Report, baseline: Option<&Report>) -> Result<S
     ];
     for (option, path, text) in files {
         if let Some(path) = path {
-            write(option, path, &text())?;
+            output::write(option, path, &text())?;
         }
     }
     print("figures", |out| {
@@ -243,11 +247,6 @@ fn tell(args: &BootArgs, report: &Report, baseline: Option<&Report>) -> Result<S
         true => Status::Success,
         false => Status::Gate,
     })
-}
-
-fn write(option: &str, path: &Path, text: &str) -> Result<(), CliError> {
-    let written = fs::write(path, text);
-    written.map_err(|e| CliError::usage(format!("{option} {}: {e}", path.display())))
 }
 
 /// The error for a run that a signal ended.

@@ -9,7 +9,7 @@ mod place;
 mod report;
 
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, ValueHint};
@@ -21,6 +21,7 @@ use self::guest::Guest;
 use self::measure::{Asker, Sample};
 use self::place::Pressure;
 use self::report::{Cell, Report};
+use crate::cli::bench::output;
 use crate::cli::bench::progress::Progress;
 use crate::cli::{CliError, Status, print};
 
@@ -74,16 +75,11 @@ const WARM_UP: u32 = 20;
 
 /// Runs the benchmark.
 pub fn run(args: &IdleArgs) -> Result<Status, CliError> {
-    // A file that can't be written is better known before than after.
-    for (option, path) in [
-        ("json", &args.json),
-        ("svg", &args.svg),
-        ("html", &args.html),
-    ] {
-        if let Some(path) = path {
-            write(option, path, "")?;
-        }
-    }
+    output::check(&[
+        ("--json", &args.json),
+        ("--svg", &args.svg),
+        ("--html", &args.html),
+    ])?;
     let of_host = |e: &dyn std::fmt::Display| CliError::new(Status::Host, e);
     let host = Host::open().map_err(|e| of_host(&e))?;
     if !has_windows(&host) && args.windows.iter().any(|window| *window != HaltPoll::Host) {
@@ -132,21 +128,16 @@ pub fn run(args: &IdleArgs) -> Result<Status, CliError> {
     if let Some(path) = &args.json {
         let text = serde_json::to_string_pretty(&report);
         let text = text.map_err(|e| CliError::new(Status::Internal, e))?;
-        write("json", path, &(text + "\n"))?;
+        output::write("--json", path, &(text + "\n"))?;
     }
     if let Some(path) = &args.svg {
-        write("svg", path, &curve::draw(&report))?;
+        output::write("--svg", path, &curve::draw(&report))?;
     }
     if let Some(path) = &args.html {
-        write("html", path, &page::page(&report))?;
+        output::write("--html", path, &page::page(&report))?;
     }
     print("figures", |out| write!(out, "{report}"))?;
     Ok(Status::Success)
-}
-
-fn write(option: &str, path: &Path, text: &str) -> Result<(), CliError> {
-    let failed = |e| CliError::usage(format!("--{option} {}: {e}", path.display()));
-    std::fs::write(path, text).map_err(failed)
 }
 
 fn parse_think(text: &str) -> Result<Duration, String> {

@@ -7,7 +7,7 @@ mod signals;
 mod text;
 
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum, ValueHint};
@@ -15,7 +15,7 @@ use motevm::VmConfig;
 use motevm::config::{Console, Endpoint};
 use serde::Serialize;
 
-use super::units;
+use super::{output, units};
 use crate::cli::vm_args::VmArgs;
 use crate::cli::{CliError, Status, default_guest, limits, print};
 use crowd::{Crowd, Plan};
@@ -91,6 +91,7 @@ pub fn run(args: &LaunchArgs) -> Result<Status, CliError> {
         settle: args.settle,
         time_limit: args.time_limit,
     };
+    output::check(&[("--json", &args.json), ("--md", &args.md)])?;
     // Two for each VM.
     limits::raise_open_files();
     let outcome = Crowd::launch(&plan)?;
@@ -103,10 +104,10 @@ pub fn run(args: &LaunchArgs) -> Result<Status, CliError> {
     if let Some(path) = &args.json {
         let json = serde_json::to_string_pretty(&report);
         let json = json.map_err(|e| CliError::new(Status::Internal, e))? + "\n";
-        write_file("--json", path, &json)?;
+        output::write("--json", path, &json)?;
     }
     if let Some(path) = &args.md {
-        write_file("--md", path, &text::markdown(&report))?;
+        output::write("--md", path, &text::markdown(&report))?;
     }
     Ok(Status::Success)
 }
@@ -127,11 +128,6 @@ fn rest(text: &str) -> Result<Duration, String> {
         "0s" => Ok(Duration::ZERO),
         _ => units::duration(text),
     }
-}
-
-fn write_file(option: &str, path: &Path, text: &str) -> Result<(), CliError> {
-    std::fs::write(path, text)
-        .map_err(|e| CliError::usage(format!("{option} {}: {e}", path.display())))
 }
 
 #[cfg(test)]

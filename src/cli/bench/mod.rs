@@ -4,6 +4,7 @@ mod boot;
 mod child;
 mod idle;
 mod launch;
+mod output;
 mod progress;
 mod units;
 
