@@ -4,13 +4,14 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use serde::de::value::{MapAccessDeserializer, StrDeserializer};
+use serde::{Deserialize, Deserializer, Serialize, de};
 
 use super::ConfigError;
 
-/// How a vCPU waits (`--idle`).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+/// How a vCPU waits (`--idle`). In a file it is a mode (`idle = "poll"`), or a table that has more to
+/// say (`idle = { mode = "pass-through", force = true }`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Idle {
     /// What the guest does, and what KVM makes of it.
     pub mode: IdleMode,
@@ -32,6 +33,35 @@ pub enum IdleMode {
     Poll,
     /// The guest halts the host's CPU itself, without an exit.
     PassThrough,
+}
+
+/// Everything that can be said, as a table has it.
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Table {
+    mode: IdleMode,
+    force: bool,
+}
+
+impl<'de> Deserialize<'de> for Idle {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct Visitor;
+        impl<'de> de::Visitor<'de> for Visitor {
+            type Value = Idle;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a mode such as \"poll\", or a table with a mode in it")
+            }
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Idle, E> {
+                let mode = IdleMode::deserialize(StrDeserializer::new(text))?;
+                Ok(Idle { mode, force: false })
+            }
+            fn visit_map<A: de::MapAccess<'de>>(self, map: A) -> Result<Idle, A::Error> {
+                let Table { mode, force } = Table::deserialize(MapAccessDeserializer::new(map))?;
+                Ok(Idle { mode, force })
+            }
+        }
+        from.deserialize_any(Visitor)
+    }
 }
 
 impl Idle {
@@ -148,7 +178,11 @@ mod tests {
         assert_eq!(config.idle.mode, IdleMode::PassThrough);
         let again = toml::to_string(&config).unwrap();
         assert_eq!(toml::from_str::<VmConfig>(&again).unwrap(), config);
+        let short: VmConfig = toml::from_str("halt-poll = \"off\"\nidle = \"poll\"").unwrap();
+        assert_eq!(short.idle.mode, IdleMode::Poll);
         for text in [
+            "idle = \"gently\"",
+            "idle = true",
             "halt_poll = \"50\"",
             "halt_poll = 50",
             "[idle]\nmode = \"off\"",

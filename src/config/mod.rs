@@ -66,9 +66,10 @@ pub struct VmConfig {
     /// The guest's RAM.
     pub memory: Memory,
     /// CPU features to hide, by the names that Linux shows in /proc/cpuinfo.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(alias = "cpu-mask", skip_serializing_if = "Vec::is_empty")]
     pub cpu_mask: Vec<String>,
     /// How long KVM polls before the thread of a halted vCPU sleeps.
+    #[serde(alias = "halt-poll")]
     pub halt_poll: HaltPoll,
     /// What happens while a vCPU has nothing to do.
     pub idle: Idle,
@@ -134,6 +135,7 @@ pub struct Boot {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cmdline: Option<String>,
     /// Leave out mote's defaults: the command line is `cmdline` and the devices' own entries.
+    #[serde(alias = "cmdline-only")]
     pub cmdline_only: bool,
     /// How the first vCPU enters the kernel.
     pub protocol: Protocol,
