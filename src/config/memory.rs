@@ -10,7 +10,15 @@ use super::{ConfigError, MAX_MEMORY, MIN_MEMORY, Size};
 /// The guest's memory (`--memory`, `--mlock`, `--ksm`), 128 MiB by default.
 ///
 /// In a file it is a size (`memory = "1G"`), or a table that has more to say
-/// (`memory = { size = "1G", hugepages = "2M" }`). In a program, `Memory::from(Size::gib(1))`.
+/// (`memory = { size = "1G", hugepages = "2M" }`). In a program:
+///
+/// ```
+/// use motevm::config::{HugePages, Memory, Size};
+///
+/// let plain = Memory::from(Size::gib(1));
+/// let huge = Memory { hugepages: Some(HugePages::Size2M), prefault: true, ..plain };
+/// assert!(huge.thp && !huge.mlock);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Memory {
     /// How much.

@@ -10,6 +10,16 @@ use super::cpu_list::numbers;
 use super::{ConfigError, CpuList, Policy, Sched};
 
 /// Where a VM is on the host. What is left out is left to the host's kernel.
+///
+/// ```
+/// let mut config = motevm::VmConfig::default();
+/// config.placement.pin = Some("0=2".parse()?); // vCPU 0 on CPU 2
+/// config.placement.io_cpus = Some("0-1".parse()?);
+/// config.placement.sched = Some("fifo:10".parse()?);
+/// config.boot.kernel = Some("vmlinux".into());
+/// assert!(config.validate().is_ok());
+/// # Ok::<(), String>(())
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Placement {

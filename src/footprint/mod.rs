@@ -62,6 +62,11 @@ pub struct Footprint {
 impl Footprint {
     /// Of another process.
     ///
+    /// ```no_run
+    /// println!("{}", motevm::footprint::Footprint::of(4711)?); // as `mote mem` prints it
+    /// # Ok::<(), motevm::footprint::FootprintError>(())
+    /// ```
+    ///
     /// # Errors
     ///
     /// It is no mote, has ended, or may not be looked into: see [`FootprintError`].

@@ -51,6 +51,27 @@ use crate::placement::Plan;
 use crate::vcpu::{ExitCounters, Prepare, Surroundings};
 
 /// What the embedding program decides, apart from the VM itself.
+///
+/// ```no_run
+/// use std::{fs::File, io::pipe, os::fd::OwnedFd};
+///
+/// use motevm::machine::{Notify, Until};
+/// use motevm::{BuildOptions, Host, VmConfig, build};
+///
+/// let (lines, writer) = pipe()?; // for another thread: `running 5120`, `init 60321`
+/// let options = BuildOptions {
+///     until: Until::Init, // run() returns Exit::Reached then
+///     notify: Some(Notify::new(File::from(OwnedFd::from(writer)))),
+///     kvm_statistics: true,
+///     ..Default::default()
+/// };
+/// let mut vm = build(&Host::open()?, &VmConfig::default(), options)?;
+/// let counts = vm.metrics().clone(); // KVM's too, while it runs
+/// vm.run()?;
+/// println!("{}", vm.report()); // and at its end
+/// # drop((lines, counts));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct BuildOptions {
     /// Where the timeline starts; for a command, the moment of exec.
