@@ -193,6 +193,23 @@ fn arguments_that_make_no_sense_are_refused_by_the_parser() {
         (&["run", "--no-such-option"], "'--no-such-option'"),
         (&["run", "--kernel"], "--kernel <PATH>"),
         (&["walk"], "'walk'"),
+        (&["run", "--numa-node", "x"], "must be a whole number"),
+        (
+            &["run", "--notify-fd", "-1"],
+            "-1: no option takes a negative",
+        ),
+        (
+            &["run", "--numa", "node=0,cpus=0,1,memory=1M"],
+            "a comma in a value is written as two",
+        ),
+        (
+            &["bench", "boot", "--max-regression", "p50=5%"],
+            "not provided: --baseline <FILE>",
+        ),
+        (
+            &["bench", "launch", "--no-keep", "--settle", "1s"],
+            "'--no-keep' cannot be used with '--settle",
+        ),
     ] {
         let (code, _, err) = outcome(arguments);
         assert_eq!(code, 2, "{err}");

@@ -163,7 +163,7 @@ fn without_keeping_only_starts_are_measured_and_each_vm_has_its_number() {
         "run",
     ];
     let mut command = place.launch(&arguments);
-    command.args(["--console", "file=out{n}", "--json", "j"]);
+    command.args(["--console", "file=out{}", "--json", "j"]);
     let (code, out, err) = texts(command.output().unwrap());
     assert_eq!((code, err.as_str()), (Some(0), ""), "{out}");
     let json = std::fs::read_to_string(place.path("j")).unwrap();
@@ -190,7 +190,7 @@ fn a_vm_that_fails_is_told_in_its_own_words() {
         "{err}"
     );
     assert!(
-        err.starts_with("mote: VM ") && err.contains(" of 3 ended "),
+        err.starts_with("mote: VM ") && err.contains(" of 3: drive odd"),
         "{err}"
     );
     assert!(err.contains("odd has 1000 bytes"), "{err}");

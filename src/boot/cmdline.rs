@@ -32,8 +32,8 @@ pub enum CmdlineError {
     #[error("the kernel command line {0:?} has a quote that isn't closed: add a \"")]
     OpenQuote(String),
     #[error(
-        "the kernel command line has {0:?}, and mote has no default of that name to leave out: \
-         they are in docs/boot.md"
+        "--cmdline {0:?}: mote adds no default of that name to this VM's command line; docs/boot.md has \
+         those that there are, and with --cmdline-only there are none"
     )]
     NoDefault(String),
     #[error(

@@ -24,7 +24,21 @@ pub fn parse<T: DeserializeOwned>(text: &str, bare_key: Option<&str>) -> Result<
     {
         *first = (key.to_owned(), Some(std::mem::take(&mut first.0)));
     }
+    // Numbers where keys should be: most likely a list in a value.
+    let is_list = |text: &str| text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'-'));
+    let hint = match parts
+        .iter()
+        .any(|(key, value)| value.is_none() && is_list(key))
+    {
+        true => "; a comma in a value is written as two",
+        false => "",
+    };
     for (index, (key, value)) in parts.iter().enumerate() {
+        if key.is_empty() {
+            return Err(
+                "nothing stands before a comma, after it or before =; leave it out".to_owned(),
+            );
+        }
         if parts[..index].iter().any(|(other, _)| other == key) {
             return Err(format!("`{key}` is given twice"));
         }
@@ -43,7 +57,7 @@ pub fn parse<T: DeserializeOwned>(text: &str, bare_key: Option<&str>) -> Result<
         // serde speaks of structs and enums, the user of keys and their values.
         let text = e.to_string().replace("missing field", "missing");
         let text = text.replace("unknown field", "unknown key");
-        text.replace("unknown variant", "unknown value")
+        text.replace("unknown variant", "unknown value") + hint
     })
 }
 
@@ -236,7 +250,7 @@ mod tests {
     #[test]
     fn mistakes_are_named() {
         for (text, part) in [
-            ("", "unknown key ``"),
+            ("", "nothing stands before"),
             (
                 "x,colour=red",
                 "unknown key `colour`, expected one of `path`, `ro`",
@@ -248,7 +262,8 @@ mod tests {
             ("x,ro=maybe", "ro=maybe: must be on or off"),
             ("x,path=y", "`path` is given twice"),
             ("path=", "`path=` has no value"),
-            ("path=x,ro,", "unknown key ``"),
+            ("path=x,ro,", "nothing stands before"),
+            ("path=x,0,1", "a comma in a value is written as two"),
             ("size=1M", "missing `path`"),
         ] {
             let error = thing(text).unwrap_err();

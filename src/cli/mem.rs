@@ -9,9 +9,10 @@ use super::{CliError, Status, print};
 
 /// The end of `mote mem --help`.
 const HELP: &str = "\
-A line for each use of memory. Columns: what is resident; what this process alone has (private) and of that what
-was written to (dirty); what others map too (shared), and of that what was written to; and the process's part,
-where a page that n processes map counts as an n-th (proportional). docs/performance.md explains the lines.
+A line for each use of memory. Columns: what is resident; what this process alone has (private) and of
+that what was written to (dirty); what others map too (shared), and of that what was written to; and the
+process's part, where a page that n processes map counts as an n-th (proportional). docs/performance.md
+explains the lines.
 
 Exit status:
   0    told

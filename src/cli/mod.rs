@@ -53,7 +53,9 @@ Examples:
   mote run                                           boot the default guest (see `make guest`)
   mote run --kernel vmlinux --rootfs root.ext4       boot your own
   mote run --kernel vmlinuz --initrd initrd.img --memory 1G --cpus 2 --timings
-  mote run --config vm.toml --cmdline 'loglevel=7'   from a file, with one thing changed";
+  mote run --config vm.toml --cmdline 'loglevel=7'   from a file, with one thing changed
+  mote mem PID                                       what a running VM's memory is used for
+  mote bench boot --runs 20 --budget p95=50ms        boot times, and status 8 where they are too long";
 
 /// Parses the arguments, runs the subcommand, and prints its error, if any.
 pub fn main(exec: Instant) -> ExitCode {
@@ -95,7 +97,10 @@ fn one_line(error: &clap::Error) -> String {
     let option = option.as_deref().and_then(|text| text.split(' ').next());
     let value = of(ContextKind::InvalidValue);
     if let (Some(option), Some(value), Some(source)) = (option, value, error.source()) {
-        return format!("{option} {value}: {source}");
+        return format!("{option} {value}: {}", of_number(&source.to_string()));
+    }
+    if let Some(number) = option.filter(|text| is_negative_number(text)) {
+        return format!("{number}: no option takes a negative number (`mote help` tells more)");
     }
     let text = error.to_string();
     // The usage line and the hint at `--help` come after what is said here.
@@ -105,7 +110,28 @@ fn one_line(error: &clap::Error) -> String {
         .take_while(|line| !line.starts_with("Usage:"))
         .map(|line| line.trim_start_matches("error: "))
         .collect();
-    format!("{} (`mote help` tells more)", lines.join("; "))
+    let text = lines.join("; ").replace(":; ", ": ");
+    format!("{text} (`mote help` tells more)")
+}
+
+/// What the parser of numbers says, as a user says it.
+fn of_number(text: &str) -> String {
+    let range = text.split_once(" is not in ").map(|(_, range)| range);
+    if let Some((first, last)) = range.and_then(|range| range.split_once("..=")) {
+        let first = if first.is_empty() { "0" } else { first };
+        return format!("must be a number from {first} to {last}");
+    }
+    match text {
+        "invalid digit found in string" | "cannot parse integer from empty string" => {
+            "must be a whole number".to_owned()
+        }
+        _ => text.to_owned(),
+    }
+}
+
+fn is_negative_number(text: &str) -> bool {
+    let digits = text.strip_prefix('-');
+    digits.is_some_and(|digits| digits.starts_with(|c: char| c.is_ascii_digit()))
 }
 
 /// Tells the user, if anyone is there to hear it: a standard error that is full, or a pipe with no

@@ -11,7 +11,9 @@ pub enum ConfigError {
     #[error("--cpus {0}: a VM has 1 to {MAX_CPUS} vCPUs")]
     Cpus(u8),
     /// Too little memory to place a kernel.
-    #[error("--memory {0}: too small for a Linux kernel; give at least {MIN_MEMORY}")]
+    #[error(
+        "--memory {0}: too small for a Linux kernel; give at least {MIN_MEMORY} (a number without a unit is bytes)"
+    )]
     MemoryTooSmall(Size),
     /// Not a whole number of MiB.
     #[error("--memory {0}: must be a whole number of MiB")]

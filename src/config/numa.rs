@@ -90,10 +90,13 @@ impl NumaNode {
                 ));
             }
             if usize::from(number) >= count {
-                return wrong(format!(
-                    "node={number}: {count} nodes have the numbers 0 to {}",
-                    count - 1
-                ));
+                return wrong(match count {
+                    1 => format!("node={number}: a single node has the number 0"),
+                    _ => {
+                        let last = count - 1;
+                        format!("node={number}: {count} nodes have the numbers 0 to {last}")
+                    }
+                });
             }
             node.validate(config)?;
         }

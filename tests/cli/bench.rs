@@ -333,7 +333,7 @@ fn wrong_arguments_of_a_bench_are_told_in_one_line() {
         (&["--budget", "fast"], "--budget fast: must be "),
         (&["--time-limit", "5"], "--time-limit 5: must be a time"),
         (&["--until", "later"], "--until later: must be init, or "),
-        (&["--warmup", "-1"], "'-1'"),
+        (&["--warmup", "-1"], "-1: no option takes a negative"),
         (&["--baseline", text], "not a report"),
         (&["--baseline", "/nonexistent"], "--json FILE` makes one"),
         (

@@ -28,9 +28,12 @@ fn a_benchmark_of_nothing_or_to_nowhere_is_refused() {
     for (arguments, expected) in [
         (["--windows", "50"].as_slice(), "such as 50us"),
         (&["--think", "5"], "such as 0us,50us,1ms"),
-        (&["--requests", "0"], "--requests"),
+        (&["--requests", "0"], "must be a number from 1 to "),
         (&["--pin", "1"], "such as 2,3"),
         (&["--json", "/nonexistent/a"], "--json /nonexistent/a"),
+        (&["--svg", "-", "--html", "-"], "--html -: standard output"),
+        (&["--requests", "few"], "must be a whole number"),
+        (&["--pin", "0,8191"], "--pin 0,8191: CPU 8191"),
     ] {
         let (code, out, err) = outcome(&[&["bench", "idle"], arguments].concat());
         assert_eq!((code, err.lines().count()), (2, 1), "{arguments:?}: {err}");

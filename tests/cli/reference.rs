@@ -27,7 +27,8 @@ fn the_reference_is_what_the_help_says() {
          A configuration file (`--config`) says the same in TOML, or in JSON where its name ends in \
          `.json`. What is left out has its default; an unknown key is an error; options on the \
          command line override the file, and `--disk`, `--net`, `--fs` and `--numa` options replace all that it has \
-         of that sort:\n",
+         of that sort. Keys are the options' names and keys, with hyphens; `cpu_mask`, `halt_poll` and \
+         `cmdline_only` may be written either way:\n",
     );
     page += &format!("\n```toml\n{SAMPLE}```\n");
     let (_, main, _) = outcome(&["help"]);

@@ -15,7 +15,6 @@ mod syscalls;
 mod text;
 mod versus;
 
-use super::{output, units};
 use std::io::Write;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -23,6 +22,8 @@ use std::time::Duration;
 use clap::{Args, ValueHint};
 use motevm::check::{Identity, Root};
 use motevm::machine::Until;
+
+use super::{files, units};
 
 use self::gate::{Budget, Regression};
 use self::monitor::{Mote, Other};
@@ -71,7 +72,8 @@ pub struct BootArgs {
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = units::duration,
           help_heading = MEASURED)]
     time_limit: Duration,
-    /// Write all values as JSON, which can be the baseline of another time
+    /// Write all values as JSON, which can be the baseline of another time; - is standard output, in
+    /// place of the table, here and below
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = TOLD)]
     json: Option<PathBuf>,
     /// Write Markdown, for a job's summary or a comment
@@ -103,9 +105,20 @@ pub struct BootArgs {
     vs_until: Until,
 }
 
+impl BootArgs {
+    fn files(&self) -> [files::Output<'_>; 3] {
+        [
+            ("--json", &self.json),
+            ("--md", &self.md),
+            ("--html", &self.html),
+        ]
+    }
+}
+
 /// Runs the benchmark.
 pub fn run(args: &BootArgs) -> Result<Status, CliError> {
     let mut config = args.vm.config()?;
+    files::check(&args.files())?;
     let baseline = args.baseline.as_deref();
     let baseline = baseline
         .map(|path| Report::read(path, "--baseline"))
@@ -134,11 +147,6 @@ pub fn run(args: &BootArgs) -> Result<Status, CliError> {
         check_comparable(&report, baseline, args.any_host)?;
     }
 
-    output::check(&[
-        ("--json", &args.json),
-        ("--md", &args.md),
-        ("--html", &args.html),
-    ])?;
     let failed = |e| CliError::new(Status::Internal, format_args!("handling signals: {e}"));
     let signals = NoteSignals::new().map_err(failed)?;
     let mote = Mote::new(&config, until)?;
@@ -152,6 +160,7 @@ pub fn run(args: &BootArgs) -> Result<Status, CliError> {
             let vs = other.is_some();
             for budget in &args.budget {
                 gate::check_name(&budget.text, &budget.subject, sample, vs)?;
+                gate::check_unit(budget, sample)?;
             }
             for regression in args.max_regression.iter().filter(|_| baseline.is_some()) {
                 gate::check_name(&regression.text, &regression.subject, sample, vs)?;
@@ -225,19 +234,15 @@ fn printable(differences: Vec<String>) -> String {
 
 /// Writes the files, prints the figures, and names the gates that did not pass.
 fn tell(args: &BootArgs, report: &Report, baseline: Option<&Report>) -> Result<Status, CliError> {
-    let files: [(_, &Option<PathBuf>, &dyn Fn() -> String); 3] = [
-        ("--json", &args.json, &|| report.to_json()),
-        ("--md", &args.md, &|| markdown::page(report)),
-        ("--html", &args.html, &|| html::page(report, baseline)),
-    ];
-    for (option, path, text) in files {
-        if let Some(path) = path {
-            output::write(option, path, &text())?;
-        }
+    let [json, md, html] = args.files();
+    files::write(json, || Ok(report.to_json()))?;
+    files::write(md, || Ok(markdown::page(report)))?;
+    files::write(html, || Ok(html::page(report, baseline)))?;
+    if !files::take_stdout(&args.files()) {
+        print("figures", |out| {
+            out.write_all(text::page(report).as_bytes())
+        })?;
     }
-    print("figures", |out| {
-        out.write_all(text::page(report).as_bytes())
-    })?;
     let failed = report.gates.iter().filter(|gate| !gate.passed);
     let failed: Vec<_> = failed.collect();
     for gate in &failed {

@@ -25,7 +25,7 @@ pub enum ChildError {
     #[error("waiting for it: {0}")]
     Wait(io::Error),
     /// It took too long.
-    #[error("did not come that far within {} s{said}", limit.as_secs_f64())]
+    #[error("did not come within {} s (--time-limit){said}", limit.as_secs_f64())]
     TimedOut {
         /// How long it had.
         limit: Duration,

@@ -16,12 +16,13 @@ use clap::{Args, ValueHint};
 use motevm::Host;
 use motevm::config::HaltPoll;
 use motevm::machine::has_windows;
+use motevm::placement;
 
 use self::guest::Guest;
 use self::measure::{Asker, Sample};
 use self::place::Pressure;
 use self::report::{Cell, Report};
-use crate::cli::bench::output;
+use crate::cli::bench::files;
 use crate::cli::bench::progress::Progress;
 use crate::cli::{CliError, Status, print};
 
@@ -56,14 +57,14 @@ pub struct IdleArgs {
     /// The host's CPU for the guest, and one for the asking thread
     #[arg(long, value_name = "GUEST,ASKER", value_parser = parse_pin)]
     pin: Option<[usize; 2]>,
-    /// Write all figures as JSON
-    #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath)]
+    /// Write all figures as JSON; - is standard output, in place of the table, here and below
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     json: Option<PathBuf>,
     /// Draw the curves, as a picture of its own
-    #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath)]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     svg: Option<PathBuf>,
     /// Curves and figures in one page
-    #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath)]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     html: Option<PathBuf>,
 }
 
@@ -75,11 +76,12 @@ const WARM_UP: u32 = 20;
 
 /// Runs the benchmark.
 pub fn run(args: &IdleArgs) -> Result<Status, CliError> {
-    output::check(&[
+    let outputs = [
         ("--json", &args.json),
         ("--svg", &args.svg),
         ("--html", &args.html),
-    ])?;
+    ];
+    files::check(&outputs)?;
     let of_host = |e: &dyn std::fmt::Display| CliError::new(Status::Host, e);
     let host = Host::open().map_err(|e| of_host(&e))?;
     if !has_windows(&host) && args.windows.iter().any(|window| *window != HaltPoll::Host) {
@@ -90,6 +92,9 @@ pub fn run(args: &IdleArgs) -> Result<Status, CliError> {
         ));
     }
     let [guest_cpu, asker_cpu] = args.pin.map_or([None; 2], |pin| pin.map(Some));
+    if let Some(pin) = args.pin {
+        check_pin(pin)?;
+    }
     let asker = Asker::new(asker_cpu).map_err(|e| CliError::usage(format!("--pin: {e}")))?;
     let guests = args.windows.iter();
     let guests = guests.map(|window| Guest::start(&host, *window, guest_cpu));
@@ -125,19 +130,27 @@ pub fn run(args: &IdleArgs) -> Result<Status, CliError> {
         Cell::new(args.think[index / args.windows.len()], window, &sample)
     });
     let report = Report::new(cells.collect(), args.rounds, args.pin, &pressure);
-    if let Some(path) = &args.json {
-        let text = serde_json::to_string_pretty(&report);
-        let text = text.map_err(|e| CliError::new(Status::Internal, e))?;
-        output::write("--json", path, &(text + "\n"))?;
+    let [json, svg, html] = outputs;
+    files::write(json, || files::json(&report))?;
+    files::write(svg, || Ok(curve::draw(&report)))?;
+    files::write(html, || Ok(page::page(&report)))?;
+    if !files::take_stdout(&outputs) {
+        print("figures", |out| write!(out, "{report}"))?;
     }
-    if let Some(path) = &args.svg {
-        output::write("--svg", path, &curve::draw(&report))?;
-    }
-    if let Some(path) = &args.html {
-        output::write("--html", path, &page::page(&report))?;
-    }
-    print("figures", |out| write!(out, "{report}"))?;
     Ok(Status::Success)
+}
+
+/// Refuses CPUs that this process can't be on.
+fn check_pin(pin: [usize; 2]) -> Result<(), CliError> {
+    let allowed = placement::thread::current().map_err(|e| CliError::new(Status::Host, e))?;
+    let is_allowed = |cpu: &usize| u16::try_from(*cpu).is_ok_and(|cpu| allowed.contains(cpu));
+    match pin.iter().find(|cpu| !is_allowed(cpu)) {
+        Some(cpu) => Err(CliError::usage(format!(
+            "--pin {},{}: CPU {cpu} is offline, or not for this process, which has {allowed}",
+            pin[0], pin[1]
+        ))),
+        None => Ok(()),
+    }
 }
 
 fn parse_think(text: &str) -> Result<Duration, String> {

@@ -15,7 +15,7 @@ use motevm::VmConfig;
 use motevm::config::{Console, Endpoint};
 use serde::Serialize;
 
-use super::{output, units};
+use super::{files, units};
 use crate::cli::vm_args::VmArgs;
 use crate::cli::{CliError, Status, default_guest, limits, print};
 use crowd::{Crowd, Plan};
@@ -23,9 +23,9 @@ use report::LaunchReport;
 
 /// The end of `mote bench launch --help`.
 const HELP: &str = "\
-All VMs have one configuration; where a value in it has {n}, each VM's number from 1 on stands for that:
---disk disk{n}.img, --vsock cid=1{n},socket=vm{n}.sock. Consoles lead nowhere unless one is asked for
-(--console file=log{n}). The default guest sleeps when it is up.
+All VMs have one configuration; where a value in it has {}, each VM's number from 1 on stands for that
+(--disk disk{}.img, --vsock cid=1{},socket=vm{}.sock). Consoles lead nowhere unless one is asked for
+(--console file=log{}). The default guest sleeps when it is up.
 
 Exit status:
   0    all VMs came up
@@ -49,7 +49,7 @@ pub struct LaunchArgs {
     #[arg(long, value_enum, default_value_t = Until::Init)]
     until: Until,
     /// End each VM as soon as it is up: only starts are measured, not memory
-    #[arg(long)]
+    #[arg(long, conflicts_with = "settle")]
     no_keep: bool,
     /// How long to let all VMs rest before memory is measured
     #[arg(long, value_name = "TIME", default_value = "1s", value_parser = rest)]
@@ -57,7 +57,7 @@ pub struct LaunchArgs {
     /// How long a VM may take
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = units::duration)]
     time_limit: Duration,
-    /// Write the figures to a file, as JSON
+    /// Write the figures to a file, as JSON; - is standard output, in place of the tables, here and below
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     json: Option<PathBuf>,
     /// Write the tables to a file, as Markdown
@@ -80,6 +80,8 @@ pub enum Until {
 /// Runs the benchmark.
 pub fn run(args: &LaunchArgs) -> Result<Status, CliError> {
     let mut config = args.vm.config()?;
+    let outputs = [("--json", &args.json), ("--md", &args.md)];
+    files::check(&outputs)?;
     prepare(&mut config);
     let text = toml::to_string(&config);
     let plan = Plan {
@@ -91,7 +93,6 @@ pub fn run(args: &LaunchArgs) -> Result<Status, CliError> {
         settle: args.settle,
         time_limit: args.time_limit,
     };
-    output::check(&[("--json", &args.json), ("--md", &args.md)])?;
     // Two for each VM.
     limits::raise_open_files();
     let outcome = Crowd::launch(&plan)?;
@@ -100,14 +101,11 @@ pub fn run(args: &LaunchArgs) -> Result<Status, CliError> {
         Err(signal) => return Ok(Status::Signal(signal)),
     };
     let report = LaunchReport::new(&plan, config, measured);
-    print("figures", |out| write!(out, "{}", text::plain(&report)))?;
-    if let Some(path) = &args.json {
-        let json = serde_json::to_string_pretty(&report);
-        let json = json.map_err(|e| CliError::new(Status::Internal, e))? + "\n";
-        output::write("--json", path, &json)?;
-    }
-    if let Some(path) = &args.md {
-        output::write("--md", path, &text::markdown(&report))?;
+    let [json, md] = outputs;
+    files::write(json, || files::json(&report))?;
+    files::write(md, || Ok(text::markdown(&report)))?;
+    if !files::take_stdout(&outputs) {
+        print("figures", |out| write!(out, "{}", text::plain(&report)))?;
     }
     Ok(Status::Success)
 }
@@ -125,7 +123,7 @@ fn prepare(config: &mut VmConfig) {
 
 fn rest(text: &str) -> Result<Duration, String> {
     match text {
-        "0s" => Ok(Duration::ZERO),
+        _ if units::microseconds(text) == Some(0.0) => Ok(Duration::ZERO),
         _ => units::duration(text),
     }
 }
@@ -139,8 +137,8 @@ mod tests {
         let mut config = VmConfig::default();
         prepare(&mut config);
         assert_eq!(config.console, Console::None);
-        config.console = Console::File("log{n}".into());
+        config.console = Console::File("log{}".into());
         prepare(&mut config);
-        assert_eq!(config.console, Console::File("log{n}".into()));
+        assert_eq!(config.console, Console::File("log{}".into()));
     }
 }

@@ -2,9 +2,9 @@
 
 mod boot;
 mod child;
+mod files;
 mod idle;
 mod launch;
-mod output;
 mod progress;
 mod units;
 

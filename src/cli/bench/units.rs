@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+/// The longest time that something may take: more is a slip.
+const MAX_DURATION: Duration = Duration::from_secs(365 * 24 * 3600);
+
 /// Reads a time with its unit (`50ms`, `5us`, `1.5s`), in microseconds.
 pub fn microseconds(text: &str) -> Option<f64> {
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic() || c == 'µ');
@@ -25,7 +28,10 @@ pub fn number(text: &str) -> Option<f64> {
 pub fn duration(text: &str) -> Result<Duration, String> {
     let time = microseconds(text).filter(|us| *us >= 1.0 && *us < 1e15);
     let time = time.map(|us| Duration::from_micros(us as u64));
-    time.ok_or_else(|| "must be a time with its unit, as 30s or 500ms".to_owned())
+    // Other units, and several.
+    let time = time.or_else(|| humantime::parse_duration(text).ok());
+    let time = time.filter(|time| !time.is_zero() && *time <= MAX_DURATION);
+    time.ok_or_else(|| "must be a time with its unit, such as 30s, 500ms or 2m".to_owned())
 }
 
 /// Microseconds as milliseconds, with as many digits as they are worth.
@@ -64,6 +70,7 @@ mod tests {
             assert_eq!(microseconds(text), None, "{text}");
         }
         assert_eq!(duration("2s"), Ok(Duration::from_secs(2)));
+        assert_eq!(duration("1m 30s"), Ok(Duration::from_secs(90)));
         assert!(duration("0s").is_err() && duration("99999999999999999s").is_err());
     }
 

@@ -136,6 +136,21 @@ pub fn regression(text: &str) -> Result<Regression, String> {
     })
 }
 
+/// Refuses a limit of time for a count, and a number for a time; `sample` is one run.
+pub fn check_unit(budget: &Budget, sample: &Sample) -> Result<(), CliError> {
+    let Some(name) = &budget.subject.name else {
+        return Ok(());
+    };
+    let is_time = name == SEEN || sample.phase(name).is_some();
+    let wanted = match (is_time, &budget.limit) {
+        (true, Limit::Number(_)) => "a time, as 5ms",
+        (false, Limit::Microseconds(_)) => "a number",
+        _ => return Ok(()),
+    };
+    let text = &budget.text;
+    Err(CliError::usage(format!("{text}: {name} needs {wanted}")))
+}
+
 /// Refuses a gate on a figure that doesn't exist; `sample` is one run.
 pub fn check_name(
     text: &str,
@@ -267,7 +282,8 @@ mod tests {
         };
         let check = |text: &str, vs| {
             let budget = budget(text).unwrap();
-            check_name(&budget.text, &budget.subject, &sample, vs)
+            check_name(&budget.text, &budget.subject, &sample, vs)?;
+            check_unit(&budget, &sample)
         };
         assert!(check("p50=1ms", false).is_ok() && check("exits.rng=5", false).is_ok());
         assert!(check("kernel-load.p50=1ms", false).is_ok() && check("ratio=1", true).is_ok());
@@ -276,6 +292,14 @@ mod tests {
             error.contains("no kernel-lood; there are kernel-load, exits, "),
             "{error}"
         );
+        for (text, expected) in [
+            ("exits=5ms", "exits needs a number"),
+            ("kernel-load=5", "kernel-load needs a time"),
+            ("ratio=5ms", "ratio needs a number"),
+        ] {
+            let error = check(text, true).unwrap_err().to_string();
+            assert!(error.contains(expected), "{error}");
+        }
         let error = check("ratio=1", false).unwrap_err().to_string();
         assert!(error.contains("--vs"), "{error}");
     }

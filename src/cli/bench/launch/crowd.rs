@@ -132,7 +132,7 @@ impl<'a> Crowd<'a> {
                 return Ok(());
             }
             let number = self.started + 1;
-            let config = plan.config.replace("{n}", &number.to_string());
+            let config = plan.config.replace("{}", &number.to_string());
             let vm = VmChild::start(number, &config, self.signals.before()).map_err(|e| {
                 let what = format!(
                     "starting VM {number} of {}: {e}; are the limits on processes and open files \
@@ -207,10 +207,12 @@ impl<'a> Crowd<'a> {
             Some(3) => Status::Host,
             _ => Status::Internal,
         };
-        CliError::new(
-            status,
-            format!("VM {number} of {count} ended ({how}) {when}: {said}"),
-        )
+        let message = match status {
+            // It says what is wrong with an option or the host: no more need be said of when.
+            Status::Usage | Status::Host => format!("VM {number} of {count}: {said}"),
+            _ => format!("VM {number} of {count} ended ({how}) {when}: {said}"),
+        };
+        CliError::new(status, message)
     }
 
     fn late(&self, vm: &VmChild) -> CliError {
