@@ -159,11 +159,14 @@ pub fn run(args: &BootArgs) -> Result<Status, CliError> {
         check: &|sample| {
             let vs = other.is_some();
             for budget in &args.budget {
-                gate::check_name(&budget.text, &budget.subject, sample, vs)?;
-                gate::check_unit(budget, sample)?;
+                let (text, subject) = (&budget.text, &budget.subject);
+                gate::check_name(text, subject, sample, vs)?;
+                gate::check_unit(text, subject, budget.limit.says_time(), sample)?;
             }
             for regression in args.max_regression.iter().filter(|_| baseline.is_some()) {
-                gate::check_name(&regression.text, &regression.subject, sample, vs)?;
+                let (text, subject) = (&regression.text, &regression.subject);
+                gate::check_name(text, subject, sample, vs)?;
+                gate::check_unit(text, subject, regression.allowed.says_time(), sample)?;
             }
             Ok(())
         },

@@ -24,7 +24,7 @@ use report::LaunchReport;
 /// The end of `mote bench launch --help`.
 const HELP: &str = "\
 All VMs have one configuration; where a value in it has {}, each VM's number from 1 on stands for that
-(--disk disk{}.img, --vsock cid=1{},socket=vm{}.sock). Consoles lead nowhere unless one is asked for
+(--disk disk{}.img, --vsock cid=3,socket=vm{}.sock). Consoles lead nowhere unless one is asked for
 (--console file=log{}). The default guest sleeps when it is up.
 
 Exit status:

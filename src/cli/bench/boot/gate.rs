@@ -56,6 +56,24 @@ pub enum Allowed {
     Number(f64),
 }
 
+impl Limit {
+    /// Whether it is a time.
+    pub fn says_time(self) -> Option<bool> {
+        Some(matches!(self, Limit::Microseconds(_)))
+    }
+}
+
+impl Allowed {
+    /// Whether it is a time; a part of something is neither.
+    pub fn says_time(self) -> Option<bool> {
+        match self {
+            Allowed::Percent(_) => None,
+            Allowed::Microseconds(_) => Some(true),
+            Allowed::Number(_) => Some(false),
+        }
+    }
+}
+
 /// mote's median by the other monitor's: a figure of `--vs`.
 pub const RATIO: &str = "ratio";
 
@@ -137,17 +155,22 @@ pub fn regression(text: &str) -> Result<Regression, String> {
 }
 
 /// Refuses a limit of time for a count, and a number for a time; `sample` is one run.
-pub fn check_unit(budget: &Budget, sample: &Sample) -> Result<(), CliError> {
-    let Some(name) = &budget.subject.name else {
+/// `says_time`: whether the limit is one, where it isn't a part of something.
+pub fn check_unit(
+    text: &str,
+    subject: &Subject,
+    says_time: Option<bool>,
+    sample: &Sample,
+) -> Result<(), CliError> {
+    let Some(name) = &subject.name else {
         return Ok(());
     };
     let is_time = name == SEEN || sample.phase(name).is_some();
-    let wanted = match (is_time, &budget.limit) {
-        (true, Limit::Number(_)) => "a time, as 5ms",
-        (false, Limit::Microseconds(_)) => "a number",
+    let wanted = match (is_time, says_time) {
+        (true, Some(false)) => "a time, as 5ms",
+        (false, Some(true)) => "a number",
         _ => return Ok(()),
     };
-    let text = &budget.text;
     Err(CliError::usage(format!("{text}: {name} needs {wanted}")))
 }
 
@@ -283,7 +306,8 @@ mod tests {
         let check = |text: &str, vs| {
             let budget = budget(text).unwrap();
             check_name(&budget.text, &budget.subject, &sample, vs)?;
-            check_unit(&budget, &sample)
+            let says_time = budget.limit.says_time();
+            check_unit(&budget.text, &budget.subject, says_time, &sample)
         };
         assert!(check("p50=1ms", false).is_ok() && check("exits.rng=5", false).is_ok());
         assert!(check("kernel-load.p50=1ms", false).is_ok() && check("ratio=1", true).is_ok());
