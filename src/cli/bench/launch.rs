@@ -98,7 +98,7 @@ pub fn run(args: &LaunchArgs) -> Result<Status, CliError> {
     let outcome = Crowd::launch(&plan)?;
     let measured = match outcome {
         Ok(measured) => measured,
-        Err(signal) => return Ok(Status::Signal(signal)),
+        Err(signal) => return Err(CliError::new(Status::Signal(signal), "interrupted")),
     };
     let report = LaunchReport::new(&plan, config, measured);
     let [json, md] = outputs;
