@@ -55,7 +55,13 @@ gcc -O2 -shared -fPIC -o "$work/count.so" "$HERE/count.c"
 with_memory=1
 
 # plan NAME KERNEL FLAGS [MOTE RUN ARGS]: a line of the table; FLAGS go with --cmdline.
-plan() { echo "$1|$2|$3|${4:-}" >>"$work/plan"; }
+plan() { echo "$1|$2|$3|${4:-}|$(loaded "$2")" >>"$work/plan"; }
+# loaded VMLINUX: the KiB of it that are copied to the guest. Most of the file is symbols, and gaps of 2 MiB.
+loaded() {
+  local size sum=0
+  while read -r size; do sum=$((sum + size)); done < <(readelf -lW "$1" 2>/dev/null | awk '$1 == "LOAD" { print $5 }')
+  echo $((sum / 1024))
+}
 root="--rootfs $guest/rootfs.ext4,ro"
 
 # count_boots [PLUGIN ARGS]: boots what is planned; leaves "NAME|count|..." for each boot in $work/results.
@@ -66,12 +72,12 @@ count_boots() {
 cd "$1" || exit
 truncate -s 64M /tmp/disk
 ip tuntap add tap0 mode tap && ip link set tap0 up
-head -n 1 plan | while IFS='|' read -r name kernel flags args; do
+head -n 1 plan | while IFS='|' read -r name kernel flags args _; do
   # What is in no cache yet makes the first boot take a little longer.
   # shellcheck disable=SC2086 # several arguments
   "$3" run --console none --kernel "$kernel" --cmdline "$flags mote.run=true" $args </dev/null
 done >/tmp/said 2>&1
-while IFS='|' read -r name kernel flags args; do
+while IFS='|' read -r name kernel flags args _; do
   for run in $(seq "$2"); do
     before=$(wc -l <counts)
     # shellcheck disable=SC2086 # several arguments
@@ -112,7 +118,7 @@ table() {
     FILENAME ~ /memory$/ { memory[$1] = $2; next }
     FILENAME ~ /results$/ { for (i = 2; i <= NF; i++) list[$1, i] = list[$1, i] " " $i; next }
     FNR == 1 {
-      print "| | instructions | difference | spread | string steps | entries | exits to user space | vmlinux KiB | kernel memory KiB |"
+      print "| | instructions | difference | spread | string steps | entries | exits to user space | loaded KiB | kernel memory KiB |"
       print "|---|---|---|---|---|---|---|---|---|"
     }
     {
@@ -122,11 +128,8 @@ table() {
       if (!base) { base = count; difference = "" }
       else difference = sprintf("%+d (%+.1f %%)", count - base, 100 * (count - base) / base)
       was = spread
-      size = "stat -Lc %s \047" $2 "\047"
-      size | getline bytes
-      close(size)
       printf "| %s | %d | %s | %d | %d | %d | %d | %d | %s |\n", name, count, difference, was,
-        median(3), median(4), median(6), bytes / 1024, memory[name] && $4 !~ /--memory/ ? 131072 - memory[name] : "-"
+        median(3), median(4), median(6), $5, memory[name] && $4 !~ /--memory/ ? 131072 - memory[name] : "-"
     }' "$work/results" "$work/memory" "$work/plan"
 }
 
