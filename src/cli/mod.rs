@@ -45,7 +45,7 @@ enum Command {
     Mem(mem::MemArgs),
     /// Measure boots, launches and wake-ups, for people and for CI
     #[command(subcommand)]
-    Bench(Box<bench::Bench>),
+    Bench(Box<bench::Deferred>),
 }
 
 const EXAMPLES: &str = "\
@@ -78,7 +78,7 @@ pub fn main(exec: Instant) -> ExitCode {
         Command::Run(args) => run::run(*args, exec),
         Command::Check(args) => check::run(&args),
         Command::Mem(args) => mem::run(&args),
-        Command::Bench(bench) => bench::run(&bench),
+        Command::Bench(bench) => bench::run(&bench.0),
     };
     match result {
         Ok(status) => status.into(),
