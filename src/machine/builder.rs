@@ -1,16 +1,14 @@
 //! The recipe: from a configuration to a VM that is ready to run, read from top to bottom.
 
-use std::ffi::CString;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Instant;
 
-use kvm_ioctls::Cap;
 use vm_memory::{GuestAddress, GuestMemoryBackend};
-use vmm_sys_util::eventfd::EventFd;
 
-use super::console::ConsoleEnd;
-use super::dax::{DaxDrives, root_options};
+use super::attach::{attach_boot_timer, attach_endings, attach_serial, event, marker};
+use super::command_line::command_line;
+use super::dax::DaxDrives;
 use super::devices::{Placed, place_devices};
 use super::ending::Endings;
 use super::error::BuildError;
@@ -23,24 +21,19 @@ use super::placement;
 use super::timings::{BootClock, Phase, Timeline};
 use super::until::Until;
 use super::usage::cpu_time;
+use super::vcpus::create_vcpus;
 use super::virtio::{Registers, VirtioPlacer};
 use super::vm::Vm;
-use crate::arch::acpi::{self, MmioDevice};
-use crate::arch::cpuid::{self, CpuidOptions};
+use crate::arch::acpi::{self};
 use crate::arch::features::Feature;
-use crate::arch::idle::OwnWaits;
-use crate::arch::{cmdline, cpu, layout, mptable};
+use crate::arch::{layout, mptable};
 use crate::boot::{
-    self, Cmdline, Entry, EntryPreference, FileFormat, KernelFile, KernelOptions, LoadedKernel,
+    self, Entry, EntryPreference, FileFormat, KernelFile, KernelOptions, LoadedKernel,
 };
 use crate::bus::Bus;
-use crate::config::{self, Acpi, ConfigError, KernelLoad, Protocol, VmConfig};
-use crate::devices::acpi_sleep::AcpiSleep;
-use crate::devices::boot_timer::BootTimer;
-use crate::devices::console::{Console, EscapeFilter, Marker, Output};
-use crate::devices::i8042::I8042;
-use crate::devices::serial::SerialPort;
-use crate::kvm::{self, Host};
+use crate::config::{Acpi, ConfigError, KernelLoad, Protocol, VmConfig};
+use crate::devices::console::Console;
+use crate::kvm::Host;
 use crate::memory::pages::{PAGE, Pages};
 use crate::memory::places::{Kind, Told};
 use crate::memory::prefault::Prefault;
@@ -48,7 +41,7 @@ use crate::memory::{Backing, GuestRam, MemoryError};
 use crate::metrics::Registry;
 use crate::metrics::export::Exporter;
 use crate::placement::Plan;
-use crate::vcpu::{ExitCounters, Prepare, Surroundings};
+use crate::vcpu::{ExitCounters, Surroundings};
 
 /// What the embedding program decides, apart from the VM itself.
 ///
@@ -372,164 +365,4 @@ fn tell_places(ram: &GuestRam, kernel: &LoadedKernel, dax: &DaxDrives, registers
     let end = start + (registers.count() * PAGE) as u64;
     told.add(Kind::Registers, start..end);
     told
-}
-
-fn event() -> Result<EventFd, BuildError> {
-    EventFd::new(libc::EFD_CLOEXEC).map_err(BuildError::Event)
-}
-
-/// The serial port, between the guest and the console.
-fn attach_serial(
-    console: Console,
-    fd: &kvm::Vm,
-    ports: &mut Bus,
-) -> Result<ConsoleEnd, BuildError> {
-    let (interrupt, input_space) = (event()?, event()?);
-    fd.register_irqfd(&interrupt, layout::SERIAL_GSI)?;
-    let (mut output, drain) = Output::new(console.output).map_err(BuildError::Event)?;
-    output.watch_for(console.marker);
-    let serial = SerialPort::new(
-        interrupt,
-        input_space.try_clone().map_err(BuildError::Event)?,
-        output,
-    );
-    let serial = Arc::new(Mutex::new(serial));
-    ports.insert("serial", layout::SERIAL_PORT, 8, serial.clone())?;
-    Ok(ConsoleEnd {
-        input: console.input,
-        port: serial,
-        input_space: Arc::new(input_space),
-        drain,
-        escapes: console.escapes.then(EscapeFilter::default),
-        pty: console.pty,
-        pending: Vec::new(),
-        resizer: None,
-    })
-}
-
-/// The devices by which the guest ends the VM: keyboard controller and ACPI sleep register.
-fn attach_endings(ports: &mut Bus, endings: &Arc<Endings>) -> Result<(), BuildError> {
-    let on_ending = || -> crate::devices::OnEnding {
-        let endings = endings.clone();
-        Box::new(move |ending| endings.device(ending))
-    };
-    let i8042 = Arc::new(Mutex::new(I8042::new(on_ending())));
-    ports.insert("i8042", layout::I8042_PORT, 5, i8042)?;
-    let sleep = Arc::new(Mutex::new(AcpiSleep::new(acpi::SLEEP_TYPE_S5, on_ending())));
-    ports.insert("acpi-sleep", layout::ACPI_SLEEP_PORT, 2, sleep)?;
-    Ok(())
-}
-
-/// The boot timer: notes time and counts on the vCPU's thread, and wakes the event loop. With
-/// `endings` it ends the VM, too.
-fn attach_boot_timer(
-    mmio: &mut Bus,
-    clock: &Arc<BootClock>,
-    init_event: &Arc<EventFd>,
-    endings: Option<Arc<Endings>>,
-) -> Result<(), BuildError> {
-    let (clock, init_event) = (clock.clone(), init_event.clone());
-    let timer = BootTimer::new(move |at| {
-        let _ = clock.init.set((at, clock.counts()));
-        let _ = init_event.write(1); // a full counter wakes just as well
-        endings.iter().for_each(|endings| endings.reached());
-    });
-    let timer = Arc::new(Mutex::new(timer));
-    Ok(mmio.insert("boot-timer", layout::BOOT_TIMER, layout::MMIO_PAGE, timer)?)
-}
-
-/// The marker on the console that ends the VM: notes time and counts as the boot timer does.
-fn marker(
-    text: &str,
-    clock: &Arc<BootClock>,
-    init_event: &Arc<EventFd>,
-    endings: &Arc<Endings>,
-) -> Marker {
-    let (clock, init_event, endings) = (clock.clone(), init_event.clone(), endings.clone());
-    Marker::new(text, move |at| {
-        let _ = clock.marker.set((at, clock.counts()));
-        let _ = init_event.write(1); // a full counter wakes just as well
-        endings.reached();
-    })
-}
-
-/// mote's fast defaults, the devices, and what the user says, which wins.
-fn command_line(
-    config: &VmConfig,
-    devices: &[MmioDevice],
-    dax: &DaxDrives,
-    acpi: bool,
-) -> Result<CString, BuildError> {
-    let root = config.rootfs.as_ref().and(config.drives().next());
-    let root = root.map_or_else(Vec::new, |root| root_options(root, dax));
-    let mut defaults = Vec::new();
-    if !config.boot.cmdline_only {
-        defaults.extend_from_slice(cmdline::DEFAULTS);
-        defaults.push(match config.console.is_serial() {
-            true => cmdline::WITH_SERIAL,
-            false => cmdline::WITHOUT_SERIAL,
-        });
-        if config.cpus.0 == 1 {
-            defaults.push(cmdline::WITH_ONE_CPU);
-        }
-        if let config::Console::Hvc(_) = config.console {
-            defaults.push(cmdline::WITH_HVC);
-        }
-        if !acpi {
-            defaults.push(cmdline::WITHOUT_ACPI);
-        }
-        defaults.extend(root.iter().map(String::as_str));
-    }
-    defaults.extend(idle::parameter(config.idle.mode));
-    let mut line = Cmdline::with_defaults(&defaults);
-    if !acpi {
-        for device in devices {
-            line.add_device(cmdline::virtio_mmio(device.address, device.gsi));
-        }
-    }
-    if let Some(text) = &config.boot.cmdline {
-        line.add(text);
-    }
-    Ok(line.finish()?)
-}
-
-/// All vCPUs, the first ready to enter the kernel; the guest starts the others by itself. They get
-/// their state on their own threads, beside the first: it costs as much again as making a vCPU does.
-fn create_vcpus(
-    host: &Host,
-    fd: &kvm::Vm,
-    memory: &vm_memory::GuestMemoryMmap<()>,
-    kernel: &LoadedKernel,
-    cpus: u8,
-    mask: &[Feature],
-    own_waits: OwnWaits,
-) -> Result<(Vec<kvm::Vcpu>, Prepare), BuildError> {
-    let supported = host.supported_cpuid()?;
-    let tsc_deadline = host.capability(Cap::TscDeadlineTimer) > 0;
-    let vcpus = (0..cpus).map(|id| fd.create_vcpu(id));
-    let vcpus = vcpus.collect::<Result<Vec<_>, _>>()?;
-    let first = vcpus.first().ok_or(ConfigError::Cpus(cpus))?;
-    let options = CpuidOptions {
-        cpus,
-        tsc_khz: first.tsc_khz().ok(),
-        tsc_deadline,
-        own_waits,
-        mask,
-    };
-    let mut template = cpuid::template(supported, &options);
-    cpuid::set_apic_id(&mut template, first.id());
-    first.set_cpuid(&template)?;
-    first.set_msrs(cpu::FIRMWARE_MSRS)?;
-    first.set_sregs(&cpu::boot_sregs(kernel.entry, memory, first.sregs()?)?)?;
-    first.set_regs(&cpu::boot_regs(kernel.entry))?;
-    let prepare = move |vcpu: &kvm::Vcpu| {
-        if vcpu.id() == 0 {
-            return Ok(());
-        }
-        let mut cpuid = template.clone();
-        cpuid::set_apic_id(&mut cpuid, vcpu.id());
-        vcpu.set_cpuid(&cpuid)?;
-        vcpu.set_msrs(cpu::FIRMWARE_MSRS)
-    };
-    Ok((vcpus, Arc::new(prepare)))
 }

@@ -5,7 +5,9 @@
 //!                              report() -> Report   where the boot time went
 //! ```
 
+mod attach;
 mod builder;
+mod command_line;
 mod console;
 mod dax;
 mod devices;
@@ -23,6 +25,7 @@ mod report;
 mod timings;
 mod until;
 mod usage;
+mod vcpus;
 mod vhost_user;
 mod virtio;
 mod vm;

@@ -9,6 +9,7 @@
 //! [`dax`]: files of the host that the guest maps. [`over_ram`]: a file's pages as RAM, the kernel's.
 
 pub mod dax;
+mod error;
 mod hugetlb;
 mod keep;
 pub mod numa;
@@ -17,22 +18,20 @@ pub mod pages;
 pub mod places;
 pub mod prefault;
 pub mod release;
+mod reservation;
 pub(crate) mod sigbus;
 
-use std::fs::File;
-use std::io;
 use std::ops::Range;
-use std::os::fd::{AsRawFd, FromRawFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use vm_memory::mmap::MmapRegionBuilder;
 use vm_memory::{FileOffset, GuestAddress, GuestMemoryMmap, GuestRegionMmap};
 
-use crate::config::{HugePages, Memory, Size};
+use self::reservation::{PROTECTION, Reservation, shared_file};
+use crate::config::{HugePages, Memory};
 
-/// Huge pages need the host's and the guest's address to agree below this power of two.
-const HUGE_PAGE: usize = 2 << 20;
+pub use error::MemoryError;
 
 /// Where guest RAM comes from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -43,95 +42,6 @@ pub enum Backing {
     /// A memfd for each range, which can be given to other processes. Its size is sealed, so that
     /// none of them can take memory away under the others.
     Shared,
-}
-
-/// Why guest memory could not be had.
-#[derive(Debug, thiserror::Error)]
-pub enum MemoryError {
-    /// The host has not enough address space or memory.
-    #[error(
-        "reserving {size} MiB of guest memory: {source}; give less --memory, or raise the limit \
-         (ulimit -v, vm.overcommit_memory)"
-    )]
-    Reserve {
-        /// What was asked for, in MiB.
-        size: u64,
-        /// What the system call said.
-        source: io::Error,
-    },
-    /// The host's pool has too few huge pages.
-    #[error(
-        "--memory hugepages={size}: {needed} huge pages are needed, {missing} more than the host has \
-         to give: write {enough} or more to {file}"
-    )]
-    HugePages {
-        /// The size of one.
-        size: Size,
-        /// How many all of the guest's memory is.
-        needed: u64,
-        /// How many of them there aren't.
-        missing: u64,
-        /// How many the pool would have to have.
-        enough: u64,
-        /// Where that is said to the kernel.
-        file: PathBuf,
-    },
-    /// A node of the host has too few huge pages for what is bound to it.
-    #[error(
-        "--memory hugepages={size} on the host's NUMA node {node}: {needed} huge pages are needed there, \
-         {missing} more than it has free: write {enough} or more to {file}"
-    )]
-    NodeHugePages {
-        /// The size of one.
-        size: Size,
-        /// The host's node.
-        node: u16,
-        /// How many are bound to it.
-        needed: u64,
-        /// How many of them it hasn't.
-        missing: u64,
-        /// How many its pool would have to have.
-        enough: u64,
-        /// Where that is said to the kernel.
-        file: PathBuf,
-    },
-    /// The host has no such pool.
-    #[error(
-        "--memory hugepages={size}: this host has none of that size ({pool} is missing); its kernel \
-         or its processor lacks them"
-    )]
-    NoHugePages {
-        /// The size of one.
-        size: Size,
-        /// The pool's folder, which isn't there.
-        pool: PathBuf,
-    },
-    /// The memory may not be locked.
-    #[error(
-        "--mlock: locking {size} MiB of guest memory: {source}; this process may lock {limit} \
-         (RLIMIT_MEMLOCK): raise it (ulimit -l unlimited, LimitMEMLOCK=infinity), or give it \
-         CAP_IPC_LOCK"
-    )]
-    Lock {
-        /// What was to be locked, in MiB.
-        size: u64,
-        /// The limit.
-        limit: String,
-        /// What the system call said.
-        source: io::Error,
-    },
-    /// The host's kernel merges no pages.
-    #[error("--ksm: {0}; the host's kernel needs CONFIG_KSM")]
-    Merge(io::Error),
-    /// The host has not as much memory as there is to be from the start.
-    #[error(
-        "--memory prefault=on: bringing the guest's memory: {0}; give less --memory, or leave \
-         prefault out"
-    )]
-    Prefault(io::Error),
-    /// The ranges overlap or are empty: a defect of the layout.
-    #[error("guest memory at {0:#x} can't be laid out: {1}")]
-    Layout(u64, String),
 }
 
 /// The guest's RAM, for as long as this value lives.
@@ -252,139 +162,6 @@ impl Drop for GuestRam {
     }
 }
 
-const PROTECTION: i32 = libc::PROT_READ | libc::PROT_WRITE;
-const ANONYMOUS: i32 = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
-const SHARED: i32 = libc::MAP_SHARED | libc::MAP_NORESERVE;
-
-/// A memfd of `size` bytes whose size nobody can change.
-fn shared_file(size: u64, pages: Option<HugePages>) -> io::Result<File> {
-    let flags = libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING;
-    let flags = flags | pages.map_or(0, hugetlb::memfd_flags);
-    // SAFETY: a string with its NUL.
-    let fd = unsafe { libc::memfd_create(c"mote-guest".as_ptr(), flags) };
-    if fd < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: a descriptor that was just made.
-    let file = unsafe { File::from_raw_fd(fd) };
-    file.set_len(size)?;
-    let seals = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_SEAL;
-    // SAFETY: takes no pointer.
-    if unsafe { libc::fcntl(fd, libc::F_ADD_SEALS, seals) } < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    Ok(file)
-}
-
-/// A mapping that is unmapped when dropped.
-#[derive(Debug)]
-struct Reservation {
-    /// Where the guest sees it.
-    guest: GuestAddress,
-    /// What was mapped, with the slack that alignment takes.
-    mapped: (*mut u8, usize),
-    /// The first usable byte, aligned to a huge page.
-    start: *mut u8,
-    bytes: usize,
-    /// How `start` is mapped.
-    flags: i32,
-}
-
-// SAFETY: the pointers are only an address range; access goes through vm-memory.
-unsafe impl Send for Reservation {}
-// SAFETY: as above.
-unsafe impl Sync for Reservation {}
-
-impl Reservation {
-    /// Ordinary pages, huge ones where the host has them to give (`thp`).
-    fn new(guest: GuestAddress, bytes: usize, file: Option<&File>, thp: bool) -> io::Result<Self> {
-        // Slack, so that an aligned start exists wherever the kernel puts the mapping. It is
-        // never touched, and so costs no memory.
-        let size = bytes
-            .checked_add(HUGE_PAGE)
-            .ok_or(io::ErrorKind::OutOfMemory)?;
-        // SAFETY: a new anonymous mapping at an address of the kernel's choice.
-        let base = unsafe { libc::mmap(std::ptr::null_mut(), size, PROTECTION, ANONYMOUS, -1, 0) };
-        if base == libc::MAP_FAILED {
-            return Err(io::Error::last_os_error());
-        }
-        let base = base.cast::<u8>();
-        let offset = base.align_offset(HUGE_PAGE);
-        // SAFETY: `offset` is below HUGE_PAGE, and the mapping is that much longer than `bytes`.
-        let start = unsafe { base.add(offset) };
-        let reservation = Reservation {
-            guest,
-            mapped: (base, size),
-            start,
-            bytes,
-            flags: if file.is_some() { SHARED } else { ANONYMOUS },
-        };
-        if let Some(file) = file {
-            // SAFETY: it replaces a part of the mapping made above, which nobody uses yet.
-            let mapped = unsafe {
-                let flags = SHARED | libc::MAP_FIXED;
-                libc::mmap(start.cast(), bytes, PROTECTION, flags, file.as_raw_fd(), 0)
-            };
-            if mapped == libc::MAP_FAILED {
-                return Err(io::Error::last_os_error());
-            }
-        }
-        // Huge pages make loading the kernel some 50 times fewer faults. Where the host forbids
-        // them (transparent_hugepage=never) small pages do, so the result is not looked at.
-        let pages = if thp {
-            libc::MADV_HUGEPAGE
-        } else {
-            libc::MADV_NOHUGEPAGE
-        };
-        // SAFETY: the range lies in the mapping made above.
-        unsafe { libc::madvise(start.cast(), bytes, pages) };
-        reservation.keep_out_of_dumps();
-        Ok(reservation)
-    }
-
-    /// Pages of the host's pool, set aside: with no MAP_NORESERVE, mmap(2) fails where there are
-    /// too few. They are aligned by themselves.
-    fn of_pool(
-        guest: GuestAddress,
-        bytes: usize,
-        file: Option<&File>,
-        pages: HugePages,
-    ) -> io::Result<Self> {
-        let (sharing, fd) = match file {
-            Some(file) => (libc::MAP_SHARED, file.as_raw_fd()),
-            None => (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1),
-        };
-        let flags = sharing | hugetlb::map_flags(pages);
-        // SAFETY: a new mapping at an address of the kernel's choice.
-        let base = unsafe { libc::mmap(std::ptr::null_mut(), bytes, PROTECTION, flags, fd, 0) };
-        if base == libc::MAP_FAILED {
-            return Err(io::Error::last_os_error());
-        }
-        let reservation = Reservation {
-            guest,
-            mapped: (base.cast(), bytes),
-            start: base.cast(),
-            bytes,
-            flags,
-        };
-        reservation.keep_out_of_dumps();
-        Ok(reservation)
-    }
-
-    /// A core dump of the monitor should not hold the guest's memory.
-    fn keep_out_of_dumps(&self) {
-        // SAFETY: the range lies in the mapping that this is.
-        unsafe { libc::madvise(self.start.cast(), self.bytes, libc::MADV_DONTDUMP) };
-    }
-}
-
-impl Drop for Reservation {
-    fn drop(&mut self) {
-        // SAFETY: exactly what mmap gave; nobody uses it any more (see GuestRam).
-        unsafe { libc::munmap(self.mapped.0.cast(), self.mapped.1) };
-    }
-}
-
 /// Refuses a node of the host whose pool has too few huge pages for `bytes` of guest memory.
 ///
 /// # Errors
@@ -403,7 +180,9 @@ fn page_size() -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use super::reservation::HUGE_PAGE;
     use super::*;
+    use crate::config::Size;
     use vm_memory::{Bytes, GuestMemoryBackend};
 
     #[test]

@@ -7,7 +7,8 @@ use std::os::fd::AsRawFd;
 
 use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
 
-use super::{ANONYMOUS, PROTECTION, page_size};
+use super::page_size;
+use super::reservation::{ANONYMOUS, PROTECTION};
 
 /// Maps `len` bytes of `file` from `offset` on privately at the guest address `at`. `false` where
 /// that can't be: RAM that is a memfd or of the host's pool, or numbers that aren't multiples of

@@ -1,0 +1,98 @@
+//! The devices that are no virtio ones: made, and put on their bus.
+
+use std::sync::{Arc, Mutex};
+
+use vmm_sys_util::eventfd::EventFd;
+
+use super::console::ConsoleEnd;
+use super::ending::Endings;
+use super::error::BuildError;
+use super::timings::BootClock;
+use crate::arch::{acpi, layout};
+use crate::bus::Bus;
+use crate::devices::acpi_sleep::AcpiSleep;
+use crate::devices::boot_timer::BootTimer;
+use crate::devices::console::{Console, EscapeFilter, Marker, Output};
+use crate::devices::i8042::I8042;
+use crate::devices::serial::SerialPort;
+use crate::kvm;
+
+/// A new event.
+pub(super) fn event() -> Result<EventFd, BuildError> {
+    EventFd::new(libc::EFD_CLOEXEC).map_err(BuildError::Event)
+}
+
+/// The serial port, between the guest and the console.
+pub(super) fn attach_serial(
+    console: Console,
+    fd: &kvm::Vm,
+    ports: &mut Bus,
+) -> Result<ConsoleEnd, BuildError> {
+    let (interrupt, input_space) = (event()?, event()?);
+    fd.register_irqfd(&interrupt, layout::SERIAL_GSI)?;
+    let (mut output, drain) = Output::new(console.output).map_err(BuildError::Event)?;
+    output.watch_for(console.marker);
+    let serial = SerialPort::new(
+        interrupt,
+        input_space.try_clone().map_err(BuildError::Event)?,
+        output,
+    );
+    let serial = Arc::new(Mutex::new(serial));
+    ports.insert("serial", layout::SERIAL_PORT, 8, serial.clone())?;
+    Ok(ConsoleEnd {
+        input: console.input,
+        port: serial,
+        input_space: Arc::new(input_space),
+        drain,
+        escapes: console.escapes.then(EscapeFilter::default),
+        pty: console.pty,
+        pending: Vec::new(),
+        resizer: None,
+    })
+}
+
+/// The devices by which the guest ends the VM: keyboard controller and ACPI sleep register.
+pub(super) fn attach_endings(ports: &mut Bus, endings: &Arc<Endings>) -> Result<(), BuildError> {
+    let on_ending = || -> crate::devices::OnEnding {
+        let endings = endings.clone();
+        Box::new(move |ending| endings.device(ending))
+    };
+    let i8042 = Arc::new(Mutex::new(I8042::new(on_ending())));
+    ports.insert("i8042", layout::I8042_PORT, 5, i8042)?;
+    let sleep = Arc::new(Mutex::new(AcpiSleep::new(acpi::SLEEP_TYPE_S5, on_ending())));
+    ports.insert("acpi-sleep", layout::ACPI_SLEEP_PORT, 2, sleep)?;
+    Ok(())
+}
+
+/// The boot timer: notes time and counts on the vCPU's thread, and wakes the event loop. With
+/// `endings` it ends the VM, too.
+pub(super) fn attach_boot_timer(
+    mmio: &mut Bus,
+    clock: &Arc<BootClock>,
+    init_event: &Arc<EventFd>,
+    endings: Option<Arc<Endings>>,
+) -> Result<(), BuildError> {
+    let (clock, init_event) = (clock.clone(), init_event.clone());
+    let timer = BootTimer::new(move |at| {
+        let _ = clock.init.set((at, clock.counts()));
+        let _ = init_event.write(1); // a full counter wakes just as well
+        endings.iter().for_each(|endings| endings.reached());
+    });
+    let timer = Arc::new(Mutex::new(timer));
+    Ok(mmio.insert("boot-timer", layout::BOOT_TIMER, layout::MMIO_PAGE, timer)?)
+}
+
+/// The marker on the console that ends the VM: notes time and counts as the boot timer does.
+pub(super) fn marker(
+    text: &str,
+    clock: &Arc<BootClock>,
+    init_event: &Arc<EventFd>,
+    endings: &Arc<Endings>,
+) -> Marker {
+    let (clock, init_event, endings) = (clock.clone(), init_event.clone(), endings.clone());
+    Marker::new(text, move |at| {
+        let _ = clock.marker.set((at, clock.counts()));
+        let _ = init_event.write(1); // a full counter wakes just as well
+        endings.reached();
+    })
+}
