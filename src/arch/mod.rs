@@ -1,9 +1,56 @@
-//! What differs between processors. Each architecture has the same files and function names.
+//! What differs between processors. Each architecture has the same files and function names, as far as
+//! the rest of mote calls them.
 
+#[cfg(target_arch = "aarch64")]
+pub mod aarch64;
+// Only AArch64 has a use for it, and its tests run everywhere.
+#[cfg(any(target_arch = "aarch64", test))]
+pub mod fdt;
 #[cfg(target_arch = "x86_64")]
 pub mod x86_64;
+#[cfg(target_arch = "aarch64")]
+pub use aarch64::*;
 #[cfg(target_arch = "x86_64")]
 pub use x86_64::*;
 
-#[cfg(not(target_arch = "x86_64"))]
-compile_error!("mote runs on x86_64; another architecture needs its own folder under src/arch");
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+compile_error!("mote runs on x86_64 and aarch64: another architecture needs its own folder under src/arch");
+
+/// A virtio-mmio device as the guest is told of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MmioDevice {
+    /// Start of its one page of registers.
+    pub address: u64,
+    /// Its interrupt line: of the IOAPIC on x86_64, a shared peripheral interrupt (SPI) on AArch64.
+    pub gsi: u32,
+}
+
+/// What a guest noted in its memory before it reset the machine on purpose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Announced {
+    /// A reboot.
+    Reset,
+    /// A reboot after its kernel's panic.
+    Panic,
+}
+
+/// What the guest is told of its machine, apart from the devices that it always has.
+#[derive(Clone, Copy, Debug)]
+pub struct Machine<'a> {
+    /// The kernel's command line.
+    pub cmdline: &'a std::ffi::CStr,
+    /// Where the kernel is entered.
+    pub entry: crate::boot::Entry,
+    /// Where the initrd is.
+    pub initrd: Option<crate::boot::InitrdRange>,
+    /// The size of RAM in bytes.
+    pub memory: u64,
+    /// The NUMA nodes, where they were given.
+    pub nodes: &'a [crate::config::NumaNode],
+    /// The virtio devices, in order.
+    pub devices: &'a [MmioDevice],
+    /// Whether there is a serial port.
+    pub serial: bool,
+    /// Whether it is told by ACPI.
+    pub acpi: bool,
+}

@@ -16,6 +16,15 @@ use super::packed::HEAD_SIZE;
 use super::segments::{self, Loaded, PlacementError};
 use super::source::Source;
 
+/// For which processor a kernel is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Architecture {
+    /// x86_64.
+    X86_64,
+    /// AArch64, which Linux calls arm64.
+    Aarch64,
+}
+
 /// How the first vCPU starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Entry {
@@ -26,6 +35,8 @@ pub enum Entry {
     /// [`super::write_zero_page`] wrote (Linux Documentation/arch/x86/boot.rst, "64-bit Boot
     /// Protocol").
     Linux64(GuestAddress),
+    /// MMU off, X0 points to the device tree (Linux Documentation/arch/arm64/booting.rst).
+    Arm64(GuestAddress),
 }
 
 /// Which of a kernel's entry points to take.

@@ -56,7 +56,7 @@ pub use decompress::{Compression, DecompressError};
 pub use error::{ElfError, KernelError};
 pub use initrd::{InitrdError, InitrdRange, load_initrd};
 pub use kernel::{
-    Entry, EntryPreference, FileFormat, KernelFile, KernelFormat, KernelOptions, LoadedKernel,
+    Architecture, Entry, EntryPreference, FileFormat, KernelFile, KernelFormat, KernelOptions, LoadedKernel,
     load_kernel,
 };
 pub use linux64::write_zero_page;

@@ -186,6 +186,34 @@ impl Bus {
     }
 }
 
+/// A machine's buses.
+#[derive(Default)]
+pub struct Buses {
+    /// Devices by memory address.
+    pub mmio: Bus,
+    /// Devices by port number, where the processor has ports.
+    pub ports: Bus,
+}
+
+/// One of the two.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Space {
+    /// Memory addresses.
+    Memory,
+    /// Port numbers.
+    Ports,
+}
+
+impl Buses {
+    /// The bus of a space.
+    pub fn of(&mut self, space: Space) -> &mut Bus {
+        match space {
+            Space::Memory => &mut self.mmio,
+            Space::Ports => &mut self.ports,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

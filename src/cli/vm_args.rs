@@ -54,6 +54,9 @@ pub struct VmArgs {
     /// Hide CPU features, by their names in /proc/cpuinfo, for example cx16,xsave
     #[arg(long, value_name = "FLAGS", value_delimiter = ',')]
     cpu_mask: Option<Vec<String>>,
+    /// Give the guest the processor's performance counters, for perf in it
+    #[arg(long)]
+    pmu: bool,
     /// How long KVM polls before a halted vCPU sleeps: a time (50us), off or host [default: host]
     #[arg(long, value_name = "TIME")]
     halt_poll: Option<HaltPoll>,
@@ -185,6 +188,7 @@ impl VmArgs {
         memory.mlock |= self.mlock;
         memory.ksm |= self.ksm;
         set(&mut config.cpu_mask, self.cpu_mask.as_ref());
+        config.pmu |= self.pmu;
         set(&mut config.halt_poll, self.halt_poll.as_ref());
         set(&mut config.idle, self.idle.as_ref());
         set(&mut config.acpi, self.acpi.as_ref());

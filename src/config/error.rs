@@ -27,6 +27,9 @@ pub enum ConfigError {
     /// Two wishes for memory that can't both be had.
     #[error("{0}: {1}")]
     MemoryExcludes(&'static str, &'static str),
+    /// A wish that has no meaning on this architecture: the option, and why.
+    #[error("{0}: {1}; leave it out")]
+    NotHere(&'static str, &'static str),
     /// No kernel was named.
     #[error("no kernel: give --kernel PATH (a vmlinux or a bzImage)")]
     NoKernel,

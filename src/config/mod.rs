@@ -68,6 +68,9 @@ pub struct VmConfig {
     /// CPU features to hide, by the names that Linux shows in /proc/cpuinfo.
     #[serde(alias = "cpu-mask", skip_serializing_if = "Vec::is_empty")]
     pub cpu_mask: Vec<String>,
+    /// Whether the guest has performance counters.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub pmu: bool,
     /// How long KVM polls before the thread of a halted vCPU sleeps.
     #[serde(alias = "halt-poll")]
     pub halt_poll: HaltPoll,

@@ -5,6 +5,7 @@ pub mod boot_timer;
 pub mod console;
 pub mod i8042;
 pub mod rate_limit;
+pub mod rtc;
 pub mod serial;
 pub mod vhost;
 pub mod vhost_user;

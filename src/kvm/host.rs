@@ -4,12 +4,11 @@ use std::ffi::CString;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Mutex, OnceLock, PoisonError};
 
-use kvm_bindings::{CpuId, KVM_API_VERSION, KVM_MAX_CPUID_ENTRIES, MsrList};
+use kvm_bindings::KVM_API_VERSION;
 use kvm_ioctls::{Cap, Kvm};
 
+use super::native::{self, Facts};
 use super::{KvmError, Vm, named};
 
 /// Capabilities without which no VM of mote's runs, and what for.
@@ -40,26 +39,13 @@ const REQUIRED: &[(Cap, &str, &str)] = &[
         "KVM_CAP_IMMEDIATE_EXIT",
         "stopping a vCPU with no race",
     ),
-    #[cfg(target_arch = "x86_64")]
-    (Cap::ExtCpuid, "KVM_CAP_EXT_CPUID", "the guest's CPUID"),
-    #[cfg(target_arch = "x86_64")]
-    (
-        Cap::SetTssAddr,
-        "KVM_CAP_SET_TSS_ADDR",
-        "real mode on Intel",
-    ),
-    #[cfg(target_arch = "x86_64")]
-    (Cap::Pit2, "KVM_CAP_PIT2", "the guest's timer"),
 ];
 
 /// Why this host can't run VMs, and what would change that.
 #[derive(Debug, thiserror::Error)]
 pub enum HostError {
     /// The device file does not exist.
-    #[error(
-        "{0} is missing: load kvm_intel or kvm_amd (modprobe), or enable virtualization (VT-x, \
-         AMD-V) in the firmware; inside a VM or container, ask its host to pass it through"
-    )]
+    #[error("{0} is missing: {remedy}; inside a VM or container, ask its host to pass it through", remedy = native::MISSING)]
     Missing(PathBuf),
     /// The user may not open it.
     #[error(
@@ -107,12 +93,8 @@ pub enum HostError {
 /// This host's KVM. Make one per process and share it: what it has asked KVM, it remembers.
 #[derive(Debug)]
 pub struct Host {
-    kvm: Kvm,
-    cpuid: OnceLock<CpuId>,
-    msrs: OnceLock<MsrList>,
-    cpuid_calls: AtomicU32,
-    /// Held while asking, so that two threads don't both do.
-    asking: Mutex<()>,
+    pub(super) kvm: Kvm,
+    pub(super) facts: Facts,
 }
 
 impl Host {
@@ -142,58 +124,15 @@ impl Host {
                 });
             }
         }
-        for &(capability, name, purpose) in REQUIRED {
+        for &(capability, name, purpose) in REQUIRED.iter().chain(native::REQUIRED) {
             if !kvm.check_extension(capability) {
                 return Err(HostError::Capability { name, purpose });
             }
         }
         Ok(Host {
             kvm,
-            cpuid: OnceLock::new(),
-            msrs: OnceLock::new(),
-            cpuid_calls: AtomicU32::new(0),
-            asking: Mutex::new(()),
+            facts: Facts::default(),
         })
-    }
-
-    /// What KVM_GET_SUPPORTED_CPUID says: asked at the first call only, since it costs up to
-    /// tens of milliseconds on hosts with many features.
-    ///
-    /// # Errors
-    ///
-    /// The ioctl failed.
-    pub fn supported_cpuid(&self) -> Result<&CpuId, KvmError> {
-        if let Some(cpuid) = self.cpuid.get() {
-            return Ok(cpuid);
-        }
-        let _asking = self.asking.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(cpuid) = self.cpuid.get() {
-            return Ok(cpuid);
-        }
-        self.cpuid_calls.fetch_add(1, Ordering::Relaxed);
-        let cpuid = named(
-            "KVM_GET_SUPPORTED_CPUID",
-            self.kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES),
-        )?;
-        Ok(self.cpuid.get_or_init(|| cpuid))
-    }
-
-    /// How often KVM_GET_SUPPORTED_CPUID was called: once, whatever the number of VMs.
-    pub fn supported_cpuid_calls(&self) -> u32 {
-        self.cpuid_calls.load(Ordering::Relaxed)
-    }
-
-    /// The MSRs that KVM can save and restore: asked at the first call only.
-    ///
-    /// # Errors
-    ///
-    /// The ioctl failed.
-    pub fn msr_index_list(&self) -> Result<&[u32], KvmError> {
-        if self.msrs.get().is_none() {
-            let list = named("KVM_GET_MSR_INDEX_LIST", self.kvm.get_msr_index_list())?;
-            let _ = self.msrs.set(list);
-        }
-        Ok(self.msrs.get().map_or(&[], |list| list.as_slice()))
     }
 
     /// The value of a capability; 0 where KVM doesn't have it.
@@ -213,7 +152,7 @@ impl Host {
     /// The ioctl failed.
     pub fn create_vm(&self) -> Result<Vm, KvmError> {
         loop {
-            match self.kvm.create_vm() {
+            match native::create_vm(&self.kvm) {
                 // To watch the process's memory KVM takes all its locks, and gives up at any
                 // signal that comes meanwhile (Linux mm_take_all_locks): a timer's, say.
                 Err(e) if e.errno() == libc::EINTR => {}
@@ -247,7 +186,7 @@ mod tests {
     fn a_missing_device_says_what_to_do() {
         let error = Host::open_path(Path::new("/nonexistent/kvm")).unwrap_err();
         assert!(matches!(error, HostError::Missing(_)));
-        assert!(error.to_string().contains("modprobe"));
+        assert!(error.to_string().contains(native::MISSING));
     }
 
     #[test]

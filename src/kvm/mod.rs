@@ -4,12 +4,16 @@
 //! descriptors of a virtual machine and of a virtual processor.
 
 mod host;
+#[cfg_attr(target_arch = "x86_64", path = "x86_64.rs")]
+#[cfg_attr(target_arch = "aarch64", path = "aarch64.rs")]
+mod native;
 mod stats;
 mod vcpu;
 mod vm;
 
 pub use host::{Host, HostError};
 pub use stats::{Statistic, StatisticKind, Statistics, StatisticsError};
+pub use native::*;
 pub use vcpu::{IoWidth, Vcpu};
 pub use vm::{MemorySlot, Vm};
 

@@ -4,13 +4,13 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 use kvm_ioctls::{VcpuExit, VcpuFd};
 
-use super::{KvmError, Statistics, StatisticsError, named};
+use super::{Statistics, StatisticsError};
 
 /// A KVM virtual processor.
 #[derive(Debug)]
 pub struct Vcpu {
     id: u8,
-    fd: VcpuFd,
+    pub(super) fd: VcpuFd,
 }
 
 impl Vcpu {
@@ -99,95 +99,5 @@ impl IoWidth {
         // KVM writes it only within KVM_RUN.
         let width = unsafe { self.0.read_volatile() };
         usize::from(width).max(1)
-    }
-}
-
-#[cfg(target_arch = "x86_64")]
-impl Vcpu {
-    /// What the guest's CPUID instruction returns.
-    ///
-    /// # Errors
-    ///
-    /// The ioctl failed.
-    pub fn set_cpuid(&self, cpuid: &kvm_bindings::CpuId) -> Result<(), KvmError> {
-        named("KVM_SET_CPUID2", self.fd.set_cpuid2(cpuid))
-    }
-
-    /// The frequency of the guest's time-stamp counter, in kHz.
-    ///
-    /// # Errors
-    ///
-    /// The ioctl failed, or KVM doesn't know.
-    pub fn tsc_khz(&self) -> Result<u32, KvmError> {
-        named("KVM_GET_TSC_KHZ", self.fd.get_tsc_khz())
-    }
-
-    /// The general registers.
-    ///
-    /// # Errors
-    ///
-    /// The ioctl failed.
-    pub fn regs(&self) -> Result<kvm_bindings::kvm_regs, KvmError> {
-        named("KVM_GET_REGS", self.fd.get_regs())
-    }
-
-    /// Sets the general registers.
-    ///
-    /// # Errors
-    ///
-    /// The ioctl failed.
-    pub fn set_regs(&self, regs: &kvm_bindings::kvm_regs) -> Result<(), KvmError> {
-        named("KVM_SET_REGS", self.fd.set_regs(regs))
-    }
-
-    /// The segment, control and descriptor-table registers.
-    ///
-    /// # Errors
-    ///
-    /// The ioctl failed.
-    pub fn sregs(&self) -> Result<kvm_bindings::kvm_sregs, KvmError> {
-        named("KVM_GET_SREGS", self.fd.get_sregs())
-    }
-
-    /// Sets the segment, control and descriptor-table registers.
-    ///
-    /// # Errors
-    ///
-    /// The ioctl failed.
-    pub fn set_sregs(&self, sregs: &kvm_bindings::kvm_sregs) -> Result<(), KvmError> {
-        named("KVM_SET_SREGS", self.fd.set_sregs(sregs))
-    }
-
-    /// Sets model-specific registers; `entries` are (index, value).
-    ///
-    /// # Errors
-    ///
-    /// The ioctl failed, or KVM refused one of them.
-    pub fn set_msrs(&self, entries: &[(u32, u64)]) -> Result<(), KvmError> {
-        let entries: Vec<_> = entries
-            .iter()
-            .map(|&(index, data)| kvm_bindings::kvm_msr_entry {
-                index,
-                data,
-                ..Default::default()
-            })
-            .collect();
-        let einval = || vmm_sys_util::errno::Error::new(libc::EINVAL);
-        let list = kvm_bindings::Msrs::from_entries(&entries);
-        let list = named("KVM_SET_MSRS", list.map_err(|_| einval()))?;
-        let done = named("KVM_SET_MSRS", self.fd.set_msrs(&list))?;
-        match entries.get(done) {
-            Some(refused) => named(
-                &format!("KVM_SET_MSRS of {:#x}", refused.index),
-                Err(einval()),
-            ),
-            None => Ok(()),
-        }
-    }
-
-    /// Translates a guest virtual address by the vCPU's page tables.
-    pub fn translate(&self, address: u64) -> Option<u64> {
-        let translation = self.fd.translate_gva(address).ok()?;
-        (translation.valid != 0).then_some(translation.physical_address)
     }
 }

@@ -12,7 +12,7 @@ use super::{KvmError, Statistics, StatisticsError, Vcpu, named};
 /// A KVM virtual machine.
 #[derive(Debug)]
 pub struct Vm {
-    fd: VmFd,
+    pub(super) fd: VmFd,
 }
 
 /// Memory of this process that the guest sees.
@@ -36,7 +36,7 @@ impl Vm {
     }
 
     /// Gives all of `memory` to the guest, one slot per region, at the addresses it has there.
-    /// To be called before [`Vm::create_irqchip`]: the irqchip's I/O bus makes each later slot
+    /// To be called before the interrupt controllers are made: their I/O bus makes each later slot
     /// wait for a grace period of the host's kernel (milliseconds).
     ///
     /// # Safety
@@ -89,44 +89,6 @@ impl Vm {
         named("KVM_SET_USER_MEMORY_REGION", result)
     }
 
-    /// Makes the in-kernel interrupt controllers: two PICs, an IOAPIC of 24 lines, and a local
-    /// APIC in each vCPU created from now on.
-    ///
-    /// # Errors
-    ///
-    /// The ioctl failed.
-    #[cfg(target_arch = "x86_64")]
-    pub fn create_irqchip(&self) -> Result<(), KvmError> {
-        named("KVM_CREATE_IRQCHIP", self.fd.create_irq_chip())
-    }
-
-    /// Makes the in-kernel timer (8254), with a speaker port that does nothing.
-    ///
-    /// # Errors
-    ///
-    /// The ioctl failed.
-    #[cfg(target_arch = "x86_64")]
-    pub fn create_pit(&self) -> Result<(), KvmError> {
-        let config = kvm_bindings::kvm_pit_config {
-            flags: kvm_bindings::KVM_PIT_SPEAKER_DUMMY,
-            ..Default::default()
-        };
-        named("KVM_CREATE_PIT2", self.fd.create_pit2(config))
-    }
-
-    /// Where KVM may put the pages that it needs for real mode on Intel (3 pages).
-    ///
-    /// # Errors
-    ///
-    /// The ioctl failed.
-    #[cfg(target_arch = "x86_64")]
-    pub fn set_tss_address(&self, address: u64) -> Result<(), KvmError> {
-        named(
-            "KVM_SET_TSS_ADDR",
-            self.fd.set_tss_address(address as usize),
-        )
-    }
-
     /// How long KVM polls for a wake-up at most when a vCPU of this VM has halted, before its
     /// thread sleeps; zero for not at all. From now on, in place of the host's own setting.
     ///
@@ -138,22 +100,7 @@ impl Vm {
         self.enable("KVM_CAP_HALT_POLL", KVM_CAP_HALT_POLL, nanoseconds)
     }
 
-    /// Lets the guest execute these instructions (KVM_X86_DISABLE_EXITS_*) without an exit. To be
-    /// called before there are vCPUs.
-    ///
-    /// # Errors
-    ///
-    /// The ioctl failed.
-    #[cfg(target_arch = "x86_64")]
-    pub fn disable_exits(&self, exits: u32) -> Result<(), KvmError> {
-        self.enable(
-            "KVM_CAP_X86_DISABLE_EXITS",
-            kvm_bindings::KVM_CAP_X86_DISABLE_EXITS,
-            exits,
-        )
-    }
-
-    fn enable(&self, name: &str, capability: u32, argument: u32) -> Result<(), KvmError> {
+    pub(super) fn enable(&self, name: &str, capability: u32, argument: u32) -> Result<(), KvmError> {
         let capability = kvm_bindings::kvm_enable_cap {
             cap: capability,
             args: [argument.into(), 0, 0, 0],
@@ -199,7 +146,7 @@ impl Vm {
         )
     }
 
-    /// Makes a vCPU; on x86_64 `id` is its APIC id.
+    /// Makes a vCPU; `id` is its APIC id on x86_64, and what KVM makes its MPIDR from on AArch64.
     ///
     /// # Errors
     ///

@@ -8,12 +8,10 @@ use super::console::ConsoleEnd;
 use super::ending::Endings;
 use super::error::BuildError;
 use super::timings::BootClock;
-use crate::arch::{acpi, layout};
-use crate::bus::Bus;
-use crate::devices::acpi_sleep::AcpiSleep;
+use crate::arch::layout;
+use crate::bus::{Bus, Buses};
 use crate::devices::boot_timer::BootTimer;
 use crate::devices::console::{Console, EscapeFilter, Marker, Output};
-use crate::devices::i8042::I8042;
 use crate::devices::serial::SerialPort;
 use crate::kvm;
 
@@ -26,7 +24,7 @@ pub(super) fn event() -> Result<EventFd, BuildError> {
 pub(super) fn attach_serial(
     console: Console,
     fd: &kvm::Vm,
-    ports: &mut Bus,
+    buses: &mut Buses,
 ) -> Result<ConsoleEnd, BuildError> {
     let (interrupt, input_space) = (event()?, event()?);
     fd.register_irqfd(&interrupt, layout::SERIAL_GSI)?;
@@ -38,7 +36,9 @@ pub(super) fn attach_serial(
         output,
     );
     let serial = Arc::new(Mutex::new(serial));
-    ports.insert("serial", layout::SERIAL_PORT, 8, serial.clone())?;
+    buses
+        .of(layout::SERIAL_SPACE)
+        .insert("serial", layout::SERIAL_PORT, 8, serial.clone())?;
     Ok(ConsoleEnd {
         input: console.input,
         port: serial,
@@ -49,19 +49,6 @@ pub(super) fn attach_serial(
         pending: Vec::new(),
         resizer: None,
     })
-}
-
-/// The devices by which the guest ends the VM: keyboard controller and ACPI sleep register.
-pub(super) fn attach_endings(ports: &mut Bus, endings: &Arc<Endings>) -> Result<(), BuildError> {
-    let on_ending = || -> crate::devices::OnEnding {
-        let endings = endings.clone();
-        Box::new(move |ending| endings.device(ending))
-    };
-    let i8042 = Arc::new(Mutex::new(I8042::new(on_ending())));
-    ports.insert("i8042", layout::I8042_PORT, 5, i8042)?;
-    let sleep = Arc::new(Mutex::new(AcpiSleep::new(acpi::SLEEP_TYPE_S5, on_ending())));
-    ports.insert("acpi-sleep", layout::ACPI_SLEEP_PORT, 2, sleep)?;
-    Ok(())
 }
 
 /// The boot timer: notes time and counts on the vCPU's thread, and wakes the event loop. With

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use vm_memory::{GuestAddress, GuestMemoryBackend};
 
-use super::attach::{attach_boot_timer, attach_endings, attach_serial, event, marker};
+use super::attach::{attach_boot_timer, attach_serial, event, marker};
 use super::command_line::command_line;
 use super::dax::DaxDrives;
 use super::devices::{Placed, place_devices};
@@ -21,17 +21,15 @@ use super::placement;
 use super::timings::{BootClock, Phase, Timeline};
 use super::until::Until;
 use super::usage::cpu_time;
-use super::vcpus::create_vcpus;
 use super::virtio::{Registers, VirtioPlacer};
 use super::vm::Vm;
-use crate::arch::acpi::{self};
 use crate::arch::features::Feature;
-use crate::arch::{layout, mptable};
-use crate::boot::{
-    self, Entry, EntryPreference, FileFormat, KernelFile, KernelOptions, LoadedKernel,
-};
-use crate::bus::Bus;
-use crate::config::{Acpi, ConfigError, KernelLoad, Protocol, VmConfig};
+use crate::arch::vcpus::{self, CpuOptions, Cpus};
+use crate::arch::{Machine, board, irqchip, layout, reboot, tables};
+use crate::boot::{self, EntryPreference, KernelFile, KernelOptions, LoadedKernel};
+use crate::bus::Buses;
+use crate::config::{ConfigError, KernelLoad, Protocol, VmConfig};
+use crate::devices::OnEnding;
 use crate::devices::console::Console;
 use crate::kvm::Host;
 use crate::memory::pages::{PAGE, Pages};
@@ -152,16 +150,12 @@ pub fn build(host: &Host, config: &VmConfig, options: BuildOptions) -> Result<Vm
     let dax = DaxDrives::open(config, host)?;
     // SAFETY: as for RAM.
     unsafe { dax.show(&fd)? };
-    fd.set_tss_address(layout::KVM_TSS)?;
+    irqchip::prepare(&fd)?;
     let own_waits = idle::set_up(host, &fd, config)?;
     timeline.mark(Phase::Memory);
 
     let kernel_file = KernelFile::open(kernel_path)?;
-    let with_acpi = match config.acpi {
-        Acpi::On => true,
-        Acpi::Off => false,
-        Acpi::Auto => kernel_file.format() == FileFormat::BzImage || config.has_numa_table(),
-    };
+    let acpi = tables::by_acpi(config, kernel_file.format())?;
     let prefer = match config.boot.protocol {
         Protocol::Auto => EntryPreference::Auto,
         Protocol::Linux64 => EntryPreference::Linux64,
@@ -179,26 +173,30 @@ pub fn build(host: &Host, config: &VmConfig, options: BuildOptions) -> Result<Vm
             path,
             &memory,
             &kernel,
-            layout::LOW_RAM_END,
+            layout::INITRD_END,
         )?),
         None => None,
     };
     let mapped_kernel = MappedKernel::of(&kernel, kernel_path, &memory);
     timeline.mark(Phase::KernelLoad);
 
-    fd.create_irqchip()?;
-    fd.create_pit()?;
+    let irqchip = irqchip::create(host, &fd, config.cpus.0)?;
     timeline.mark(Phase::Irqchip);
+    let cpu_options = CpuOptions {
+        cpus: config.cpus.0,
+        mask: &mask,
+        own_waits,
+        pmu: config.pmu,
+    };
+    let cpus = vcpus::create(host, &fd, &irqchip, &cpu_options)?;
+    timeline.mark(Phase::Vcpus);
 
     let endings = Arc::new(Endings::new().map_err(BuildError::Event)?);
     let init_event = Arc::new(event()?);
-    let cpus = config.cpus.0;
-    let clock = Arc::new(BootClock::new(
-        (0..cpus)
-            .map(|_| Arc::new(ExitCounters::default()))
-            .collect(),
-    ));
-    let (mut mmio, mut ports) = (Bus::new(), Bus::new());
+    let counters = cpus.vcpus.iter();
+    let counters = counters.map(|_| Arc::new(ExitCounters::default()));
+    let clock = Arc::new(BootClock::new(counters.collect()));
+    let mut buses = Buses::default();
 
     let has_serial = config.console.is_serial();
     let (mut serial, mut hvc) = (None, None);
@@ -207,13 +205,17 @@ pub fn build(host: &Host, config: &VmConfig, options: BuildOptions) -> Result<Vm
         opened.marker = Some(marker(text, &clock, &init_event, &endings));
     }
     match opened {
-        Some(opened) if has_serial => serial = Some(attach_serial(opened, &fd, &mut ports)?),
+        Some(opened) if has_serial => serial = Some(attach_serial(opened, &fd, &mut buses)?),
         opened => hvc = opened,
     }
-    attach_endings(&mut ports, &endings)?;
+    let on_ending = || -> OnEnding {
+        let endings = endings.clone();
+        Box::new(move |ending| endings.device(ending))
+    };
+    board::attach(&mut buses, on_ending)?;
     let endings_at_init = (until == Until::Init).then(|| endings.clone());
-    attach_boot_timer(&mut mmio, &clock, &init_event, endings_at_init)?;
-    dax.attach(&mut mmio)?;
+    attach_boot_timer(&mut buses.mmio, &clock, &init_event, endings_at_init)?;
+    dax.attach(&mut buses.mmio)?;
 
     let exporter = config.metrics.as_ref().map(Exporter::open).transpose()?;
     let mut metrics = Registry::new();
@@ -221,7 +223,7 @@ pub fn build(host: &Host, config: &VmConfig, options: BuildOptions) -> Result<Vm
     let for_devices = unsafe { dax.with_ram(&memory) };
     let mut placer = VirtioPlacer {
         fd: &fd,
-        mmio: &mut mmio,
+        buses: &mut buses,
         memory: &for_devices,
         registers: &registers,
         placed: Vec::new(),
@@ -241,44 +243,28 @@ pub fn build(host: &Host, config: &VmConfig, options: BuildOptions) -> Result<Vm
         metrics.add(console.drain.counts());
     }
 
-    let text = command_line(config, &placed, &dax, with_acpi)?;
-    boot::write_cmdline(&memory, &text, layout::CMDLINE)?;
-    let rsdp = if with_acpi {
-        Some(acpi::write_acpi(
-            &memory,
-            cpus,
-            &placed,
-            has_serial,
-            &config.numa,
-        )?)
-    } else {
-        mptable::write_mptable(&memory, cpus)?;
-        None
-    };
-    let map = layout::memory_map(config.memory.size.bytes());
-    let write_params = match kernel.entry {
-        Entry::Pvh(_) => boot::write_pvh,
-        Entry::Linux64(_) => boot::write_zero_page,
-    };
-    write_params(
-        &memory,
-        &map,
-        layout::CMDLINE,
+    let text = command_line(config, &placed, &dax, acpi)?;
+    let machine = Machine {
+        cmdline: &text,
+        entry: kernel.entry,
         initrd,
-        rsdp,
-        layout::BOOT_PARAMS,
-    )?;
-    Endings::arm(&memory)?;
+        memory: config.memory.size.bytes(),
+        nodes: &config.numa,
+        devices: &placed,
+        serial: has_serial,
+        acpi,
+    };
+    tables::write(&memory, &machine, &cpus, &irqchip)?;
+    reboot::arm(&memory)?;
+    cpus.enter(kernel.entry, &memory)?;
     timeline.mark(Phase::Devices);
-
-    let (vcpus, prepare) = create_vcpus(host, &fd, &memory, &kernel, cpus, &mask, own_waits)?;
-    timeline.mark(Phase::Vcpus);
     if let Some(prefault) = prefault {
         prefault.finish()?;
         timeline.mark(Phase::Prefault);
     }
 
-    let (mmio, ports) = (Arc::new(mmio), Arc::new(ports));
+    let Cpus { vcpus, prepare, .. } = cpus;
+    let (mmio, ports) = (Arc::new(buses.mmio), Arc::new(buses.ports));
     clock.watch(&mmio, &ports);
     let start_notify = notify.clone().zip(Some(timeline.clone()));
     let (start_clock, stop_endings) = (clock.clone(), endings.clone());
@@ -302,7 +288,7 @@ pub fn build(host: &Host, config: &VmConfig, options: BuildOptions) -> Result<Vm
         clock: clock.clone(),
         timeline: timeline.clone(),
         memory: config.memory.size,
-        cpus,
+        cpus: config.cpus.0,
         ranges: ram.host_ranges(),
     }));
     let told = tell_places(&ram, &kernel, &dax, &registers.pages());
@@ -332,7 +318,7 @@ pub fn build(host: &Host, config: &VmConfig, options: BuildOptions) -> Result<Vm
         bytes_mapped: kernel.bytes_mapped,
         mapped_kernel,
         supported_cpuid_calls: host.supported_cpuid_calls(),
-        acpi: with_acpi,
+        acpi,
         drives: config.drives().count(),
         links,
         balloon,

@@ -5,8 +5,7 @@ use std::ffi::CString;
 use super::dax::{DaxDrives, root_options};
 use super::error::BuildError;
 use super::idle;
-use crate::arch::acpi::MmioDevice;
-use crate::arch::cmdline;
+use crate::arch::{MmioDevice, cmdline};
 use crate::boot::Cmdline;
 use crate::config::{self, VmConfig};
 
@@ -22,26 +21,26 @@ pub(super) fn command_line(
     let mut defaults = Vec::new();
     if !config.boot.cmdline_only {
         defaults.extend_from_slice(cmdline::DEFAULTS);
-        defaults.push(match config.console.is_serial() {
+        defaults.extend_from_slice(match config.console.is_serial() {
             true => cmdline::WITH_SERIAL,
             false => cmdline::WITHOUT_SERIAL,
         });
         if config.cpus.0 == 1 {
-            defaults.push(cmdline::WITH_ONE_CPU);
+            defaults.extend_from_slice(cmdline::WITH_ONE_CPU);
         }
         if let config::Console::Hvc(_) = config.console {
-            defaults.push(cmdline::WITH_HVC);
+            defaults.extend_from_slice(cmdline::WITH_HVC);
         }
         if !acpi {
-            defaults.push(cmdline::WITHOUT_ACPI);
+            defaults.extend_from_slice(cmdline::WITHOUT_ACPI);
         }
         defaults.extend(root.iter().map(String::as_str));
     }
     defaults.extend(idle::parameter(config.idle.mode));
     let mut line = Cmdline::with_defaults(&defaults);
     if !acpi {
-        for device in devices {
-            line.add_device(cmdline::virtio_mmio(device.address, device.gsi));
+        for parameter in devices.iter().filter_map(cmdline::virtio_mmio) {
+            line.add_device(parameter);
         }
     }
     if let Some(text) = &config.boot.cmdline {

@@ -7,7 +7,7 @@ use vm_memory::{GuestAddress, GuestMemoryMmap};
 
 use super::error::BuildError;
 use super::virtio::DAX_SLOTS;
-use crate::arch::{cpuid, layout};
+use crate::arch::{cpu, layout};
 use crate::bus::Bus;
 use crate::config::{DaxMode, Disk, VmConfig};
 use crate::devices::virtio::pmem::rootflags::{RootMount, root_mount};
@@ -53,7 +53,7 @@ impl DaxDrives {
                     }
                 })?;
             let end = guest.checked_add(mapping.len());
-            let limit = cpuid::physical_end(host.supported_cpuid()?);
+            let limit = cpu::physical_end(host)?;
             let Some(end) = end.filter(|end| *end <= limit) else {
                 let (path, size) = (path(), file.size() >> 20);
                 return Err(PmemError::TooLarge { path, size }.into());

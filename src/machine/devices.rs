@@ -85,10 +85,13 @@ pub fn place_devices(
     })
 }
 
-/// Named as Linux will: vda, vdb, ... There are fewer drives than letters (layout::GSI_COUNT).
+/// Named as Linux will (drivers/scsi/sd.c, sd_format_disk_name): vda to vdz, then vdaa.
 pub(super) fn drive_name(index: usize) -> String {
-    let letter = char::from(b'a'.saturating_add(index as u8));
-    format!("vd{letter}")
+    let letter = |n: usize| char::from(b'a' + (n % 26) as u8);
+    match index / 26 {
+        0 => format!("vd{}", letter(index)),
+        more => format!("vd{}{}", letter(more - 1), letter(index)),
+    }
 }
 
 fn blk_config(index: usize, disk: &Disk) -> Result<BlkConfig, ConfigError> {

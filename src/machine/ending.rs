@@ -2,10 +2,9 @@
 
 use std::sync::OnceLock;
 
-use vm_memory::{Bytes, GuestMemoryMmap};
 use vmm_sys_util::eventfd::EventFd;
 
-use crate::arch::layout::WARM_BOOT_WORD;
+use crate::arch::Announced;
 use crate::devices::Ending;
 use crate::vcpu::{CrashReport, Stop};
 
@@ -31,12 +30,6 @@ pub enum Exit {
     /// The guest has come to where it was to be run to ([`super::Until`]).
     Reached,
 }
-
-/// What the warm-boot word is before the guest runs: neither of the values that Linux writes
-/// when it resets the machine on purpose.
-const NOT_ASKED_FOR: u16 = 0xa5a5;
-/// Linux's value for a warm boot, which mote's command line asks for on a panic only.
-const WARM: u16 = 0x1234;
 
 /// Collects the first cause of the end, from any thread, and wakes the event loop.
 #[derive(Debug)]
@@ -101,27 +94,21 @@ impl Endings {
         }
     }
 
-    /// Prepares guest memory so that a reset that the guest asked for is told from a crash.
-    pub fn arm(memory: &GuestMemoryMmap<()>) -> Result<(), vm_memory::GuestMemoryError> {
-        memory.write_obj(NOT_ASKED_FOR, WARM_BOOT_WORD)
-    }
-
-    /// How the VM ended. Linux notes in the BIOS data area which kind of boot shall follow
-    /// (arch/x86/kernel/reboot.c), before it resets the machine in whatever way.
-    pub fn exit(&self, memory: &GuestMemoryMmap<()>) -> Exit {
-        let word = memory.read_obj(WARM_BOOT_WORD).unwrap_or(NOT_ASKED_FOR);
-        match (self.first.get(), word) {
+    /// How the VM ended. `announced` is what the guest noted in its memory before it was reset.
+    pub fn exit(&self, announced: Option<Announced>) -> Exit {
+        match (self.first.get(), announced) {
             (None, _) => Exit::Stopped,
             (Some(Cause::Quit), _) => Exit::Quit,
             (Some(Cause::Disconnected), _) => Exit::Disconnected,
             (Some(Cause::Reached), _) => Exit::Reached,
             (Some(Cause::Vcpu(Stop::Failed)), _) => Exit::Failed,
-            (Some(Cause::Device(Ending::PowerOff)), _) => Exit::PowerOff,
-            (Some(Cause::Vcpu(Stop::Crash(report))), _) => Exit::Crash(report.clone()),
-            (Some(Cause::Vcpu(Stop::TripleFault(report))), NOT_ASKED_FOR) => {
-                Exit::Crash(report.clone())
+            (Some(Cause::Device(Ending::PowerOff) | Cause::Vcpu(Stop::PowerOff)), _) => {
+                Exit::PowerOff
             }
-            (Some(_), WARM) => Exit::Panic,
+            (Some(Cause::Vcpu(Stop::Crash(report))), _) => Exit::Crash(report.clone()),
+            (Some(Cause::Vcpu(Stop::TripleFault(report))), None) => Exit::Crash(report.clone()),
+            (Some(Cause::Vcpu(Stop::Reset(Announced::Panic))), _)
+            | (Some(_), Some(Announced::Panic)) => Exit::Panic,
             (Some(_), _) => Exit::Reset,
         }
     }
@@ -131,13 +118,6 @@ impl Endings {
 mod tests {
     use super::*;
     use crate::vcpu::CrashKind;
-    use vm_memory::GuestAddress;
-
-    fn memory() -> GuestMemoryMmap<()> {
-        let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 0x1000)]).unwrap();
-        Endings::arm(&memory).unwrap();
-        memory
-    }
 
     fn report() -> Box<CrashReport> {
         Box::new(CrashReport {
@@ -152,27 +132,37 @@ mod tests {
 
     #[test]
     fn a_triple_fault_is_a_crash_unless_linux_announced_it() {
-        for (word, expected) in [
+        for (announced, expected) in [
             (None, Exit::Crash(report())),
-            (Some(0u16), Exit::Reset),
-            (Some(WARM), Exit::Panic),
+            (Some(Announced::Reset), Exit::Reset),
+            (Some(Announced::Panic), Exit::Panic),
         ] {
-            let (memory, endings) = (memory(), Endings::new().unwrap());
-            if let Some(word) = word {
-                memory.write_obj(word, WARM_BOOT_WORD).unwrap();
-            }
+            let endings = Endings::new().unwrap();
             endings.vcpu(Stop::TripleFault(report()));
-            assert_eq!(endings.exit(&memory), expected);
+            assert_eq!(endings.exit(announced), expected);
+        }
+    }
+
+    #[test]
+    fn a_firmware_call_ends_the_vm_as_it_says() {
+        for (stop, expected) in [
+            (Stop::PowerOff, Exit::PowerOff),
+            (Stop::Reset(Announced::Reset), Exit::Reset),
+            (Stop::Reset(Announced::Panic), Exit::Panic),
+        ] {
+            let endings = Endings::new().unwrap();
+            endings.vcpu(stop);
+            assert_eq!(endings.exit(None), expected);
         }
     }
 
     #[test]
     fn the_first_cause_wins_and_no_cause_is_a_stop() {
-        let (memory, endings) = (memory(), Endings::new().unwrap());
-        assert_eq!(endings.exit(&memory), Exit::Stopped);
+        let endings = Endings::new().unwrap();
+        assert_eq!(endings.exit(None), Exit::Stopped);
         endings.device(Ending::PowerOff);
         endings.quit();
-        assert_eq!(endings.exit(&memory), Exit::PowerOff);
+        assert_eq!(endings.exit(None), Exit::PowerOff);
         assert_eq!(endings.event().read().unwrap(), 2);
     }
 }

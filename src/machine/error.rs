@@ -3,9 +3,10 @@
 use std::io;
 
 use super::idle::IdleError;
-use crate::arch::acpi::AcpiError;
 use crate::arch::features::UnknownFeature;
-use crate::boot::{BootTableError, CmdlineError, InitrdError, KernelError};
+use crate::arch::tables::TablesError;
+use crate::arch::vcpus::CpuError;
+use crate::boot::{CmdlineError, InitrdError, KernelError};
 use crate::bus::BusError;
 use crate::config::ConfigError;
 use crate::devices::console::ConsoleError;
@@ -74,12 +75,12 @@ pub enum BuildError {
     /// KVM refused something.
     #[error(transparent)]
     Kvm(#[from] KvmError),
+    /// The vCPUs can't be had, or not as asked for.
+    #[error(transparent)]
+    Cpu(#[from] CpuError),
     /// Tables for the guest could not be written.
     #[error(transparent)]
-    BootTables(#[from] BootTableError),
-    /// ACPI tables could not be written.
-    #[error(transparent)]
-    Acpi(#[from] AcpiError),
+    Tables(#[from] TablesError),
     /// Boot structures could not be written to guest memory.
     #[error("writing boot structures: {0}")]
     GuestMemory(#[from] vm_memory::GuestMemoryError),
@@ -111,6 +112,7 @@ impl BuildError {
             BuildError::Net(error) if error.is_of_host() => Fault::Host,
             BuildError::Vsock(error) if error.is_hosts() => Fault::Host,
             BuildError::Placement(error) if error.is_of_host() => Fault::Host,
+            BuildError::Cpu(error) if error.is_of_host() => Fault::Host,
             BuildError::Config(_)
             | BuildError::CpuMask(_)
             | BuildError::Kernel(_)
@@ -124,13 +126,13 @@ impl BuildError {
             | BuildError::Dax(_)
             | BuildError::Console(_)
             | BuildError::Placement(_)
+            | BuildError::Cpu(_)
             | BuildError::Metrics(_) => Fault::Configuration,
             BuildError::Memory(_)
             | BuildError::Idle(_)
             | BuildError::Kvm(_)
             | BuildError::Event(_) => Fault::Host,
-            BuildError::BootTables(_)
-            | BuildError::Acpi(_)
+            BuildError::Tables(_)
             | BuildError::GuestMemory(_)
             | BuildError::Bus(_) => Fault::Mote,
         }

@@ -17,13 +17,12 @@ pub enum IdleError {
          and later): leave the option out; /sys/module/kvm/parameters/halt_poll_ns holds for all VMs"
     )]
     HaltPoll(HaltPoll),
-    /// The host takes each HLT itself.
-    #[error(
-        "--idle pass-through: this host's KVM doesn't leave HLT to a guest \
-         (KVM_CAP_X86_DISABLE_EXITS; kvm.mitigate_smt_rsb forbids it, too): --idle poll keeps a CPU \
-         without it"
-    )]
+    /// The host takes each HLT or WFI itself.
+    #[error("--idle pass-through: {why}", why = idle::NO_PASS_THROUGH)]
     PassThrough,
+    /// No guest's kernel has such a driver.
+    #[error("--idle haltpoll: Linux has its driver on x86_64 only: --halt-poll has the host poll instead")]
+    Haltpoll,
     /// An ioctl failed.
     #[error(transparent)]
     Kvm(#[from] KvmError),
@@ -35,8 +34,10 @@ pub(super) fn set_up(host: &Host, fd: &Vm, config: &VmConfig) -> Result<OwnWaits
     if let HaltPoll::Window(window) = config.halt_poll {
         set_window(host, fd, window)?;
     }
-    if config.idle.mode != IdleMode::PassThrough {
-        return Ok(OwnWaits::default());
+    match config.idle.mode {
+        IdleMode::PassThrough => {}
+        IdleMode::Haltpoll if idle::HALTPOLL.is_none() => return Err(IdleError::Haltpoll),
+        _ => return Ok(OwnWaits::default()),
     }
     let own = idle::pass_through(host, fd)?;
     match own.halt {
@@ -66,7 +67,7 @@ pub fn set_window(host: &Host, fd: &Vm, window: Duration) -> Result<(), IdleErro
 pub(super) fn parameter(mode: IdleMode) -> Option<&'static str> {
     match mode {
         IdleMode::Halt | IdleMode::PassThrough => None,
-        IdleMode::Haltpoll => Some(idle::HALTPOLL),
+        IdleMode::Haltpoll => idle::HALTPOLL,
         IdleMode::Poll => Some(idle::POLL),
     }
 }

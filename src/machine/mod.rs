@@ -25,7 +25,6 @@ mod report;
 mod timings;
 mod until;
 mod usage;
-mod vcpus;
 mod vhost_user;
 mod virtio;
 mod vm;

@@ -6,9 +6,8 @@ use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::error::BuildError;
-use crate::arch::acpi::MmioDevice;
-use crate::arch::layout;
-use crate::bus::Bus;
+use crate::arch::{MmioDevice, layout};
+use crate::bus::Buses;
 use crate::config::ConfigError;
 use crate::devices::virtio::registers::RegisterPage;
 use crate::devices::virtio::{MmioTransport, VirtioDevice};
@@ -73,7 +72,7 @@ impl Registers {
 /// Gives each virtio device its page of registers, its interrupt line and its notifications.
 pub struct VirtioPlacer<'a> {
     pub fd: &'a kvm::Vm,
-    pub mmio: &'a mut Bus,
+    pub buses: &'a mut Buses,
     pub memory: &'a GuestMemoryMmap<()>,
     pub registers: &'a Registers,
     /// Where each device is, in order.
@@ -114,7 +113,8 @@ impl VirtioPlacer<'_> {
         self.fd
             .register_ioeventfd(acknowledged, address + INTERRUPT_ACK, USED_BUFFERS)?;
         let transport = Arc::new(Mutex::new(transport));
-        self.mmio
+        self.buses
+            .mmio
             .insert(&name, address, layout::MMIO_PAGE, transport.clone())?;
         self.placed.push(MmioDevice { address, gsi });
         self.transports.push(transport.clone());

@@ -18,6 +18,7 @@ use super::placement;
 use super::report::Report;
 use super::timings::{BootClock, Counts, Timeline};
 use super::usage::Usage;
+use crate::arch::reboot;
 use crate::devices::console::Request;
 use crate::devices::virtio::MmioTransport;
 use crate::devices::virtio::balloon::Balloon;
@@ -192,7 +193,7 @@ impl Vm {
         }
         // A last time, with all that was counted.
         drop(exporting);
-        let exit = self.endings.exit(self.ram.memory());
+        let exit = self.endings.exit(reboot::announced(self.ram.memory()));
         self.ended = Some(exit.clone());
         result.map(|()| exit)
     }

@@ -10,10 +10,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::thread::{self, JoinHandle};
 
+use kvm_bindings::{KVM_SYSTEM_EVENT_RESET, KVM_SYSTEM_EVENT_SHUTDOWN};
 use kvm_ioctls::VcpuExit;
 use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::signal::{self, Killable};
 
+use crate::arch::{Announced, reboot};
 use crate::bus::Bus;
 use crate::kvm::{KvmError, Vcpu};
 use crate::memory::places;
@@ -29,6 +31,10 @@ pub enum Stop {
     TripleFault(Box<CrashReport>),
     /// KVM can't run the guest any further.
     Crash(Box<CrashReport>),
+    /// The guest had its firmware, which KVM plays, switch the machine off.
+    PowerOff,
+    /// The same for a reset.
+    Reset(Announced),
     /// The monitor's own code panicked, or KVM refused the vCPU's set-up.
     Failed,
 }
@@ -219,6 +225,18 @@ fn run(vcpu: &mut Vcpu, around: &Surroundings, counters: &ExitCounters, stop: &A
                 counters.other();
                 let report = CrashReport::of(vcpu, &around.memory, CrashKind::TripleFault);
                 return (around.on_stop)(Stop::TripleFault(Box::new(report)));
+            }
+            Ok(VcpuExit::SystemEvent(event, data)) => {
+                counters.other();
+                let stop = match event {
+                    KVM_SYSTEM_EVENT_SHUTDOWN => Stop::PowerOff,
+                    KVM_SYSTEM_EVENT_RESET => Stop::Reset(reboot::of_event(data)),
+                    _ => {
+                        let kind = CrashKind::KvmExit;
+                        Stop::Crash(Box::new(CrashReport::of(vcpu, &around.memory, kind)))
+                    }
+                };
+                return (around.on_stop)(stop);
             }
             Ok(VcpuExit::Intr) => counters.interrupted(),
             // KVM emulates a write to read-only memory, and doesn't know each instruction (SSE and

@@ -13,6 +13,7 @@ use acpi_tables::{Aml, aml, rsdp::Rsdp, sdt::Sdt, xsdt::XSDT};
 use vm_memory::{Address, Bytes, GuestAddress, GuestMemoryMmap};
 
 use super::{layout, numa};
+use crate::arch::MmioDevice;
 use crate::config::NumaNode;
 
 pub(super) const OEM_ID: [u8; 6] = *b"MOTE  ";
@@ -28,15 +29,6 @@ const BOOT_ARCH_NO_VGA: u16 = 1 << 2;
 const BOOT_ARCH_NO_MSI: u16 = 1 << 3;
 const BOOT_ARCH_NO_ASPM: u16 = 1 << 4;
 const BOOT_ARCH_NO_CMOS: u16 = 1 << 5;
-
-/// A virtio-mmio device as the tables name it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct MmioDevice {
-    /// Start of its one page of registers.
-    pub address: u64,
-    /// Its interrupt line.
-    pub gsi: u32,
-}
 
 /// Why the tables could not be written.
 #[derive(Debug, thiserror::Error)]

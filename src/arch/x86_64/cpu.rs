@@ -3,8 +3,9 @@
 use kvm_bindings::{kvm_dtable, kvm_regs, kvm_segment, kvm_sregs};
 use vm_memory::{Address, Bytes, GuestAddress, GuestMemoryMmap};
 
-use super::layout;
+use super::{cpuid, layout};
 use crate::boot::Entry;
+use crate::kvm::{Host, KvmError};
 
 /// MSRs that a guest expects firmware to have set: fast string operations on, and memory cached
 /// by default (SDM vol. 4 IA32_MISC_ENABLE; vol. 3 §12.11.2.1 IA32_MTRR_DEF_TYPE).
@@ -16,6 +17,15 @@ const CR0_PAGING: u64 = 1 << 31;
 const CR4_PAE: u64 = 1 << 5;
 /// EFER: long mode enabled and active.
 const EFER_LME_LMA: u64 = 1 << 8 | 1 << 10;
+
+/// The first guest physical address that can't be used.
+///
+/// # Errors
+///
+/// The ioctl failed.
+pub fn physical_end(host: &Host) -> Result<u64, KvmError> {
+    Ok(cpuid::physical_end(host.supported_cpuid()?))
+}
 
 /// A flat segment of `kind` (SDM vol. 3 §3.4.5.1) at a selector; `long` for 64-bit code.
 fn flat_segment(selector: u16, kind: u8, long: bool) -> kvm_segment {
@@ -95,7 +105,7 @@ pub fn boot_regs(entry: Entry) -> kvm_regs {
     let boot_params = layout::BOOT_PARAMS.raw_value();
     let (rip, rbx, rsi) = match entry {
         Entry::Pvh(address) => (address.raw_value(), boot_params, 0),
-        Entry::Linux64(address) => (address.raw_value(), 0, boot_params),
+        Entry::Linux64(address) | Entry::Arm64(address) => (address.raw_value(), 0, boot_params),
     };
     let stack = layout::BOOT_STACK.raw_value();
     kvm_regs {

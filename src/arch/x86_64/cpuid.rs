@@ -35,12 +35,14 @@ pub struct CpuidOptions<'a> {
     pub own_waits: OwnWaits,
     /// Features to hide.
     pub mask: &'a [Feature],
+    /// Whether the guest has performance counters.
+    pub pmu: bool,
 }
 
 /// The first guest physical address that can't be used: by the width that the host's processor
 /// has (CPUID leaf 0x80000008; AMD APM vol. 3 App. E), and what Linux manages with page tables of
 /// four levels (arch/x86/include/asm/sparsemem.h, MAX_PHYSMEM_BITS).
-pub fn physical_end(supported: &CpuId) -> u64 {
+pub(super) fn physical_end(supported: &CpuId) -> u64 {
     let sizes = leaf(supported, 0x8000_0008, 0).map_or(0, |entry| entry.eax);
     let bits = match (sizes >> 16 & 0xff, sizes & 0xff) {
         (0, 0) => 36, // what every 64-bit processor has
@@ -72,8 +74,8 @@ pub fn template(supported: &CpuId, options: &CpuidOptions) -> CpuId {
             // Deterministic cache parameters: L1 and L2 belong to one core, L3 to all.
             (4, _) if entry.eax & 0x1f != 0 => cache_sharing(entry, cpus),
             (0x8000_001d, _) if entry.eax & 0x1f != 0 => cache_sharing(entry, cpus),
-            // Performance counters aren't given to the guest: reading them is not tested here.
-            (0xa, _) => (entry.eax, entry.ebx, entry.ecx, entry.edx) = (0, 0, 0, 0),
+            // Performance counters are for those who ask for them.
+            (0xa, _) if !options.pmu => (entry.eax, entry.ebx, entry.ecx, entry.edx) = (0, 0, 0, 0),
             (0x8000_0001, _) => {
                 set_bit(&mut entry.ecx, 1, amd && cpus > 1); // CmpLegacy: HTT means cores
                 // SVM, as VMX above: a guest that runs VMs of its own reaches much more of the

@@ -13,7 +13,12 @@ pub const POLL: &str = "idle=poll";
 /// The guest's kernel polls a while before it halts, if it has the driver (Linux
 /// Documentation/virt/guest-halt-polling.rst). By itself the driver does so only where the
 /// hypervisor says that the CPUs are the guest's own; it brings its governor with it.
-pub const HALTPOLL: &str = "cpuidle_haltpoll.force=Y";
+pub const HALTPOLL: Option<&str> = Some("cpuidle_haltpoll.force=Y");
+
+/// Why a guest can't have HLT to itself.
+pub const NO_PASS_THROUGH: &str = "this host's KVM doesn't leave HLT to a guest \
+     (KVM_CAP_X86_DISABLE_EXITS; kvm.mitigate_smt_rsb forbids it, too): --idle poll keeps a CPU \
+     without it";
 
 /// Which ways of waiting a guest has to itself, and so what its CPUID says (`cpuid`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -14,10 +14,13 @@
 use vm_memory::GuestAddress;
 
 use crate::boot::{MemoryKind, MemoryMapEntry};
+use crate::bus::Space;
 
 /// First byte after low RAM: everything from here to 4 GiB is for devices. On a 1 GiB border, so
 /// that the largest pages fit.
 pub const LOW_RAM_END: u64 = 0xc000_0000;
+/// The end of what an initrd may take: Linux is told its address in 32 bits.
+pub const INITRD_END: u64 = LOW_RAM_END;
 /// Where RAM goes on.
 pub const HIGH_RAM_START: u64 = 1 << 32;
 
@@ -66,6 +69,8 @@ pub const KVM_TSS: u64 = 0xfffb_d000;
 
 /// First of the 8 ports of the serial port.
 pub const SERIAL_PORT: u64 = 0x3f8;
+/// Where the serial port is.
+pub const SERIAL_SPACE: Space = Space::Ports;
 /// The serial port's interrupt line.
 pub const SERIAL_GSI: u32 = 4;
 /// First of the 5 ports of the keyboard controller (data; status and command are at +4).

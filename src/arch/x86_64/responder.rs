@@ -62,6 +62,7 @@ pub fn prepare(
         tsc_deadline: false,
         own_waits: OwnWaits::default(),
         mask: &[],
+        pmu: false,
     };
     vcpu.set_cpuid(&cpuid::template(host.supported_cpuid()?, &options))?;
     let entry = write(memory)?;

@@ -47,6 +47,7 @@ fn options(cpus: u8, mask: &[Feature]) -> CpuidOptions<'_> {
         tsc_deadline: true,
         own_waits: OwnWaits::default(),
         mask,
+        pmu: false,
     }
 }
 
