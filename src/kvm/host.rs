@@ -152,7 +152,7 @@ impl Host {
     /// The ioctl failed.
     pub fn create_vm(&self) -> Result<Vm, KvmError> {
         loop {
-            match native::create_vm(&self.kvm) {
+            match native::create_vm(&self.kvm, &self.facts) {
                 // To watch the process's memory KVM takes all its locks, and gives up at any
                 // signal that comes meanwhile (Linux mm_take_all_locks): a timer's, say.
                 Err(e) if e.errno() == libc::EINTR => {}

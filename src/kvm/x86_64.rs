@@ -35,7 +35,7 @@ pub(super) struct Facts {
 }
 
 /// A VM of the only kind that mote has.
-pub(super) fn create_vm(kvm: &Kvm) -> Result<VmFd, errno::Error> {
+pub(super) fn create_vm(kvm: &Kvm, _facts: &Facts) -> Result<VmFd, errno::Error> {
     kvm.create_vm()
 }
 

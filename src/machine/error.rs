@@ -4,6 +4,7 @@ use std::io;
 
 use super::idle::IdleError;
 use crate::arch::features::UnknownFeature;
+use crate::arch::irqchip::IrqchipError;
 use crate::arch::tables::TablesError;
 use crate::arch::vcpus::CpuError;
 use crate::boot::{CmdlineError, InitrdError, KernelError};
@@ -75,6 +76,9 @@ pub enum BuildError {
     /// KVM refused something.
     #[error(transparent)]
     Kvm(#[from] KvmError),
+    /// There can be no interrupt controller.
+    #[error(transparent)]
+    Irqchip(#[from] IrqchipError),
     /// The vCPUs can't be had, or not as asked for.
     #[error(transparent)]
     Cpu(#[from] CpuError),
@@ -112,6 +116,7 @@ impl BuildError {
             BuildError::Net(error) if error.is_of_host() => Fault::Host,
             BuildError::Vsock(error) if error.is_hosts() => Fault::Host,
             BuildError::Placement(error) if error.is_of_host() => Fault::Host,
+            BuildError::Irqchip(error) if error.is_of_host() => Fault::Host,
             BuildError::Cpu(error) if error.is_of_host() => Fault::Host,
             BuildError::Config(_)
             | BuildError::CpuMask(_)
@@ -126,6 +131,7 @@ impl BuildError {
             | BuildError::Dax(_)
             | BuildError::Console(_)
             | BuildError::Placement(_)
+            | BuildError::Irqchip(_)
             | BuildError::Cpu(_)
             | BuildError::Metrics(_) => Fault::Configuration,
             BuildError::Memory(_)

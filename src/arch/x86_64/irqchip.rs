@@ -3,6 +3,18 @@
 use super::layout;
 use crate::kvm::{Host, KvmError, Vm};
 
+/// Why there are no interrupt controllers.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+pub struct IrqchipError(#[from] KvmError);
+
+impl IrqchipError {
+    /// Whether it is the host's part to mend this, and not the user's.
+    pub fn is_of_host(&self) -> bool {
+        true
+    }
+}
+
 /// What must be there before a vCPU is made: on x86_64 KVM keeps all of it.
 #[derive(Debug)]
 pub struct Irqchip(());
@@ -23,7 +35,7 @@ pub fn prepare(fd: &Vm) -> Result<(), KvmError> {
 /// # Errors
 ///
 /// An ioctl failed.
-pub fn create(_host: &Host, fd: &Vm, _cpus: u8) -> Result<Irqchip, KvmError> {
+pub fn create(_host: &Host, fd: &Vm, _cpus: u8) -> Result<Irqchip, IrqchipError> {
     fd.create_irqchip()?;
     fd.create_pit()?;
     Ok(Irqchip(()))
