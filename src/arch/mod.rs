@@ -14,7 +14,9 @@ pub use aarch64::*;
 pub use x86_64::*;
 
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-compile_error!("mote runs on x86_64 and aarch64: another architecture needs its own folder under src/arch");
+compile_error!(
+    "mote runs on x86_64 and aarch64: another architecture needs its own folder under src/arch"
+);
 
 /// A virtio-mmio device as the guest is told of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

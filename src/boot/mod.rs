@@ -56,8 +56,8 @@ pub use decompress::{Compression, DecompressError};
 pub use error::{ElfError, KernelError};
 pub use initrd::{InitrdError, InitrdRange, load_initrd};
 pub use kernel::{
-    Architecture, Entry, EntryPreference, FileFormat, KernelFile, KernelFormat, KernelOptions, LoadedKernel,
-    load_kernel,
+    Architecture, Entry, EntryPreference, FileFormat, KernelFile, KernelFormat, KernelOptions,
+    LoadedKernel, load_kernel,
 };
 pub use linux64::write_zero_page;
 pub use memory_map::{BootTableError, MemoryKind, MemoryMapEntry};

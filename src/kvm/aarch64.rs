@@ -2,6 +2,7 @@
 
 use std::sync::OnceLock;
 
+use kvm_bindings as kb;
 use kvm_bindings::{
     KVM_REG_ARM64, KVM_REG_ARM64_SYSREG, KVM_REG_SIZE_U64, kvm_create_device, kvm_device_attr,
     kvm_vcpu_init,
@@ -13,11 +14,7 @@ use super::{Host, KvmError, Vcpu, Vm, named};
 
 /// Capabilities without which no VM of mote's runs here, and what for.
 pub(super) const REQUIRED: &[(Cap, &str, &str)] = &[
-    (
-        Cap::OneReg,
-        "KVM_CAP_ONE_REG",
-        "the registers of a vCPU",
-    ),
+    (Cap::OneReg, "KVM_CAP_ONE_REG", "the registers of a vCPU"),
     (
         Cap::ArmPsci02,
         "KVM_CAP_ARM_PSCI_0_2",
@@ -88,7 +85,13 @@ impl Device {
     /// # Errors
     ///
     /// The ioctl failed.
-    pub fn set_u32(&self, what: &str, group: u32, attribute: u32, value: u32) -> Result<(), KvmError> {
+    pub fn set_u32(
+        &self,
+        what: &str,
+        group: u32,
+        attribute: u32,
+        value: u32,
+    ) -> Result<(), KvmError> {
         self.set(what, group, attribute, (&raw const value) as u64)
     }
 
@@ -97,7 +100,13 @@ impl Device {
     /// # Errors
     ///
     /// The ioctl failed.
-    pub fn set_u64(&self, what: &str, group: u32, attribute: u32, value: u64) -> Result<(), KvmError> {
+    pub fn set_u64(
+        &self,
+        what: &str,
+        group: u32,
+        attribute: u32,
+        value: u64,
+    ) -> Result<(), KvmError> {
         self.set(what, group, attribute, (&raw const value) as u64)
     }
 
@@ -122,7 +131,25 @@ impl Device {
     }
 }
 
+mod number {
+    vmm_sys_util::ioctl_ior_nr!(
+        KVM_ARM_GET_REG_WRITABLE_MASKS,
+        kvm_bindings::KVMIO,
+        0xb6,
+        kvm_bindings::reg_mask_range
+    );
+}
+
+/// How many ID registers there can be.
+const ID_REGISTERS: usize = kb::KVM_ARM_FEATURE_ID_RANGE_SIZE as usize;
+
 impl Host {
+    /// Whether some ID registers of a VM can be changed before it runs (since Linux 6.7).
+    pub fn has_writable_id_registers(&self) -> bool {
+        let ranges = self.capability_raw(kb::KVM_CAP_ARM_SUPPORTED_REG_MASK_RANGES);
+        ranges > 0 && ranges & 1 << kb::KVM_ARM_FEATURE_ID_RANGE != 0
+    }
+
     /// How many bits the physical addresses of a guest have.
     pub fn physical_bits(&self) -> u32 {
         self.facts.physical_bits(&self.kvm)
@@ -135,6 +162,35 @@ impl Host {
 }
 
 impl Vm {
+    /// Which bits of which ID registers can be changed: a mask for each, in the order of
+    /// KVM_ARM_FEATURE_ID_RANGE_IDX. To be asked for where [`Host::has_writable_id_registers`].
+    ///
+    /// # Errors
+    ///
+    /// The ioctl failed.
+    pub fn writable_id_registers(&self) -> Result<[u64; ID_REGISTERS], KvmError> {
+        let mut masks = [0u64; ID_REGISTERS];
+        let range = kb::reg_mask_range {
+            addr: masks.as_mut_ptr() as u64,
+            range: kb::KVM_ARM_FEATURE_ID_RANGE,
+            ..Default::default()
+        };
+        // SAFETY: KVM writes as many values as this range has registers, which is as many as
+        // `masks` has; it lives as long as the call.
+        let result = unsafe {
+            vmm_sys_util::ioctl::ioctl_with_ref(
+                &self.fd,
+                number::KVM_ARM_GET_REG_WRITABLE_MASKS(),
+                &range,
+            )
+        };
+        let result = match result {
+            0 => Ok(masks),
+            _ => Err(vmm_sys_util::errno::Error::last()),
+        };
+        named("KVM_ARM_GET_REG_WRITABLE_MASKS", result)
+    }
+
     /// Makes a device; `None` where this host's KVM can't.
     ///
     /// # Errors
@@ -198,6 +254,18 @@ impl Vcpu {
         Ok(u64::from_le_bytes(bytes))
     }
 
+    /// The same of an ID register; `None` where this kernel's KVM doesn't know it.
+    ///
+    /// # Errors
+    ///
+    /// The ioctl failed.
+    pub fn id_register(&self, number: u64) -> Result<Option<u64>, KvmError> {
+        match self.one_reg(number) {
+            Err(error) if error.source.errno() == libc::ENOENT => Ok(None),
+            result => result.map(Some),
+        }
+    }
+
     /// Sets a register of 64 bits.
     ///
     /// # Errors
@@ -215,7 +283,13 @@ impl Vcpu {
     /// # Errors
     ///
     /// The ioctl failed.
-    pub fn set_attribute(&self, what: &str, group: u32, attribute: u32, value: Option<u32>) -> Result<(), KvmError> {
+    pub fn set_attribute(
+        &self,
+        what: &str,
+        group: u32,
+        attribute: u32,
+        value: Option<u32>,
+    ) -> Result<(), KvmError> {
         let attribute = kvm_device_attr {
             group,
             attr: attribute.into(),

@@ -12,8 +12,8 @@ mod vcpu;
 mod vm;
 
 pub use host::{Host, HostError};
-pub use stats::{Statistic, StatisticKind, Statistics, StatisticsError};
 pub use native::*;
+pub use stats::{Statistic, StatisticKind, Statistics, StatisticsError};
 pub use vcpu::{IoWidth, Vcpu};
 pub use vm::{MemorySlot, Vm};
 

@@ -100,7 +100,12 @@ impl Vm {
         self.enable("KVM_CAP_HALT_POLL", KVM_CAP_HALT_POLL, nanoseconds)
     }
 
-    pub(super) fn enable(&self, name: &str, capability: u32, argument: u32) -> Result<(), KvmError> {
+    pub(super) fn enable(
+        &self,
+        name: &str,
+        capability: u32,
+        argument: u32,
+    ) -> Result<(), KvmError> {
         let capability = kvm_bindings::kvm_enable_cap {
             cap: capability,
             args: [argument.into(), 0, 0, 0],

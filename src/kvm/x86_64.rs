@@ -50,7 +50,11 @@ impl Host {
         if let Some(cpuid) = self.facts.cpuid.get() {
             return Ok(cpuid);
         }
-        let _asking = self.facts.asking.lock().unwrap_or_else(PoisonError::into_inner);
+        let _asking = self
+            .facts
+            .asking
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         if let Some(cpuid) = self.facts.cpuid.get() {
             return Ok(cpuid);
         }

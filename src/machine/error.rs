@@ -138,9 +138,7 @@ impl BuildError {
             | BuildError::Idle(_)
             | BuildError::Kvm(_)
             | BuildError::Event(_) => Fault::Host,
-            BuildError::Tables(_)
-            | BuildError::GuestMemory(_)
-            | BuildError::Bus(_) => Fault::Mote,
+            BuildError::Tables(_) | BuildError::GuestMemory(_) | BuildError::Bus(_) => Fault::Mote,
         }
     }
 }

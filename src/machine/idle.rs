@@ -21,7 +21,9 @@ pub enum IdleError {
     #[error("--idle pass-through: {why}", why = idle::NO_PASS_THROUGH)]
     PassThrough,
     /// No guest's kernel has such a driver.
-    #[error("--idle haltpoll: Linux has its driver on x86_64 only: --halt-poll has the host poll instead")]
+    #[error(
+        "--idle haltpoll: Linux has its driver on x86_64 only: --halt-poll has the host poll instead"
+    )]
     Haltpoll,
     /// An ioctl failed.
     #[error(transparent)]

@@ -15,5 +15,7 @@ use crate::devices::rtc::RealTimeClock;
 /// Something is there already: a defect of the layout.
 pub fn attach(buses: &mut Buses, _on_ending: impl Fn() -> OnEnding) -> Result<(), BusError> {
     let rtc = Arc::new(Mutex::new(RealTimeClock::default()));
-    buses.mmio.insert("rtc", layout::RTC, layout::MMIO_PAGE, rtc)
+    buses
+        .mmio
+        .insert("rtc", layout::RTC, layout::MMIO_PAGE, rtc)
 }

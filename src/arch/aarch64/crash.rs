@@ -33,7 +33,8 @@ pub fn describe(vcpu: &Vcpu, memory: &GuestMemoryMmap<()>) -> (String, Vec<u8>) 
     let mut code = Vec::new();
     let mmu = vcpu.one_reg(SCTLR_EL1).map_or(MMU, |sctlr| sctlr & MMU);
     if let (0, Ok(pc)) = (mmu, vcpu.one_reg(PC)) {
-        let bytes = (0..INSTRUCTION).map(|n| over_ram::peek(memory, GuestAddress(pc.wrapping_add(n))));
+        let bytes =
+            (0..INSTRUCTION).map(|n| over_ram::peek(memory, GuestAddress(pc.wrapping_add(n))));
         code = bytes.collect::<Option<_>>().unwrap_or_default();
     }
     (text, code)
@@ -49,7 +50,12 @@ fn registers(vcpu: &Vcpu) -> Result<String, KvmError> {
     );
     for n in 0..31 {
         let between = if n % 4 == 0 { "\n" } else { "  " };
-        let _ = write!(text, "{between}{:<3} {:#018x}", format!("x{n}"), vcpu.one_reg(x(n))?);
+        let _ = write!(
+            text,
+            "{between}{:<3} {:#018x}",
+            format!("x{n}"),
+            vcpu.one_reg(x(n))?
+        );
     }
     for (n, (name, register)) in SYSTEM.iter().enumerate() {
         let between = if n % 3 == 0 { "\n" } else { "  " };

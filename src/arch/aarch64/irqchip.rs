@@ -70,21 +70,42 @@ pub fn create(_host: &Host, fd: &Vm, cpus: u8) -> Result<Irqchip, IrqchipError> 
     let distributor = layout::GIC_DISTRIBUTOR;
     let irqchip = if let Some(device) = fd.create_device("GICv3", VGIC_V3)? {
         let redistributors = redistributors(cpus);
-        device.set_u64("distributor", address, KVM_VGIC_V3_ADDR_TYPE_DIST, distributor.0)?;
+        device.set_u64(
+            "distributor",
+            address,
+            KVM_VGIC_V3_ADDR_TYPE_DIST,
+            distributor.0,
+        )?;
         // Linux Documentation/virt/kvm/devices/arm-vgic-v3.rst: count, base, flags, index.
         let region = u64::from(cpus) << 52 | redistributors.0;
         let kind = KVM_VGIC_V3_ADDR_TYPE_REDIST_REGION;
         device.set_u64("redistributors", address, kind, region)?;
-        let gic = Gic::V3 { distributor, redistributors };
+        let gic = Gic::V3 {
+            distributor,
+            redistributors,
+        };
         Irqchip { device, gic }
     } else if let Some(device) = fd.create_device("GICv2", VGIC_V2)? {
         if cpus > MAX_CPUS_V2 {
             return Err(IrqchipError::Cpus(cpus));
         }
         let cpu_interface = layout::GIC_CPU_INTERFACE;
-        device.set_u64("distributor", address, KVM_VGIC_V2_ADDR_TYPE_DIST, distributor.0)?;
-        device.set_u64("CPU interface", address, KVM_VGIC_V2_ADDR_TYPE_CPU, cpu_interface.0)?;
-        let gic = Gic::V2 { distributor, cpu_interface };
+        device.set_u64(
+            "distributor",
+            address,
+            KVM_VGIC_V2_ADDR_TYPE_DIST,
+            distributor.0,
+        )?;
+        device.set_u64(
+            "CPU interface",
+            address,
+            KVM_VGIC_V2_ADDR_TYPE_CPU,
+            cpu_interface.0,
+        )?;
+        let gic = Gic::V2 {
+            distributor,
+            cpu_interface,
+        };
         Irqchip { device, gic }
     } else {
         return Err(IrqchipError::None);

@@ -44,7 +44,11 @@ pub fn write(
     cpus: &Cpus,
     irqchip: &Irqchip,
 ) -> Result<(), TablesError> {
-    let sizes: Vec<_> = machine.nodes.iter().map(|node| node.memory.bytes()).collect();
+    let sizes: Vec<_> = machine
+        .nodes
+        .iter()
+        .map(|node| node.memory.bytes())
+        .collect();
     let ram = match sizes.len() {
         0 => vec![layout::ram_ranges(machine.memory)],
         _ => layout::split_ram(&sizes),
@@ -60,7 +64,9 @@ pub fn write(
         caches: host::Caches::of_host(),
         gic: irqchip.gic,
         pmu: cpus.pmu,
-        serial: machine.serial.then(|| device(layout::SERIAL_PORT, layout::SERIAL_GSI)),
+        serial: machine
+            .serial
+            .then(|| device(layout::SERIAL_PORT, layout::SERIAL_GSI)),
         rtc: Some(device(layout::RTC, layout::RTC_GSI)),
         devices: machine.devices,
     };

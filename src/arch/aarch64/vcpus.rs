@@ -43,7 +43,9 @@ pub enum CpuError {
     #[error(transparent)]
     Mask(#[from] MaskError),
     /// The host has no performance counters to give.
-    #[error("--pmu: this host's KVM has no performance counters for guests (KVM_CAP_ARM_PMU_V3): leave the option out")]
+    #[error(
+        "--pmu: this host's KVM has no performance counters for guests (KVM_CAP_ARM_PMU_V3): leave the option out"
+    )]
     Pmu,
     /// Writing to guest memory failed.
     #[error("writing boot structures: {0}")]
@@ -85,9 +87,8 @@ pub fn create(
     let mask = Mask::new(options.mask);
     let has = |capability| host.capability_raw(capability) > 0;
     let sve = mask.wants_sve() && has(KVM_CAP_ARM_SVE);
-    let pauth = mask.wants_pauth()
-        && has(KVM_CAP_ARM_PTRAUTH_ADDRESS)
-        && has(KVM_CAP_ARM_PTRAUTH_GENERIC);
+    let pauth =
+        mask.wants_pauth() && has(KVM_CAP_ARM_PTRAUTH_ADDRESS) && has(KVM_CAP_ARM_PTRAUTH_GENERIC);
     if options.pmu && !has(KVM_CAP_ARM_PMU_V3) {
         return Err(CpuError::Pmu);
     }
@@ -126,7 +127,11 @@ pub fn create(
             let set = |what, attribute, value| {
                 vcpu.set_attribute(what, KVM_ARM_VCPU_PMU_V3_CTRL, attribute, value)
             };
-            set("PMU's interrupt", KVM_ARM_VCPU_PMU_V3_IRQ, Some(layout::PMU_INTERRUPT))?;
+            set(
+                "PMU's interrupt",
+                KVM_ARM_VCPU_PMU_V3_IRQ,
+                Some(layout::PMU_INTERRUPT),
+            )?;
             set("PMU's initialization", KVM_ARM_VCPU_PMU_V3_INIT, None)?;
         }
     }
