@@ -7,6 +7,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use motevm::arch::ARCHITECTURE;
 use motevm::boot::{KernelFormat, KernelOptions, LoadedKernel, load_kernel};
 use vm_memory::{GuestAddress, GuestMemoryMmap};
 
@@ -17,7 +18,8 @@ fn best_of(times: usize, path: &Path, options: &KernelOptions) -> (LoadedKernel,
     let load = |_| {
         let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), MEMORY)]).expect("memory");
         let start = Instant::now();
-        let kernel = load_kernel(path, &memory, options).expect("a kernel that loads");
+        let kernel =
+            load_kernel(path, ARCHITECTURE, &memory, options).expect("a kernel that loads");
         (kernel, start.elapsed())
     };
     (0..times)
@@ -43,7 +45,9 @@ fn main() {
             kernel.bytes_loaded >> 10
         );
         println!("  not cached          {uncached:>10.1?}");
-        if let KernelFormat::BzImage { compression, .. } = kernel.format {
+        if let KernelFormat::BzImage { compression, .. }
+        | KernelFormat::PackedImage { compression, .. } = kernel.format
+        {
             let folder = tempfile::tempdir().expect("a temporary folder");
             let cache = Some(folder.path().join("kernels"));
             let options = KernelOptions {

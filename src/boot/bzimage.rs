@@ -4,6 +4,7 @@
 use thiserror::Error;
 
 use super::MAX_UNPACKED_SIZE;
+use super::unpacked::Payload;
 
 /// The protocol that brought `payload_offset` and `payload_length`: 2.08, Linux 2.6.26.
 const OLDEST_VERSION: u16 = 0x0208;
@@ -44,13 +45,6 @@ pub enum BzImageError {
     NoPayload,
     #[error("has a compressed kernel of {0} bytes in it: mote accepts at most 1 GiB")]
     PayloadTooLarge(u64),
-}
-
-/// Where the compressed kernel lies in the file, in bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Payload {
-    pub offset: u64,
-    pub length: u64,
 }
 
 /// Whether a file that starts with `head` is a Linux/x86 boot image: the boot sector's mark

@@ -1,4 +1,4 @@
-//! Unpacks what a bzImage carries, with a bound on the size of the result.
+//! Unpacks what a bzImage or a packed arm64 Image carries, with a bound on the size of the result.
 //!
 //! The kernel's build appends the unpacked size (4 bytes, little-endian) to every payload; in
 //! gzip's own format it is there anyway (Linux scripts/Makefile.lib, `size_append`). It is the
@@ -53,10 +53,10 @@ impl fmt::Display for Compression {
 pub enum DecompressError {
     #[error(
         "is compressed in a way mote doesn't know (it begins with {0:02x?}): build it with \
-         gzip, zstd, lz4, xz, lzma or bzip2, or give its vmlinux"
+         gzip, zstd, lz4, xz, lzma or bzip2, or give it uncompressed"
     )]
     UnknownFormat(Vec<u8>),
-    #[error("is compressed with lzo, which mote doesn't unpack: give its vmlinux")]
+    #[error("is compressed with lzo, which mote doesn't unpack: give it uncompressed")]
     Lzo,
     #[error("is too short to hold a compressed kernel: it is damaged")]
     TooShort,

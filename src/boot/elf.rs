@@ -2,6 +2,7 @@
 //! number in them, so that loading its segments needs no further check against the file.
 
 use super::error::ElfError;
+use super::kernel_image::{KernelImage, Segment};
 use super::notes::find_pvh_entry;
 use super::source::Source;
 use super::{HIGHEST_KERNEL_ADDRESS, LOWEST_KERNEL_ADDRESS};
@@ -15,6 +16,7 @@ pub(super) const MAX_PROGRAM_HEADERS: u16 = 64;
 pub(super) const MAGIC: [u8; 4] = *b"\x7fELF";
 pub(super) const ET_EXEC: u16 = 2;
 pub(super) const EM_X86_64: u16 = 62;
+pub(super) const EM_AARCH64: u16 = 183;
 pub(super) const PT_LOAD: u32 = 1;
 pub(super) const PT_NOTE: u32 = 4;
 const ET_REL: u16 = 1;
@@ -24,105 +26,64 @@ const PT_INTERP: u32 = 3;
 /// Linux's notes are some 500 bytes.
 pub(super) const MAX_NOTES_SIZE: u64 = 64 << 10;
 
-/// One part of the kernel: `file_size` bytes at `offset`, to be at `address`, then zeroes up
-/// to `memory_size`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Segment {
-    pub offset: u64,
-    pub file_size: u64,
-    pub address: u64,
-    pub memory_size: u64,
+/// Reads and checks the headers. `head` is the start of `source`, already read. The segments lie
+/// between [`LOWEST_KERNEL_ADDRESS`] and [`HIGHEST_KERNEL_ADDRESS`].
+pub(super) fn parse(head: &[u8], source: &Source) -> Result<KernelImage, ElfError> {
+    let length = source.len();
+    let header = Fields(head.get(..FILE_HEADER_SIZE).ok_or(ElfError::Truncated {
+        what: "ELF header",
+        end: FILE_HEADER_SIZE as u64,
+        length,
+    })?);
+    check_ident(&header)?;
+    let kind = header.u16(16);
+    match kind {
+        ET_EXEC | ET_DYN => {}
+        ET_REL => return Err(ElfError::NotExecutable("an object file or kernel module")),
+        ET_CORE => return Err(ElfError::NotExecutable("a core dump")),
+        _ => return Err(ElfError::NotExecutable("an ELF file of unknown type")),
+    }
+
+    let table = read_program_headers(&header, head, source)?;
+    let mut segments = Vec::with_capacity(8);
+    let mut pvh = None;
+    for (index, raw) in table.chunks_exact(PROGRAM_HEADER_SIZE).enumerate() {
+        let raw = Fields(raw);
+        match raw.u32(0) {
+            PT_LOAD => segments.extend(segment(index, &raw, length)?),
+            PT_NOTE if pvh.is_none() => pvh = read_pvh_note(&raw, head, source)?,
+            PT_INTERP => return Err(ElfError::UserProgram),
+            _ => {}
+        }
+    }
+    if kind == ET_DYN && pvh.is_none() {
+        return Err(ElfError::NotExecutable("a shared object or a program"));
+    }
+    if segments.is_empty() {
+        return Err(ElfError::NoSegments);
+    }
+    segments.sort_unstable_by_key(|segment| segment.address);
+    for pair in segments.windows(2) {
+        // No overflow: both numbers are below HIGHEST_KERNEL_ADDRESS.
+        if pair[0].address + pair[0].memory_size > pair[1].address {
+            return Err(ElfError::Overlap {
+                first: pair[0].address,
+                second: pair[1].address,
+            });
+        }
+    }
+    let image = KernelImage {
+        segments,
+        entry: header.u64(24),
+        pvh,
+    };
+    if let Some(entry) = pvh {
+        image.check_entry("PVH", u64::from(entry))?;
+    }
+    Ok(image)
 }
 
-/// A checked ELF kernel: segments lie inside the file, don't overlap in memory, and are
-/// between [`LOWEST_KERNEL_ADDRESS`] and [`HIGHEST_KERNEL_ADDRESS`]; there is at least one.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct ElfImage {
-    /// In the order of their addresses.
-    pub segments: Vec<Segment>,
-    /// `e_entry`, not checked: only the 64-bit protocol uses it.
-    pub entry: u64,
-    /// The PVH entry point; lies in a segment.
-    pub pvh: Option<u32>,
-}
-
-impl ElfImage {
-    /// Reads and checks the headers. `head` is the start of `source`, already read.
-    pub fn parse(head: &[u8], source: &Source) -> Result<Self, ElfError> {
-        let length = source.len();
-        let header = Fields(head.get(..FILE_HEADER_SIZE).ok_or(ElfError::Truncated {
-            what: "ELF header",
-            end: FILE_HEADER_SIZE as u64,
-            length,
-        })?);
-        check_ident(&header)?;
-        let kind = header.u16(16);
-        match kind {
-            ET_EXEC | ET_DYN => {}
-            ET_REL => return Err(ElfError::NotExecutable("an object file or kernel module")),
-            ET_CORE => return Err(ElfError::NotExecutable("a core dump")),
-            _ => return Err(ElfError::NotExecutable("an ELF file of unknown type")),
-        }
-
-        let table = read_program_headers(&header, head, source)?;
-        let mut segments = Vec::with_capacity(8);
-        let mut pvh = None;
-        for (index, raw) in table.chunks_exact(PROGRAM_HEADER_SIZE).enumerate() {
-            let raw = Fields(raw);
-            match raw.u32(0) {
-                PT_LOAD => segments.extend(segment(index, &raw, length)?),
-                PT_NOTE if pvh.is_none() => pvh = read_pvh_note(&raw, head, source)?,
-                PT_INTERP => return Err(ElfError::UserProgram),
-                _ => {}
-            }
-        }
-        if kind == ET_DYN && pvh.is_none() {
-            return Err(ElfError::NotExecutable("a shared object or a program"));
-        }
-        if segments.is_empty() {
-            return Err(ElfError::NoSegments);
-        }
-        segments.sort_unstable_by_key(|segment| segment.address);
-        for pair in segments.windows(2) {
-            // No overflow: both numbers are below HIGHEST_KERNEL_ADDRESS.
-            if pair[0].address + pair[0].memory_size > pair[1].address {
-                return Err(ElfError::Overlap {
-                    first: pair[0].address,
-                    second: pair[1].address,
-                });
-            }
-        }
-        let image = ElfImage {
-            segments,
-            entry: header.u64(24),
-            pvh,
-        };
-        if let Some(entry) = pvh {
-            image.check_entry("PVH", u64::from(entry))?;
-        }
-        Ok(image)
-    }
-
-    /// The address of the lowest segment.
-    pub fn start(&self) -> u64 {
-        self.segments.first().map_or(0, |segment| segment.address)
-    }
-
-    /// The first address after the highest segment, its zeroes included.
-    pub fn end(&self) -> u64 {
-        self.segments
-            .last()
-            .map_or(0, |segment| segment.address + segment.memory_size)
-    }
-
-    /// The first address after the lowest segment's bytes. Linux has its code and read-only data there
-    /// (arch/x86/kernel/vmlinux.lds.S, the program header `text`).
-    pub fn text_end(&self) -> u64 {
-        self.segments
-            .first()
-            .map_or(0, |segment| segment.address + segment.file_size)
-    }
-
+impl KernelImage {
     /// The entry of the 64-bit boot protocol.
     pub fn linux64_entry(&self) -> Result<u64, ElfError> {
         self.check_entry("64-bit", self.entry)
@@ -155,7 +116,7 @@ fn check_ident(header: &Fields) -> Result<(), ElfError> {
     }
     match header.u16(18) {
         EM_X86_64 => Ok(()),
-        183 => Err(ElfError::Machine("AArch64".into())),
+        EM_AARCH64 => Err(ElfError::Machine("AArch64".into())),
         243 => Err(ElfError::Machine("RISC-V".into())),
         3 => Err(ElfError::Machine("32-bit x86".into())),
         other => Err(ElfError::Machine(format!(

@@ -6,10 +6,13 @@ use std::path::PathBuf;
 use thiserror::Error;
 
 use super::HIGHEST_KERNEL_ADDRESS;
+use super::architecture::Architecture;
 use super::bzimage::BzImageError;
 use super::decompress::DecompressError;
 use super::elf::{MAX_NOTES_SIZE, MAX_PROGRAM_HEADERS};
+use super::image::ImageError;
 use super::segments::PlacementError;
+use super::zboot::ZbootError;
 
 /// Why a kernel can't be booted. Each message is one whole line with the path in it.
 #[derive(Debug, Error)]
@@ -17,16 +20,32 @@ use super::segments::PlacementError;
 pub enum KernelError {
     #[error("cannot open the kernel {path}: {source}")]
     Open { path: PathBuf, source: io::Error },
-    #[error("the kernel {path} is not a regular file: give a vmlinux or a bzImage")]
-    NotAFile { path: PathBuf },
+    #[error("the kernel {path} is not a regular file: {}", .architecture.advice())]
+    NotAFile {
+        path: PathBuf,
+        architecture: Architecture,
+    },
     #[error("cannot read the kernel {path}: {source}")]
     Read { path: PathBuf, source: io::Error },
-    #[error("the kernel {path} {what}")]
-    Unrecognised { path: PathBuf, what: &'static str },
+    #[error("the kernel {path} {what}: {remedy}")]
+    Unrecognised {
+        path: PathBuf,
+        what: &'static str,
+        remedy: &'static str,
+    },
     #[error("the kernel {path} {source}")]
     Elf { path: PathBuf, source: ElfError },
     #[error("the kernel {path} {source}")]
     BzImage { path: PathBuf, source: BzImageError },
+    #[error("the kernel {path} {source}")]
+    Image { path: PathBuf, source: ImageError },
+    #[error("the kernel {path} {source}")]
+    Zboot { path: PathBuf, source: ZbootError },
+    #[error(
+        "the kernel {path} is an arm64 kernel, which has one entry point: leave --protocol out \
+         (or give auto)"
+    )]
+    OneEntry { path: PathBuf },
     #[error("the kernel {path} {source}")]
     Unpack {
         path: PathBuf,

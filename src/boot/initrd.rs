@@ -8,12 +8,16 @@ use std::path::{Path, PathBuf};
 use thiserror::Error;
 use vm_memory::{GuestAddress, GuestMemoryMmap};
 
-use super::kernel::LoadedKernel;
-use super::segments::ram_end;
+use super::kernel::{Entry, LoadedKernel};
+use super::segments::{ram_end, ram_start};
 use super::source::pread_to_guest;
 
 /// The initrd starts on a page, as Linux wants it.
 const PAGE_SIZE: u64 = 4096;
+/// On arm64 the initrd "must reside entirely within a 1 GB aligned physical memory window of up to 32
+/// GB in size that fully covers the kernel Image as well" (booting.rst).
+const ARM64_WINDOW: u64 = 32 << 30;
+const ARM64_WINDOW_ALIGNMENT: u64 = 1 << 30;
 
 /// Where the initrd is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,7 +62,7 @@ fn remedy(needed_mib: Option<u64>) -> String {
 }
 
 /// Loads an initrd to the highest page at which it ends at or below `highest`, in the RAM that
-/// holds the kernel, and above the kernel.
+/// holds the kernel, and above the kernel, where the kernel's boot protocol lets it be.
 ///
 /// # Errors
 ///
@@ -113,6 +117,14 @@ fn place(
     highest: u64,
 ) -> Result<GuestAddress, NoPlace> {
     let ram_end = ram_end(memory, kernel.start.0).unwrap_or(0);
+    // As far as it may be, however much RAM there is.
+    let highest = highest.min(match kernel.entry {
+        Entry::Pvh(_) | Entry::Linux64(_) => super::HIGHEST_KERNEL_ADDRESS,
+        Entry::Arm64(_) => {
+            let start = kernel.start.0 - kernel.start.0 % ARM64_WINDOW_ALIGNMENT;
+            start.saturating_add(ARM64_WINDOW)
+        }
+    });
     let limit = ram_end.min(highest);
     let start = limit
         .checked_sub(size)
@@ -120,17 +132,18 @@ fn place(
     match start {
         Some(start) if start >= kernel.end.0 => Ok(GuestAddress(start)),
         _ => {
-            // More memory helps only up to where RAM may reach at all.
-            let needed = kernel
+            // More memory helps only up to there.
+            let end = kernel
                 .end
                 .0
                 .checked_next_multiple_of(PAGE_SIZE)
-                .and_then(|end| end.checked_add(size))
-                .map(|needed| needed.div_ceil(1 << 20))
-                .filter(|mib| mib << 20 <= super::HIGHEST_KERNEL_ADDRESS);
+                .and_then(|start| start.checked_add(size))
+                .filter(|end| *end <= highest && highest > ram_end);
+            // A machine's RAM need not begin at 0.
+            let needed_mib = end.map(|end| (end - ram_start(memory)).div_ceil(1 << 20));
             Err(NoPlace {
                 highest: limit,
-                needed_mib: needed.filter(|_| highest > ram_end),
+                needed_mib,
             })
         }
     }

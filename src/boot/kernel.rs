@@ -6,24 +6,19 @@ use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use thiserror::Error;
 use vm_memory::{GuestAddress, GuestMemoryMmap};
 
-use super::bzimage::{self, Payload};
+use super::architecture::Architecture;
 use super::decompress::Compression;
-use super::elf::ElfImage;
+use super::elf;
 use super::error::{ElfError, KernelError};
+use super::image::{self, ImageError};
+use super::kernel_image::KernelImage;
 use super::packed::HEAD_SIZE;
+use super::recognise::{Content, recognise};
 use super::segments::{self, Loaded, PlacementError};
 use super::source::Source;
-
-/// For which processor a kernel is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Architecture {
-    /// x86_64.
-    X86_64,
-    /// AArch64, which Linux calls arm64.
-    Aarch64,
-}
 
 /// How the first vCPU starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,11 +30,12 @@ pub enum Entry {
     /// [`super::write_zero_page`] wrote (Linux Documentation/arch/x86/boot.rst, "64-bit Boot
     /// Protocol").
     Linux64(GuestAddress),
-    /// MMU off, X0 points to the device tree (Linux Documentation/arch/arm64/booting.rst).
+    /// EL1, MMU off, X0 points to the device tree (Linux Documentation/arch/arm64/booting.rst).
     Arm64(GuestAddress),
 }
 
-/// Which of a kernel's entry points to take.
+/// Which of a kernel's entry points to take. An arm64 kernel has one only: anything but `Auto` is
+/// an error with it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum EntryPreference {
     /// PVH where the kernel has it, else the 64-bit protocol.
@@ -58,6 +54,10 @@ pub enum FileFormat {
     Elf,
     /// A bzImage, as distributions ship it.
     BzImage,
+    /// An arm64 Image.
+    Image,
+    /// An arm64 Image, compressed by gzip or inside of an EFI zboot file.
+    PackedImage,
 }
 
 /// What was loaded.
@@ -67,6 +67,15 @@ pub enum KernelFormat {
     Elf,
     /// The vmlinux out of a bzImage.
     BzImage {
+        /// How it was compressed.
+        compression: Compression,
+        /// Whether it came from the cache, so that nothing had to be unpacked.
+        cached: bool,
+    },
+    /// An arm64 Image.
+    Image,
+    /// The arm64 Image out of a compressed one.
+    PackedImage {
         /// How it was compressed.
         compression: Compression,
         /// Whether it came from the cache, so that nothing had to be unpacked.
@@ -83,7 +92,8 @@ pub struct LoadedKernel {
     pub start: GuestAddress,
     /// The first address after the highest segment, its BSS included.
     pub end: GuestAddress,
-    /// The first address after the bytes of the lowest segment, which is Linux's code and read-only data.
+    /// The first address after the bytes of the lowest segment: a vmlinux's code and read-only data, all
+    /// that an arm64 Image holds.
     pub text_end: GuestAddress,
     /// How many bytes were copied into guest memory.
     pub bytes_loaded: u64,
@@ -97,8 +107,11 @@ pub struct LoadedKernel {
 #[derive(Clone, Debug, Default)]
 pub struct KernelOptions {
     /// The folder for unpacked kernels (see [`super::default_cache_folder`]); `None` unpacks
-    /// a bzImage each time.
+    /// a bzImage or a packed Image each time.
     pub cache: Option<PathBuf>,
+    /// The lowest address that an arm64 Image may have; with 0 that is the start of RAM. x86_64
+    /// kernels say themselves where they go.
+    pub base: GuestAddress,
     /// Which entry point to take.
     pub prefer: EntryPreference,
     /// Map whole pages of the file, or of its copy in the cache, instead of copying them, where that
@@ -106,21 +119,25 @@ pub struct KernelOptions {
     pub map: bool,
 }
 
+/// What is wrong with the headers of a kernel: the messages continue "the kernel PATH ".
+#[derive(Debug, Error)]
+pub(super) enum HeaderError {
+    #[error(transparent)]
+    Elf(#[from] ElfError),
+    #[error(transparent)]
+    Image(#[from] ImageError),
+}
+
 /// An opened kernel file that was recognised, but not loaded yet.
 #[derive(Debug)]
 pub struct KernelFile {
     pub(super) path: PathBuf,
     pub(super) file: File,
+    pub(super) architecture: Architecture,
     length: u64,
     head: [u8; HEAD_SIZE],
     head_length: usize,
     content: Content,
-}
-
-#[derive(Clone, Copy, Debug)]
-enum Content {
-    Elf,
-    BzImage(Payload),
 }
 
 /// Opens, recognises and loads a kernel: [`KernelFile::open`] and [`KernelFile::load`].
@@ -130,10 +147,11 @@ enum Content {
 /// See [`KernelError`].
 pub fn load_kernel(
     path: &Path,
+    architecture: Architecture,
     memory: &GuestMemoryMmap<()>,
     options: &KernelOptions,
 ) -> Result<LoadedKernel, KernelError> {
-    KernelFile::open(path)?.load(memory, options)
+    KernelFile::open(path, architecture)?.load(memory, options)
 }
 
 impl KernelFile {
@@ -141,8 +159,8 @@ impl KernelFile {
     ///
     /// # Errors
     ///
-    /// It can't be read, or is no kernel that this loads: see [`KernelError`].
-    pub fn open(path: &Path) -> Result<Self, KernelError> {
+    /// It can't be read, or is no kernel for `architecture` that this loads: see [`KernelError`].
+    pub fn open(path: &Path, architecture: Architecture) -> Result<Self, KernelError> {
         let path = path.to_path_buf();
         // O_NONBLOCK: opening a FIFO must not wait for a writer.
         let opened = OpenOptions::new()
@@ -155,17 +173,18 @@ impl KernelFile {
             Err(source) => return Err(KernelError::Open { path, source }),
         };
         if !metadata.is_file() {
-            return Err(KernelError::NotAFile { path });
+            return Err(KernelError::NotAFile { path, architecture });
         }
         let length = metadata.len();
         let (head, head_length) = match Source::File(&file, length).head() {
             Ok(head) => head,
             Err(source) => return Err(KernelError::Read { path, source }),
         };
-        let content = recognise(&head[..head_length], length, &path)?;
+        let content = recognise(&head[..head_length], length, &path, architecture)?;
         Ok(KernelFile {
             path,
             file,
+            architecture,
             length,
             head,
             head_length,
@@ -178,6 +197,8 @@ impl KernelFile {
         match self.content {
             Content::Elf => FileFormat::Elf,
             Content::BzImage(_) => FileFormat::BzImage,
+            Content::Image => FileFormat::Image,
+            Content::PackedImage(_) => FileFormat::PackedImage,
         }
     }
 
@@ -191,45 +212,75 @@ impl KernelFile {
         memory: &GuestMemoryMmap<()>,
         options: &KernelOptions,
     ) -> Result<LoadedKernel, KernelError> {
-        match self.content {
-            Content::Elf => {
-                let source = Source::File(&self.file, self.length);
-                let image = ElfImage::parse(&self.head[..self.head_length], &source)
-                    .map_err(|source| self.elf_error(source))?;
-                let entry = self.entry(&image, options.prefer)?;
-                let bytes = match options.map {
-                    true => segments::map(&image, &self.file, self.length, memory),
-                    false => segments::load(&image, &source, memory),
-                };
-                let bytes = bytes.map_err(|source| self.placement_error(source))?;
-                Ok(loaded(&image, entry, bytes, KernelFormat::Elf))
+        let format = match self.content {
+            Content::Elf => KernelFormat::Elf,
+            Content::Image => KernelFormat::Image,
+            Content::BzImage(payload) | Content::PackedImage(payload) => {
+                return self.load_packed(payload, memory, options);
             }
-            Content::BzImage(payload) => self.load_bzimage(payload, memory, options),
+        };
+        let source = Source::File(&self.file, self.length);
+        let image = self
+            .parse(&self.head[..self.head_length], &source, 0, memory, options)
+            .map_err(|source| self.header_error(source))?;
+        let entry = self.entry(&image, options.prefer)?;
+        let bytes = match options.map {
+            true => segments::map(&image, &self.file, self.length, memory),
+            false => segments::load(&image, &source, memory),
+        };
+        let bytes = bytes.map_err(|source| self.placement_error(source))?;
+        Ok(loaded(&image, entry, bytes, format))
+    }
+
+    /// Reads the headers of a kernel that is all of `source` from `offset` on, and begins with `head`.
+    pub(super) fn parse(
+        &self,
+        head: &[u8],
+        source: &Source,
+        offset: u64,
+        memory: &GuestMemoryMmap<()>,
+        options: &KernelOptions,
+    ) -> Result<KernelImage, HeaderError> {
+        match self.architecture {
+            Architecture::X86_64 => Ok(elf::parse(head, source)?),
+            Architecture::Aarch64 => {
+                let header = image::Header::parse(head, source.len().saturating_sub(offset))?;
+                Ok(header.place(offset, memory, options.base.0))
+            }
         }
     }
 
     /// Chooses the entry point.
     pub(super) fn entry(
         &self,
-        image: &ElfImage,
+        image: &KernelImage,
         prefer: EntryPreference,
     ) -> Result<Entry, KernelError> {
+        if self.architecture == Architecture::Aarch64 {
+            return match prefer {
+                EntryPreference::Auto => Ok(Entry::Arm64(GuestAddress(image.entry))),
+                EntryPreference::Pvh | EntryPreference::Linux64 => Err(KernelError::OneEntry {
+                    path: self.path.clone(),
+                }),
+            };
+        }
         match (prefer, image.pvh) {
             (EntryPreference::Auto | EntryPreference::Pvh, Some(entry)) => {
                 Ok(Entry::Pvh(GuestAddress(u64::from(entry))))
             }
-            (EntryPreference::Pvh, None) => Err(self.elf_error(ElfError::NoPvh)),
+            (EntryPreference::Pvh, None) => Err(self.header_error(ElfError::NoPvh.into())),
             (EntryPreference::Auto | EntryPreference::Linux64, _) => image
                 .linux64_entry()
                 .map(|entry| Entry::Linux64(GuestAddress(entry)))
-                .map_err(|source| self.elf_error(source)),
+                .map_err(|source| self.header_error(source.into())),
         }
     }
 
-    pub(super) fn elf_error(&self, source: ElfError) -> KernelError {
-        KernelError::Elf {
-            path: self.path.clone(),
-            source,
+    pub(super) fn header_error(&self, source: HeaderError) -> KernelError {
+        let path = self.path.clone();
+        match source {
+            HeaderError::Elf(source) => KernelError::Elf { path, source },
+            HeaderError::Image(source) => KernelError::Image { path, source },
         }
     }
 
@@ -246,55 +297,11 @@ impl KernelFile {
             source,
         }
     }
-
-    pub(super) fn unrecognised(&self, what: &'static str) -> KernelError {
-        KernelError::Unrecognised {
-            path: self.path.clone(),
-            what,
-        }
-    }
-}
-
-/// Recognises a kernel by the start of its file.
-fn recognise(head: &[u8], length: u64, path: &Path) -> Result<Content, KernelError> {
-    if bzimage::is_bzimage(head) {
-        return match bzimage::parse(head, length) {
-            Ok(payload) => Ok(Content::BzImage(payload)),
-            Err(source) => Err(KernelError::BzImage {
-                path: path.to_path_buf(),
-                source,
-            }),
-        };
-    }
-    let what = match head {
-        [] => "is empty: build or copy it again",
-        [0x7F, b'E', b'L', b'F', ..] => return Ok(Content::Elf),
-        [b'#', b'!', ..] => "is a script: give a vmlinux or a bzImage",
-        [0x1F, 0x8B, ..] => "is compressed by gzip and no bzImage: unpack it with `gzip -dc`",
-        [0x28, 0xB5, 0x2F, 0xFD, ..] => {
-            "is compressed by zstd and no bzImage: unpack it with `zstd -dc`"
-        }
-        [0xFD, b'7', b'z', b'X', b'Z', 0, ..] => {
-            "is compressed by xz and no bzImage: unpack it with `xz -dc`"
-        }
-        [b'0', b'7', b'0', b'7', b'0', b'1' | b'2' | b'7', ..] => {
-            "is a cpio archive: give it as --initrd, and a vmlinux or a bzImage as the kernel"
-        }
-        _ if head.get(56..60) == Some(b"ARM\x64") => {
-            "is an arm64 Image: mote boots x86_64 kernels on this host"
-        }
-        [b'M', b'Z', ..] => "is an EFI program and no Linux kernel: give a vmlinux or a bzImage",
-        _ => "is neither an ELF file nor a bzImage: give a vmlinux or a bzImage",
-    };
-    Err(KernelError::Unrecognised {
-        path: path.to_path_buf(),
-        what,
-    })
 }
 
 /// Puts together what a load gives back.
 pub(super) fn loaded(
-    image: &ElfImage,
+    image: &KernelImage,
     entry: Entry,
     bytes: Loaded,
     format: KernelFormat,

@@ -30,39 +30,47 @@
 //! (header, `image_size`, placement) and an arm of `kernel::FileFormat`; the initrd and the
 //! command line are the same for both.
 
+mod architecture;
 mod bzimage;
 mod cache;
 mod cmdline;
 mod decompress;
 mod elf;
 mod error;
+mod image;
 mod initrd;
 mod kernel;
+mod kernel_image;
 mod linux64;
 mod memory_map;
 mod notes;
 mod packed;
 mod pvh;
+mod recognise;
 mod segments;
 mod source;
 #[cfg(test)]
 mod tests;
 mod unpacked;
+mod zboot;
 
+pub use architecture::Architecture;
 pub use bzimage::BzImageError;
 pub use cache::{default_folder as default_cache_folder, user_folder as user_cache_folder};
 pub use cmdline::{COMMAND_LINE_SIZE, Cmdline, CmdlineError, write_cmdline};
 pub use decompress::{Compression, DecompressError};
 pub use error::{ElfError, KernelError};
+pub use image::ImageError;
 pub use initrd::{InitrdError, InitrdRange, load_initrd};
 pub use kernel::{
-    Architecture, Entry, EntryPreference, FileFormat, KernelFile, KernelFormat, KernelOptions,
-    LoadedKernel, load_kernel,
+    Entry, EntryPreference, FileFormat, KernelFile, KernelFormat, KernelOptions, LoadedKernel,
+    load_kernel,
 };
 pub use linux64::write_zero_page;
 pub use memory_map::{BootTableError, MemoryKind, MemoryMapEntry};
 pub use pvh::write_pvh;
 pub use segments::PlacementError;
+pub use zboot::ZbootError;
 
 /// The lowest address, in bytes, at which a kernel segment may lie: 1 MiB. The boot tables,
 /// the command line and what remains of the PC's low memory are below.

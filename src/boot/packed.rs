@@ -1,11 +1,14 @@
-//! The file format of an unpacked kernel in the cache: a small ELF file that the ordinary
-//! loader reads, with a stamp in its first page that tells whether it is whole.
+//! The file format of an unpacked kernel in the cache: what the ordinary loaders read, with a
+//! stamp in its first page that tells whether it is whole.
 //!
-//! | bytes | what |
-//! | --- | --- |
-//! | 0 | ELF header, program headers, the PVH note; zeroes up to the stamp |
-//! | 4032 | [`Stamp`]: 64 bytes |
-//! | 4096 | the segments, each at a multiple of 4096, their trailing zeroes left out |
+//! | bytes | a vmlinux: a small ELF file | an arm64 Image |
+//! | --- | --- | --- |
+//! | 0 | ELF header, program headers, the PVH note; zeroes up to the stamp | zeroes |
+//! | 4032 | [`Stamp`]: 64 bytes | the same |
+//! | 4096 | the segments, each at a multiple of 4096 | the Image, up to the end of the file |
+//!
+//! Trailing zeroes are left out, in whole pages. An Image's own header tells its size in memory;
+//! where it goes depends on the guest, and is in no entry.
 //!
 //! Distributions' vmlinux files hold their BSS as bytes: leaving trailing zeroes out saves
 //! Debian's cloud kernel 11.6 of 51 MB of reading, and that many guest pages.
@@ -16,10 +19,12 @@
 
 use std::io::{self, Write};
 
+use super::architecture::Architecture;
 use super::elf::{
-    EM_X86_64, ET_EXEC, ElfImage, FILE_HEADER_SIZE, MAGIC, MAX_PROGRAM_HEADERS,
-    PROGRAM_HEADER_SIZE, PT_LOAD, PT_NOTE, Segment,
+    EM_X86_64, ET_EXEC, FILE_HEADER_SIZE, MAGIC, MAX_PROGRAM_HEADERS, PROGRAM_HEADER_SIZE, PT_LOAD,
+    PT_NOTE,
 };
+use super::kernel_image::{KernelImage, Segment};
 use super::notes::{XEN_ELFNOTE_PHYS32_ENTRY, XEN_NAME};
 
 /// The size in bytes of the first page, which has everything but the segments.
@@ -82,7 +87,7 @@ impl Stamp {
 
 /// Takes the zeroes off the ends of the segments of an unpacked kernel, in whole pages: in
 /// fresh guest memory they are there already.
-pub(super) fn trim(image: &mut ElfImage, unpacked: &[u8]) {
+pub(super) fn trim(image: &mut KernelImage, unpacked: &[u8]) {
     for segment in &mut image.segments {
         let bytes = segment_bytes(segment, unpacked);
         let zero_pages = bytes
@@ -96,32 +101,38 @@ pub(super) fn trim(image: &mut ElfImage, unpacked: &[u8]) {
 
 /// Writes `image`, whose bytes are in `unpacked`, as a cache entry for `key`.
 pub(super) fn write(
-    image: &ElfImage,
+    architecture: Architecture,
+    image: &KernelImage,
     unpacked: &[u8],
     key: &Key,
     to: &mut impl Write,
 ) -> io::Result<()> {
     let mut crc = crc32fast::Hasher::new();
     let mut packed = Vec::with_capacity(image.segments.len());
-    let mut offset = HEAD_SIZE as u64;
+    let mut end = HEAD_SIZE as u64;
     for segment in &image.segments {
         crc.update(segment_bytes(segment, unpacked));
+        let offset = end.next_multiple_of(HEAD_SIZE as u64);
         packed.push(Segment { offset, ..*segment });
-        offset = (offset + segment.file_size).next_multiple_of(HEAD_SIZE as u64);
+        end = offset + segment.file_size;
     }
     let stamp = Stamp {
         key: *key,
-        length: offset,
+        length: end,
         data_crc: crc.finalize(),
     };
-    let mut head = head(image, &packed);
+    let mut head = match architecture {
+        Architecture::X86_64 => elf_head(image, &packed),
+        Architecture::Aarch64 => [0; HEAD_SIZE],
+    };
     stamp.write(&mut head);
     to.write_all(&head)?;
-    for segment in &image.segments {
-        let bytes = segment_bytes(segment, unpacked);
-        to.write_all(bytes)?;
-        let padding = bytes.len().next_multiple_of(HEAD_SIZE) - bytes.len();
+    let mut end = HEAD_SIZE as u64;
+    for (segment, packed) in image.segments.iter().zip(&packed) {
+        let padding = (packed.offset - end) as usize;
         to.write_all(&[0; HEAD_SIZE][..padding])?;
+        to.write_all(segment_bytes(segment, unpacked))?;
+        end = packed.offset + packed.file_size;
     }
     Ok(())
 }
@@ -132,8 +143,8 @@ fn segment_bytes<'a>(segment: &Segment, unpacked: &'a [u8]) -> &'a [u8] {
     &unpacked[start..start + segment.file_size as usize]
 }
 
-/// The first page without its stamp.
-fn head(image: &ElfImage, segments: &[Segment]) -> [u8; HEAD_SIZE] {
+/// A vmlinux's first page without its stamp.
+fn elf_head(image: &KernelImage, segments: &[Segment]) -> [u8; HEAD_SIZE] {
     let header_count = segments.len() + usize::from(image.pvh.is_some());
     let mut bytes = Vec::with_capacity(HEAD_SIZE);
     // e_ident: ELF-64, little-endian, version 1.

@@ -7,7 +7,7 @@ use std::ops::Range;
 use thiserror::Error;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
 
-use super::elf::{ElfImage, Segment};
+use super::kernel_image::{KernelImage, Segment};
 use super::source::Source;
 use crate::memory::over_ram;
 
@@ -49,14 +49,24 @@ pub(super) fn ram_end(memory: &GuestMemoryMmap<()>, address: u64) -> Option<u64>
     end
 }
 
-/// Checks that all segments lie in RAM: they are above LOWEST_KERNEL_ADDRESS already, so
-/// only the end can be wrong, and since it is below HIGHEST_KERNEL_ADDRESS more memory helps.
-fn check_placement(image: &ElfImage, memory: &GuestMemoryMmap<()>) -> Result<(), PlacementError> {
-    let available = ram_end(memory, super::LOWEST_KERNEL_ADDRESS).unwrap_or(0);
+/// Where RAM begins; 0 without any.
+pub(super) fn ram_start(memory: &GuestMemoryMmap<()>) -> u64 {
+    memory.iter().next().map_or(0, |first| first.start_addr().0)
+}
+
+/// Checks that all segments lie in RAM, with their zeroes. They don't begin before it, so only
+/// the end can be wrong; and since neither architecture has them near the end of what RAM may
+/// reach without a gap, more memory helps.
+fn check_placement(
+    image: &KernelImage,
+    memory: &GuestMemoryMmap<()>,
+) -> Result<(), PlacementError> {
+    let start = ram_start(memory);
+    let available = ram_end(memory, start).unwrap_or(start);
     if image.end() > available {
         return Err(PlacementError::NeedsMemory {
-            needed_mib: image.end().div_ceil(1 << 20),
-            available_mib: available >> 20,
+            needed_mib: (image.end() - start).div_ceil(1 << 20),
+            available_mib: (available - start) >> 20,
         });
     }
     Ok(())
@@ -76,7 +86,7 @@ pub(super) struct Loaded {
 /// What follows a segment's bytes (its BSS) is not written: guest memory is fresh, which is a
 /// precondition of this module, and touching it would cost a page fault for every page.
 pub(super) fn load(
-    image: &ElfImage,
+    image: &KernelImage,
     source: &Source,
     memory: &GuestMemoryMmap<()>,
 ) -> Result<Loaded, PlacementError> {
@@ -114,7 +124,7 @@ fn copy(
 /// Like [`load`], but whole pages are not copied: they are the file's own, privately mapped. What
 /// can't be mapped (see [`over_ram::map_private`]) is copied.
 pub(super) fn map(
-    image: &ElfImage,
+    image: &KernelImage,
     file: &File,
     length: u64,
     memory: &GuestMemoryMmap<()>,
@@ -156,7 +166,7 @@ pub(super) fn map(
 /// `memory` as `None` it does only that. A piece at a time goes through a buffer that stays in the processor's cache:
 /// what is checked is exactly what the guest gets.
 pub(super) fn load_with_crc(
-    image: &ElfImage,
+    image: &KernelImage,
     source: &Source,
     memory: Option<&GuestMemoryMmap<()>>,
 ) -> Result<(Loaded, u32), PlacementError> {
@@ -191,7 +201,7 @@ pub(super) fn load_with_crc(
 }
 
 /// The bytes that come from the file.
-fn bytes(image: &ElfImage) -> u64 {
+fn bytes(image: &KernelImage) -> u64 {
     image.segments.iter().map(|segment| segment.file_size).sum()
 }
 

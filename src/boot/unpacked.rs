@@ -1,4 +1,4 @@
-//! Loads the vmlinux out of a bzImage: from the cache where it is there, else by unpacking it.
+//! Loads the vmlinux out of a bzImage, or a packed arm64 Image: from the cache where it is there, else by unpacking it.
 
 use std::fs::File;
 use std::io;
@@ -8,22 +8,32 @@ use thiserror::Error;
 use vm_memory::GuestMemoryMmap;
 
 use super::MAX_UNPACKED_SIZE;
-use super::bzimage::Payload;
+use super::architecture::Architecture;
 use super::cache::Cache;
 use super::decompress::{self, Compression};
-use super::elf::{ElfImage, MAGIC};
-use super::error::{ElfError, KernelError};
-use super::kernel::{KernelFile, KernelFormat, KernelOptions, LoadedKernel, loaded};
+use super::elf::MAGIC;
+use super::error::KernelError;
+use super::image::{self, HEADER_SIZE};
+use super::kernel::{HeaderError, KernelFile, KernelFormat, KernelOptions, LoadedKernel, loaded};
+use super::kernel_image::KernelImage;
 use super::packed::{self, HEAD_SIZE, Key, Stamp};
 use super::segments::{self, Loaded, PlacementError};
 use super::source::Source;
 
-/// How much of a bzImage is hashed at once: what fits a second-level cache.
+/// Where the compressed kernel lies in the file, in bytes; its unpacked size, in 4 bytes, is the
+/// last of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Payload {
+    pub offset: u64,
+    pub length: u64,
+}
+
+/// How much of a payload is hashed at once: what fits a second-level cache.
 const HASH_PIECE: usize = 1 << 20;
 
 impl KernelFile {
     /// Loads from the cache, or else unpacks and then fills the cache.
-    pub(super) fn load_bzimage(
+    pub(super) fn load_packed(
         &self,
         payload: Payload,
         memory: &GuestMemoryMmap<()>,
@@ -39,13 +49,10 @@ impl KernelFile {
         if let Some(cache) = &cache {
             let (key, compression) = self.hash(payload)?;
             if let Some((file, length)) = cache.find(&key) {
-                match load_cached(&file, length, &key, memory, options.map) {
+                match self.load_cached(&file, length, &key, memory, options) {
                     Ok((image, bytes)) => {
                         let entry = self.entry(&image, options.prefer)?;
-                        let format = KernelFormat::BzImage {
-                            compression,
-                            cached: true,
-                        };
+                        let format = self.packed_format(compression, true);
                         return Ok(loaded(&image, entry, bytes, format));
                     }
                     Err(CachedError::Placement(source @ PlacementError::NeedsMemory { .. })) => {
@@ -69,25 +76,46 @@ impl KernelFile {
         let unpacked = decompress::unpack(payload, MAX_UNPACKED_SIZE).map_err(unpack_error)?;
         let source = Source::Bytes(&unpacked);
         let head = &unpacked[..unpacked.len().min(HEAD_SIZE)];
-        if !head.starts_with(&MAGIC) {
-            return Err(self.unrecognised("is a bzImage with something else than a vmlinux in it"));
+        if self.architecture == Architecture::X86_64 && !head.starts_with(&MAGIC) {
+            return Err(KernelError::Unrecognised {
+                path: self.path.clone(),
+                what: "is a bzImage with something else than a vmlinux in it",
+                remedy: self.architecture.advice(),
+            });
         }
-        let mut image = ElfImage::parse(head, &source).map_err(|source| self.elf_error(source))?;
+        let mut image = self
+            .parse(head, &source, 0, memory, options)
+            .map_err(|source| self.header_error(source))?;
         let entry = self.entry(&image, options.prefer)?;
-        packed::trim(&mut image, &unpacked);
+        // An Image that doesn't tell its size has no other than its file's.
+        if self.architecture == Architecture::X86_64 || !image::is_of_unknown_size(head) {
+            packed::trim(&mut image, &unpacked);
+        }
         let bytes = segments::load(&image, &source, memory)
             .map_err(|source| self.placement_error(source))?;
         if let (Some(cache), Some(key)) = (&cache, &key) {
-            let stored = cache.store(key, |file| packed::write(&image, &unpacked, key, file));
+            let stored = cache.store(key, |file| {
+                packed::write(self.architecture, &image, &unpacked, key, file)
+            });
             if let Err(error) = stored {
                 log::debug!("the unpacked kernel is not kept: {error}");
             }
         }
-        let format = KernelFormat::BzImage {
-            compression,
-            cached: false,
-        };
+        let format = self.packed_format(compression, false);
         Ok(loaded(&image, entry, bytes, format))
+    }
+
+    fn packed_format(&self, compression: Compression, cached: bool) -> KernelFormat {
+        match self.architecture {
+            Architecture::X86_64 => KernelFormat::BzImage {
+                compression,
+                cached,
+            },
+            Architecture::Aarch64 => KernelFormat::PackedImage {
+                compression,
+                cached,
+            },
+        }
     }
 
     /// The key of the payload, and how it is compressed. Reads a piece at a time, so that a
@@ -128,6 +156,41 @@ impl KernelFile {
             .map_err(|source| self.read_error(source))?;
         Ok(bytes)
     }
+
+    /// Loads an entry of the cache. Its headers are checked before anything is loaded: where only
+    /// the contents are damaged, loading the right ones afterwards overwrites every byte.
+    fn load_cached(
+        &self,
+        file: &File,
+        length: u64,
+        key: &Key,
+        memory: &GuestMemoryMmap<()>,
+        options: &KernelOptions,
+    ) -> Result<(KernelImage, Loaded), CachedError> {
+        let source = Source::File(file, length);
+        let (head, _) = source.head::<HEAD_SIZE>()?;
+        let stamp = Stamp::read(&head)
+            .filter(|stamp| stamp.key == *key && stamp.length == length)
+            .ok_or(CachedError::Stamp)?;
+        let image = match self.architecture {
+            Architecture::X86_64 => self.parse(&head, &source, 0, memory, options)?,
+            Architecture::Aarch64 => {
+                let mut head = [0; HEADER_SIZE];
+                let offset = HEAD_SIZE as u64;
+                source.read_exact_at(&mut head, offset)?;
+                self.parse(&head, &source, offset, memory, options)?
+            }
+        };
+        let target = (!options.map).then_some(memory);
+        let (mut loaded, crc) = segments::load_with_crc(&image, &source, target)?;
+        if crc != stamp.data_crc {
+            return Err(CachedError::Contents);
+        }
+        if options.map {
+            loaded = segments::map(&image, file, length, memory)?;
+        }
+        Ok((image, loaded))
+    }
 }
 
 /// Why an entry of the cache was not used.
@@ -138,35 +201,9 @@ enum CachedError {
     #[error("it is damaged, or for another content")]
     Stamp,
     #[error("it {0}")]
-    Elf(#[from] ElfError),
+    Header(#[from] HeaderError),
     #[error("it {0}")]
     Placement(#[from] PlacementError),
     #[error("its contents are damaged")]
     Contents,
-}
-
-/// Loads an entry of the cache. Its headers are checked before anything is loaded: where only
-/// the contents are damaged, loading the right ones afterwards overwrites every byte.
-fn load_cached(
-    file: &File,
-    length: u64,
-    key: &Key,
-    memory: &GuestMemoryMmap<()>,
-    map: bool,
-) -> Result<(ElfImage, Loaded), CachedError> {
-    let source = Source::File(file, length);
-    let (head, _) = source.head()?;
-    let stamp = Stamp::read(&head)
-        .filter(|stamp| stamp.key == *key && stamp.length == length)
-        .ok_or(CachedError::Stamp)?;
-    let image = ElfImage::parse(&head, &source)?;
-    let target = (!map).then_some(memory);
-    let (mut loaded, crc) = segments::load_with_crc(&image, &source, target)?;
-    if crc != stamp.data_crc {
-        return Err(CachedError::Contents);
-    }
-    if map {
-        loaded = segments::map(&image, file, length, memory)?;
-    }
-    Ok((image, loaded))
 }

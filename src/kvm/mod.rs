@@ -6,13 +6,12 @@
 mod host;
 #[cfg_attr(target_arch = "x86_64", path = "x86_64.rs")]
 #[cfg_attr(target_arch = "aarch64", path = "aarch64.rs")]
-mod native;
+pub mod native;
 mod stats;
 mod vcpu;
 mod vm;
 
 pub use host::{Host, HostError};
-pub use native::*;
 pub use stats::{Statistic, StatisticKind, Statistics, StatisticsError};
 pub use vcpu::{IoWidth, Vcpu};
 pub use vm::{MemorySlot, Vm};

@@ -25,7 +25,7 @@ use super::virtio::{Registers, VirtioPlacer};
 use super::vm::Vm;
 use crate::arch::features::Feature;
 use crate::arch::vcpus::{self, CpuOptions, Cpus};
-use crate::arch::{Machine, board, irqchip, layout, reboot, tables};
+use crate::arch::{ARCHITECTURE, Machine, board, irqchip, layout, reboot, tables};
 use crate::boot::{self, EntryPreference, KernelFile, KernelOptions, LoadedKernel};
 use crate::bus::Buses;
 use crate::config::{ConfigError, KernelLoad, Protocol, VmConfig};
@@ -154,7 +154,7 @@ pub fn build(host: &Host, config: &VmConfig, options: BuildOptions) -> Result<Vm
     let own_waits = idle::set_up(host, &fd, config)?;
     timeline.mark(Phase::Memory);
 
-    let kernel_file = KernelFile::open(kernel_path)?;
+    let kernel_file = KernelFile::open(kernel_path, ARCHITECTURE)?;
     let acpi = tables::by_acpi(config, kernel_file.format())?;
     let prefer = match config.boot.protocol {
         Protocol::Auto => EntryPreference::Auto,
@@ -166,6 +166,7 @@ pub fn build(host: &Host, config: &VmConfig, options: BuildOptions) -> Result<Vm
             cache: kernel_cache,
             prefer,
             map: config.boot.load == KernelLoad::Map,
+            base: layout::KERNEL_START,
         },
     )?;
     let initrd = match &config.boot.initrd {

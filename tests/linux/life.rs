@@ -40,13 +40,19 @@ fn each_way_to_end_has_its_exit_status() {
 
 #[test]
 fn a_damaged_kernel_is_a_crash_with_its_registers() {
-    use motevm::boot::{Entry, KernelOptions, load_kernel};
+    use motevm::boot::{Architecture, Entry, KernelOptions, load_kernel};
     use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
     let Some(guests) = guests() else { return };
     // An undefined instruction at the entry point, where no handler for it exists yet: a triple
     // fault that no kernel announced.
     let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 64 << 20)]).unwrap();
-    let loaded = load_kernel(&guests.vmlinux, &memory, &KernelOptions::default()).unwrap();
+    let loaded = load_kernel(
+        &guests.vmlinux,
+        Architecture::X86_64,
+        &memory,
+        &KernelOptions::default(),
+    )
+    .unwrap();
     let Entry::Pvh(entry) = loaded.entry else {
         panic!("{loaded:?}")
     };

@@ -7,7 +7,8 @@ use vm_memory::Address;
 
 use super::layout;
 use crate::boot::Entry;
-use crate::kvm::{Host, KvmError, Vcpu, system_register};
+use crate::kvm::native::system_register;
+use crate::kvm::{Host, KvmError, Vcpu};
 
 /// EL1 with its own stack pointer, all exceptions masked (DDI 0487 §C5.2.18, SPSR_EL1): how Linux is
 /// entered (Documentation/arch/arm64/booting.rst §4).

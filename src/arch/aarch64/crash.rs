@@ -5,7 +5,8 @@ use std::fmt::Write;
 use vm_memory::{GuestAddress, GuestMemoryMmap};
 
 use super::cpu::{PC, PSTATE, SP_EL0, SP_EL1, x};
-use crate::kvm::{KvmError, Vcpu, system_register};
+use crate::kvm::native::system_register;
+use crate::kvm::{KvmError, Vcpu};
 use crate::memory::over_ram;
 
 /// The length of an instruction.

@@ -12,7 +12,8 @@ use kvm_bindings::{
 
 use super::layout;
 use crate::arch::fdt::{Gic, Range};
-use crate::kvm::{Device, Host, KvmError, Vm};
+use crate::kvm::native::Device;
+use crate::kvm::{Host, KvmError, Vm};
 
 /// Interrupts that are a vCPU's own come before those of devices (GIC architecture §2.2).
 const PRIVATE_INTERRUPTS: u32 = 32;

@@ -61,7 +61,7 @@ pub fn write(
         nodes: machine.nodes,
         cpus: &cpus.affinities,
         capacities: &[],
-        caches: host::Caches::of_host(),
+        caches: host::caches(),
         gic: irqchip.gic,
         pmu: cpus.pmu,
         serial: machine

@@ -105,6 +105,7 @@ pub fn boot_regs(entry: Entry) -> kvm_regs {
     let boot_params = layout::BOOT_PARAMS.raw_value();
     let (rip, rbx, rsi) = match entry {
         Entry::Pvh(address) => (address.raw_value(), boot_params, 0),
+        // No kernel that is loaded for x86_64 has an arm64 entry.
         Entry::Linux64(address) | Entry::Arm64(address) => (address.raw_value(), 0, boot_params),
     };
     let stack = layout::BOOT_STACK.raw_value();

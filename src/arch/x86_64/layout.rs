@@ -43,6 +43,8 @@ pub const BIOS_START: u64 = 0xa_0000;
 pub const RSDP: GuestAddress = GuestAddress(0xe_0000);
 /// The MP floating pointer, where Linux scans for it (MP 1.4 §4).
 pub const MP_TABLE: GuestAddress = GuestAddress(0xf_0000);
+/// The first byte that a kernel may have.
+pub const KERNEL_START: GuestAddress = GuestAddress(BIOS_END);
 /// First byte above the reserved BIOS area.
 pub const BIOS_END: u64 = 0x10_0000;
 

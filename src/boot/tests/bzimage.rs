@@ -4,7 +4,8 @@ use vm_memory::GuestAddress;
 
 use super::super::decompress::unpack;
 use super::super::{
-    Compression, DecompressError, Entry, FileFormat, KernelFile, KernelFormat, KernelOptions,
+    Architecture, Compression, DecompressError, Entry, FileFormat, KernelFile, KernelFormat,
+    KernelOptions,
 };
 use super::{COMPRESSED, Fixture, VMLINUX, bzimage, guest_bytes, load, memory, refusal};
 
@@ -15,7 +16,7 @@ fn every_compression_loads_the_same_kernel() {
     for (name, payload) in COMPRESSED.into_iter().chain([("none", VMLINUX)]) {
         let memory = memory(64);
         let fixture = Fixture::new(&bzimage(payload));
-        let file = KernelFile::open(&fixture.path).unwrap();
+        let file = KernelFile::open(&fixture.path, Architecture::X86_64).unwrap();
         assert_eq!(file.format(), FileFormat::BzImage);
         let kernel = file.load(&memory, &KernelOptions::default()).unwrap();
         assert_eq!(kernel.entry, Entry::Pvh(GuestAddress(0x100_0040)));

@@ -63,7 +63,8 @@ impl Setup {
 fn cached(kernel: &LoadedKernel) -> bool {
     match kernel.format {
         KernelFormat::BzImage { cached, .. } => cached,
-        KernelFormat::Elf => panic!("not a bzImage"),
+        KernelFormat::PackedImage { cached, .. } => cached,
+        KernelFormat::Elf | KernelFormat::Image => panic!("not packed"),
     }
 }
 

@@ -2,10 +2,12 @@
 
 use vm_memory::GuestAddress;
 
-use super::super::elf::ElfImage;
+use super::super::elf;
 use super::super::notes::find_pvh_entry;
 use super::super::source::Source;
-use super::super::{Entry, EntryPreference, FileFormat, KernelFile, KernelFormat, KernelOptions};
+use super::super::{
+    Architecture, Entry, EntryPreference, FileFormat, KernelFile, KernelFormat, KernelOptions,
+};
 use super::{
     ElfBuilder, Fixture, LOAD, NOTE, TEXT, guest_bytes, load, load_kernel, memory, note, pvh_note,
     refusal,
@@ -44,7 +46,7 @@ fn a_pvh_note_is_preferred_and_can_be_passed_over() {
         load(EntryPreference::Linux64),
         Entry::Linux64(GuestAddress(TEXT + 16))
     );
-    let file = KernelFile::open(&fixture.path).unwrap();
+    let file = KernelFile::open(&fixture.path, Architecture::X86_64).unwrap();
     assert_eq!(file.format(), FileFormat::Elf);
 }
 
@@ -153,7 +155,9 @@ fn other_files_are_told_apart() {
 fn what_is_no_regular_file_is_refused_without_waiting() {
     let fixture = Fixture::new(b"");
     let folder = fixture.folder.path();
-    let error = KernelFile::open(folder).unwrap_err().to_string();
+    let error = KernelFile::open(folder, Architecture::X86_64)
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("not a regular file"), "{error}");
     let fifo = folder.join("fifo");
     assert!(
@@ -163,9 +167,11 @@ fn what_is_no_regular_file_is_refused_without_waiting() {
             .unwrap()
             .success()
     );
-    let error = KernelFile::open(&fifo).unwrap_err().to_string();
+    let error = KernelFile::open(&fifo, Architecture::X86_64)
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("not a regular file"), "{error}");
-    let error = KernelFile::open(&folder.join("none"))
+    let error = KernelFile::open(&folder.join("none"), Architecture::X86_64)
         .unwrap_err()
         .to_string();
     assert!(error.contains("cannot open"), "{error}");
@@ -268,10 +274,7 @@ fn every_truncation_is_an_error() {
     let elf = ElfBuilder::new().notes(4, pvh_note(TEXT as u32)).build();
     for length in 0..elf.len() {
         let elf = &elf[..length];
-        assert!(
-            ElfImage::parse(elf, &Source::Bytes(elf)).is_err(),
-            "{length}"
-        );
+        assert!(elf::parse(elf, &Source::Bytes(elf)).is_err(), "{length}");
     }
 }
 

@@ -5,16 +5,18 @@ mod bzimage;
 mod cache;
 mod cmdline;
 mod elf;
+mod image;
+mod initrd;
 mod mapped;
 mod mutated;
 mod tables;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
-use super::{KernelError, KernelOptions, LoadedKernel, load_kernel};
+use super::{Architecture, KernelError, KernelOptions, LoadedKernel};
 
 /// The fixture kernel and its compressed forms, with the names of the compressors.
 const VMLINUX: &[u8] = include_bytes!("../../../tests/fixtures/boot/vmlinux");
@@ -70,6 +72,15 @@ impl Fixture {
         std::fs::write(&path, contents).unwrap();
         Fixture { folder, path }
     }
+}
+
+/// Loads a kernel for x86_64.
+fn load_kernel(
+    path: &Path,
+    memory: &GuestMemoryMmap<()>,
+    options: &KernelOptions,
+) -> Result<LoadedKernel, KernelError> {
+    super::load_kernel(path, Architecture::X86_64, memory, options)
 }
 
 /// Loads a kernel file with these contents into 64 MiB.

@@ -4,11 +4,11 @@
 use proptest::prelude::*;
 
 use super::super::decompress::unpack;
-use super::super::elf::ElfImage;
+use super::super::kernel_image::KernelImage;
 use super::super::notes::find_pvh_entry;
 use super::super::packed::{HEAD_SIZE, Stamp};
 use super::super::source::Source;
-use super::super::{Cmdline, HIGHEST_KERNEL_ADDRESS, LOWEST_KERNEL_ADDRESS, bzimage};
+use super::super::{Cmdline, HIGHEST_KERNEL_ADDRESS, LOWEST_KERNEL_ADDRESS, bzimage, elf};
 use super::{COMPRESSED, ElfBuilder, TEXT, VMLINUX, memory, pvh_note};
 
 /// Bytes to write over a file, where they go, and how much of it is left.
@@ -40,7 +40,7 @@ fn apply(bytes: &mut Vec<u8>, area: usize, changes: &(Vec<(usize, u64, usize)>, 
 }
 
 /// What holds for every file that is accepted.
-fn check_image(image: &ElfImage, length: u64) {
+fn check_image(image: &KernelImage, length: u64) {
     let mut previous = LOWEST_KERNEL_ADDRESS;
     assert!(!image.segments.is_empty());
     for segment in &image.segments {
@@ -63,7 +63,7 @@ proptest! {
         let area = if changes.1 % 8 < 4 { 64 + 2 * 56 } else { 0x820 };
         apply(&mut elf, area, &changes);
         let source = Source::Bytes(&elf);
-        if let Ok(image) = ElfImage::parse(&elf[..elf.len().min(HEAD_SIZE)], &source) {
+        if let Ok(image) = elf::parse(&elf[..elf.len().min(HEAD_SIZE)], &source) {
             check_image(&image, elf.len() as u64);
         }
     }

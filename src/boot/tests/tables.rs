@@ -1,14 +1,12 @@
-//! What the kernel reads first, and the initrd.
-
-use std::fs;
+//! What the kernel reads first.
 
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use super::super::{
-    BootTableError, Cmdline, Entry, InitrdRange, KernelFormat, LoadedKernel, MemoryKind,
-    MemoryMapEntry, load_initrd, write_cmdline, write_pvh, write_zero_page,
+    BootTableError, Cmdline, InitrdRange, MemoryKind, MemoryMapEntry, write_cmdline, write_pvh,
+    write_zero_page,
 };
-use super::{Fixture, guest_bytes, memory};
+use super::{guest_bytes, memory};
 
 const MAP: [MemoryMapEntry; 3] = [
     entry(0, 0x9_FC00, MemoryKind::Ram),
@@ -183,91 +181,4 @@ fn the_command_line_ends_with_a_zero() {
     let end = write_cmdline(&memory, &cmdline.finish().unwrap(), at).unwrap();
     assert_eq!(end, GuestAddress(0x2_0006));
     assert_eq!(guest_bytes(&memory, at.0, 7), *b"quiet\0\xFF");
-}
-
-/// A kernel from 16 MiB to so many bytes after.
-fn kernel(size: u64) -> LoadedKernel {
-    LoadedKernel {
-        text_end: GuestAddress(0x100_0000 + size),
-        entry: Entry::Pvh(GuestAddress(16 << 20)),
-        start: GuestAddress(16 << 20),
-        end: GuestAddress((16 << 20) + size),
-        bytes_loaded: size,
-        bytes_mapped: 0,
-        format: KernelFormat::Elf,
-    }
-}
-
-#[test]
-fn the_initrd_goes_as_high_as_it_may() {
-    let contents: Vec<u8> = (0..100_000u32).map(|n| n as u8).collect();
-    let file = Fixture::new(&contents);
-    for (highest, start) in [
-        (u64::MAX, (64 << 20) - 25 * 4096),
-        (64 << 20, (64 << 20) - 25 * 4096),
-        (32 << 20, (32 << 20) - 25 * 4096),
-        ((32 << 20) + 1, (32 << 20) - 25 * 4096),
-        // Straight after the kernel.
-        ((17 << 20) + 100_000, 17 << 20),
-    ] {
-        let memory = memory(64);
-        let range = load_initrd(&file.path, &memory, &kernel(1 << 20), highest).unwrap();
-        assert_eq!(range.start, GuestAddress(start), "{highest:#x}");
-        assert_eq!(range.size, 100_000);
-        assert!(guest_bytes(&memory, start, 100_000) == contents);
-    }
-}
-
-#[test]
-fn the_initrd_stays_below_the_gap() {
-    let ranges = [
-        (GuestAddress(0), 32 << 20),
-        (GuestAddress(1 << 32), 32 << 20),
-    ];
-    let memory = GuestMemoryMmap::<()>::from_ranges(&ranges).unwrap();
-    let file = Fixture::new(b"070701");
-    let range = load_initrd(&file.path, &memory, &kernel(4096), u64::MAX).unwrap();
-    assert_eq!(range.start, GuestAddress((32 << 20) - 4096));
-}
-
-#[test]
-fn an_initrd_that_does_not_fit_says_what_would_help() {
-    let file = Fixture::new(&[1; 100_000]);
-    let refusal = |mib, size, highest| {
-        load_initrd(&file.path, &memory(mib), &kernel(size), highest)
-            .unwrap_err()
-            .to_string()
-    };
-    // One byte more than in the test above.
-    let message = refusal(64, (1 << 20) + 1, (17 << 20) + 100_000);
-    assert!(
-        message.contains("make it smaller, or use a root"),
-        "{message}"
-    );
-    let message = refusal(18, 2 << 20, u64::MAX);
-    assert!(message.contains("--memory 19M"), "{message}");
-    assert!(message.contains("100000 bytes"), "{message}");
-
-    let big = file.folder.path().join("big");
-    fs::File::create(&big).unwrap().set_len(1 << 40).unwrap();
-    let error = load_initrd(&big, &memory(64), &kernel(4096), u64::MAX).unwrap_err();
-    assert!(
-        error
-            .to_string()
-            .contains("use a root filesystem on a drive"),
-        "{error}"
-    );
-}
-
-#[test]
-fn wrong_initrds_are_refused() {
-    let file = Fixture::new(b"");
-    let refusal = |path| {
-        load_initrd(path, &memory(64), &kernel(4096), u64::MAX)
-            .unwrap_err()
-            .to_string()
-    };
-    assert!(refusal(&file.path).contains("is empty"));
-    assert!(refusal(file.folder.path()).contains("not a regular file"));
-    assert!(refusal(&file.folder.path().join("none")).contains("cannot open"));
 }
