@@ -3,11 +3,8 @@
 
 use vm_memory::{Address, Bytes, GuestAddress, GuestMemoryError, GuestMemoryMmap};
 
-use super::cpuid::{self, CpuidOptions};
-use super::idle::OwnWaits;
-use super::{cpu, layout};
+use super::layout;
 use crate::boot::Entry;
-use crate::kvm::{Host, KvmError, Vcpu};
 
 /// The guest memory that it needs.
 pub const MEMORY: u64 = 2 << 20;
@@ -34,45 +31,13 @@ const IOAPIC_SELECT: u32 = 0xfec0_0000;
 const IOAPIC_WINDOW: u32 = 0xfec0_0010;
 const IOAPIC_ENTRY: u32 = 0x10 + 2 * GSI;
 
-/// Why it can't be made ready.
-#[derive(Debug, thiserror::Error)]
-pub enum ResponderError {
-    /// KVM refused something.
-    #[error(transparent)]
-    Kvm(#[from] KvmError),
-    /// The memory is smaller than [`MEMORY`].
-    #[error("writing the guest's code: {0}")]
-    Memory(#[from] GuestMemoryError),
-}
-
-/// Makes a VM's first vCPU ready to run it, in memory of [`MEMORY`] bytes. It answers once unasked,
-/// when it is ready itself.
+/// Puts its code and its interrupt table into memory of [`MEMORY`] bytes. It answers once unasked, when
+/// it is ready itself.
 ///
 /// # Errors
 ///
-/// See [`ResponderError`].
-pub fn prepare(
-    host: &Host,
-    vcpu: &Vcpu,
-    memory: &GuestMemoryMmap<()>,
-) -> Result<(), ResponderError> {
-    let options = CpuidOptions {
-        cpus: 1,
-        tsc_khz: None,
-        tsc_deadline: false,
-        own_waits: OwnWaits::default(),
-        mask: &[],
-        pmu: false,
-    };
-    vcpu.set_cpuid(&cpuid::template(host.supported_cpuid()?, &options))?;
-    let entry = write(memory)?;
-    vcpu.set_sregs(&cpu::boot_sregs(entry, memory, vcpu.sregs()?)?)?;
-    vcpu.set_regs(&cpu::boot_regs(entry))?;
-    Ok(())
-}
-
-/// Puts code and interrupt table into memory.
-fn write(memory: &GuestMemoryMmap<()>) -> Result<Entry, GuestMemoryError> {
+/// The memory is smaller.
+pub fn write(memory: &GuestMemoryMmap<()>) -> Result<Entry, GuestMemoryError> {
     let (code, handler) = code();
     memory.write_slice(&code, CODE)?;
     let handler = CODE.raw_value() as u32 + handler;

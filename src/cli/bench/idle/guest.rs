@@ -5,13 +5,16 @@ use std::os::fd::AsRawFd;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use motevm::arch::{layout, responder};
+use motevm::arch::irqchip::{self, IrqchipError};
+use motevm::arch::vcpus::{self, CpuError, CpuOptions, Cpus};
+use motevm::arch::{idle::OwnWaits, layout, responder};
 use motevm::bus::Bus;
 use motevm::config::HaltPoll;
 use motevm::kvm::{Host, KvmError, Statistics, StatisticsError, Vm};
 use motevm::machine::{Halts, IdleError, set_window};
 use motevm::memory::{Backing, GuestRam, MemoryError};
 use motevm::vcpu::{ExitCounters, Stop, Surroundings, VcpuThread};
+use vm_memory::GuestMemoryError;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EventFd};
 
 /// How long an answer may take at most, on however busy a machine.
@@ -26,9 +29,15 @@ pub enum GuestError {
     /// There is no memory for it.
     #[error(transparent)]
     Memory(#[from] MemoryError),
-    /// It can't be made ready.
+    /// It has no interrupt controller.
     #[error(transparent)]
-    Prepare(#[from] responder::ResponderError),
+    Irqchip(#[from] IrqchipError),
+    /// It has no vCPU.
+    #[error(transparent)]
+    Cpu(#[from] CpuError),
+    /// Its code can't be written.
+    #[error("writing the guest's code: {0}")]
+    Code(#[from] GuestMemoryError),
     /// The window could not be set.
     #[error(transparent)]
     Window(#[from] IdleError),
@@ -76,16 +85,24 @@ impl Guest {
         let memory = ram.memory().clone();
         // SAFETY: `ram` is dropped after `fd` and the vCPU, in `Guest` and in this function.
         unsafe { fd.set_memory(&memory)? };
-        fd.set_tss_address(layout::KVM_TSS)?;
-        fd.create_irqchip()?;
+        irqchip::prepare(&fd)?;
+        let irqchip = irqchip::create(host, &fd, 1)?;
         if let HaltPoll::Window(window) = window {
             set_window(host, &fd, window)?;
         }
+        let options = CpuOptions {
+            cpus: 1,
+            mask: &[],
+            own_waits: OwnWaits::default(),
+            pmu: false,
+        };
+        let cpus = vcpus::create(host, &fd, &irqchip, &options)?;
+        cpus.enter(responder::write(&memory)?, &memory)?;
         let (request, answer) = (event()?, Arc::new(event()?));
         fd.register_irqfd(&request, responder::GSI)?;
         fd.register_ioeventfd(&answer, responder::ANSWER, responder::ANSWER_VALUE)?;
-        let vcpu = fd.create_vcpu(0)?;
-        responder::prepare(host, &vcpu, &memory)?;
+        let Cpus { vcpus, prepare, .. } = cpus;
+        let vcpu = vcpus.into_iter().next().ok_or(GuestError::Silent)?;
         let statistics = match vcpu.statistics() {
             Ok(statistics) => Some(statistics),
             Err(StatisticsError::Kvm(_)) => None, // Linux before 5.14
@@ -98,7 +115,7 @@ impl Guest {
             ports: Arc::new(Bus::new()),
             memory,
             read_only_memory: false,
-            prepare: Arc::new(|_| Ok(())),
+            prepare,
             on_start: Arc::new(move || starting.begin(cpu)),
             on_stop: Arc::new(move |stop| {
                 let _ = stopping.stopped.set(stop);
