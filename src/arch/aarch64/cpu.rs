@@ -1,8 +1,9 @@
 //! The registers with which the first vCPU starts, and how the processor sees memory.
 
-use kvm_bindings::{KVM_REG_ARM_CORE, KVM_REG_ARM64, KVM_REG_SIZE_U64, kvm_regs};
 use std::mem::offset_of;
 use std::sync::atomic::AtomicU32;
+
+use kvm_bindings::{KVM_REG_ARM_CORE, KVM_REG_ARM64, KVM_REG_SIZE_U64, kvm_regs};
 use vm_memory::Address;
 
 use super::layout;

@@ -1,5 +1,7 @@
 //! The registers with which the first vCPU starts, and the tables they point at.
 
+use std::sync::atomic::AtomicU32;
+
 use kvm_bindings::{kvm_dtable, kvm_regs, kvm_segment, kvm_sregs};
 use vm_memory::{Address, Bytes, GuestAddress, GuestMemoryMmap};
 
@@ -26,6 +28,11 @@ const EFER_LME_LMA: u64 = 1 << 8 | 1 << 10;
 pub fn physical_end(host: &Host) -> Result<u64, KvmError> {
     Ok(cpuid::physical_end(host.supported_cpuid()?))
 }
+
+/// Shows the guest what was just changed in memory that it reads by itself: nothing has to be done, as
+/// its uncached reads see what processors have in their caches (SDM vol. 3 §12.3.1).
+#[inline]
+pub fn publish(_word: &AtomicU32) {}
 
 /// A flat segment of `kind` (SDM vol. 3 §3.4.5.1) at a selector; `long` for 64-bit code.
 fn flat_segment(selector: u16, kind: u8, long: bool) -> kvm_segment {

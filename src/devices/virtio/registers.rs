@@ -12,6 +12,7 @@ use std::sync::atomic::Ordering;
 
 use virtio_bindings::virtio_mmio::VIRTIO_MMIO_CONFIG;
 
+use crate::arch::cpu::publish;
 use crate::memory::pages::{self, Pages};
 
 /// The largest configuration space, in bytes.
@@ -52,22 +53,32 @@ impl RegisterPage {
     }
 
     pub(super) fn set(&self, register: u32, value: u32) {
-        self.word(register).store(value.to_le(), Ordering::SeqCst);
+        let word = self.word(register);
+        word.store(value.to_le(), Ordering::SeqCst);
+        publish(word);
     }
 
     pub(super) fn or(&self, register: u32, bits: u32) {
-        self.word(register).fetch_or(bits.to_le(), Ordering::SeqCst);
+        let word = self.word(register);
+        word.fetch_or(bits.to_le(), Ordering::SeqCst);
+        publish(word);
     }
 
     pub(super) fn and(&self, register: u32, bits: u32) {
-        self.word(register)
-            .fetch_and(bits.to_le(), Ordering::SeqCst);
+        let word = self.word(register);
+        word.fetch_and(bits.to_le(), Ordering::SeqCst);
+        publish(word);
     }
 
     /// Writes to the configuration space; one thread at a time.
     pub(super) fn set_config(&self, offset: usize, data: &[u8]) {
         let offset = VIRTIO_MMIO_CONFIG as usize + offset;
-        pages::write_bytes(self.pages.page(self.index), offset, data);
+        let words = self.pages.page(self.index);
+        pages::write_bytes(words, offset, data);
+        let changed = offset / 4..(offset + data.len()).div_ceil(4);
+        words[changed.start.min(words.len())..changed.end.min(words.len())]
+            .iter()
+            .for_each(publish);
     }
 
     fn word(&self, register: u32) -> &std::sync::atomic::AtomicU32 {
