@@ -8,6 +8,10 @@ MOTE_CACHE_DIR=${MOTE_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/mote}
 # mke2fs, debugfs and depmod live in sbin, which isn't in every user's PATH.
 PATH=$PATH:/usr/sbin:/sbin
 
+# This host's architecture, and the guest's (x86_64 or aarch64).
+HOST_ARCH=$(uname -m)
+MOTE_ARCH=${MOTE_ARCH:-$HOST_ARCH}
+
 # The folder in which cargo puts what it builds for this host: .cargo/config.toml names the target.
 host_triple() { rustc -vV | sed -n 's/^host: //p'; }
 
@@ -134,6 +138,134 @@ fetch_package() {
     dpkg -x "$deb" "$dir"
     rm "$deb"
   done
+}
+
+# debian_sources: where this host has Debian's packages from: lines of an address and a release.
+debian_sources() {
+  # shellcheck disable=SC2016 # $(...) is apt's own syntax
+  apt-get indextargets --format '$(ORIGIN) $(REPO_URI) $(RELEASE)' 'Created-By: Packages' 2>/dev/null |
+    sed -n 's/^Debian //p' | awk '!seen[$0]++' || true
+}
+
+# private_apt DIR ARCH [RELEASE]: an apt of its own in DIR, which knows nothing but Debian for ARCH, of this
+# host's release or another (from the mirrors and by the proxy that this host uses), and changes nothing
+# outside of DIR; commands find it by APT_CONFIG=DIR/apt.conf. The system's own configuration isn't read:
+# it may run commands after each update. Lists that are less than a day old aren't fetched again.
+private_apt() {
+  local dir=$1 arch release=${3:-} sources keyring=/usr/share/keyrings/debian-archive-keyring.gpg url suite
+  arch=$(debian_arch "$2")
+  [ -z "$(find "$dir/fresh" -mtime -1 2>/dev/null)" ] || return 0
+  sources=$(debian_sources)
+  if [ -z "$sources" ]; then # a machine whose package lists were never fetched doesn't know whose they are
+    apt_update
+    sources=$(debian_sources)
+  fi
+  [ -n "$sources" ] || die "no source of this host's apt is a Debian archive, and packages for $arch are needed from there"
+  [ -e "$keyring" ] || need_packages debian-archive-keyring
+  mkdir -p "$dir"/{state/lists/partial,cache/archives/partial}
+  : >"$dir/state/status"
+  {
+    apt-config dump | grep '^Acquire::' | grep -vE '^Acquire::(IndexTargets|Languages|Changelogs)' || true
+    cat <<CONF
+Dir::State "$dir/state";
+Dir::State::status "$dir/state/status";
+Dir::Cache "$dir/cache";
+Dir::Cache::srcpkgcache "";
+Dir::Etc::main "/dev/null";
+Dir::Etc::parts "/dev/null";
+Dir::Etc::sourcelist "$dir/sources.list";
+Dir::Etc::sourceparts "/dev/null";
+Dir::Etc::preferences "/dev/null";
+Dir::Etc::preferencesparts "/dev/null";
+APT::Architecture "$arch";
+APT::Architectures { "$arch"; };
+APT::Sandbox::User "root";
+Acquire::Languages "none";
+Acquire::Retries "3";
+Acquire::GzipIndexes "true";
+Debug::NoLocking "true";
+CONF
+  } >"$dir/apt.conf"
+  # Another release is looked for on each mirror: the one with the security updates doesn't have it.
+  while read -r url suite; do
+    echo "deb [signed-by=$keyring] $url ${release:-$suite} main"
+  done <<<"$sources" | awk '!seen[$0]++' >"$dir/all.list"
+  if [ -z "$release" ]; then
+    mv "$dir/all.list" "$dir/sources.list"
+    say "fetching Debian's package lists for $arch (10 MB, in the cache's own folder)"
+    APT_CONFIG=$dir/apt.conf apt-get -qq update || die "couldn't fetch Debian's package lists for $arch: the reason is above"
+  else
+    say "fetching the package lists of Debian's $release for $arch (10 MB, in the cache's own folder)"
+    while read -r url; do
+      echo "$url" >"$dir/sources.list"
+      ! APT_CONFIG=$dir/apt.conf apt-get -qq update || break
+      url=
+    done <"$dir/all.list"
+    rm "$dir/all.list"
+    [ -n "$url" ] || die "couldn't fetch the package lists of $release: the reason is above"
+  fi
+  touch "$dir/fresh"
+}
+
+# debian_arch ARCH: Debian's name for it.
+debian_arch() {
+  case $1 in
+    x86_64) echo amd64 ;;
+    aarch64) echo arm64 ;;
+    *) die "MOTE_ARCH: '$1' is unknown (x86_64 or aarch64)" ;;
+  esac
+}
+
+# foreign_apt ARCH[-RELEASE] COMMAND...: runs a command or a function (newest_package, fetch_package,
+# apt-cache, ...) on Debian's packages for ARCH, in this host's release or another. The system's apt stays as
+# it is, and isn't used.
+foreign_apt() {
+  local arch=$1 dir=$MOTE_CACHE_DIR/apt/$1
+  shift
+  (
+    mkdir -p "$dir"
+    exec {apt_fd}>"$dir/.lock"
+    flock "$apt_fd"
+    case $arch in
+      *-*) private_apt "$dir" "${arch%%-*}" "${arch#*-}" ;;
+      *) private_apt "$dir" "$arch" ;;
+    esac
+    exec {apt_fd}>&-
+    export APT_CONFIG=$dir/apt.conf MOTE_APT_UPDATED=1
+    "$@"
+  )
+}
+
+# foreign_packages ARCH[-RELEASE] DIR PACKAGE...: downloads Debian packages for ARCH and unpacks them into DIR.
+foreign_packages() {
+  local arch=$1 dir=$2 package
+  shift 2
+  for package; do foreign_apt "$arch" fetch_package "$package" "$dir"; done
+}
+
+# foreign_tree ARCH[-RELEASE] DIR PACKAGE...: the same with all that they depend on, as a root file system's tree
+# (with /bin, /lib and /sbin in /usr). No package's scripts are run.
+foreign_tree() {
+  local arch=$1 dir=$2
+  shift 2
+  foreign_apt "$arch" unpack_tree "$dir" "$@"
+}
+unpack_tree() {
+  local dir=$1 name deb all
+  shift
+  for name in bin sbin lib; do
+    mkdir -p "$dir/usr/$name"
+    ln -sfn "usr/$name" "$dir/$name"
+  done
+  mkdir -p "$dir/.debs/partial"
+  all=(-o "Dir::Cache::archives=$(cd "$dir" && pwd)/.debs" install -y --no-install-recommends "$@")
+  say "downloading Debian packages, with all that they need ($(apt-get "${all[@]}" --print-uris |
+    awk '/^.http/ { n++; size += $3 } END { printf "%d of them, %d MB", n, size / 1000000 }'); only unpacked in the cache)"
+  apt-get -qq "${all[@]}" --download-only >/dev/null
+  for deb in "$dir"/.debs/*.deb; do # dpkg -x would put folders in place of the links
+    dpkg --fsys-tarfile "$deb" | tar -x --keep-directory-symlink -C "$dir"
+  done
+  rm -r "$dir/.debs"
 }
 
 # copy_modules ROOT VERSION DIR MODULE...: takes kernel modules, with all that they depend on, out of an

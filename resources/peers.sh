@@ -59,60 +59,9 @@ make_virtiofsd() {
 
 # --- passt ---
 passt=passt-$PASST_RELEASE-$RECIPE
-# debian_mirror: the address from which this host has Debian's packages.
-debian_mirror() {
-  # shellcheck disable=SC2016 # $(...) is apt's own syntax
-  apt-get indextargets --format '$(ORIGIN)|$(LABEL)|$(REPO_URI)' 2>/dev/null |
-    sed -n '/^Debian|Debian|/{s///p;q}' || true
-}
-
-# release_apt DIR RELEASE: an apt of its own in DIR, which knows nothing but a Debian release (from the
-# mirror and by the proxy that this host uses) and changes nothing outside of DIR; commands find it by
-# APT_CONFIG. The system's own configuration isn't read: it may run commands after each update.
-release_apt() {
-  local dir=$1 release=$2 mirror mirrors keyring=/usr/share/keyrings/debian-archive-keyring.gpg
-  mirrors=$(debian_mirror)
-  if [ -z "$mirrors" ]; then # a machine whose package lists were never fetched doesn't know whose they are
-    apt_update
-    mirrors=$(debian_mirror)
-  fi
-  [ -n "$mirrors" ] || die "no source of this host's apt is a Debian archive, where a passt of $release would come from"
-  [ -e "$keyring" ] || need_packages debian-archive-keyring
-  mkdir -p "$dir"/{state/lists/partial,cache/archives/partial}
-  : >"$dir/state/status"
-  {
-    apt-config dump | grep '^Acquire::' | grep -vE '^Acquire::(IndexTargets|Languages|Changelogs)' || true
-    cat <<CONF
-Dir::State "$dir/state";
-Dir::State::status "$dir/state/status";
-Dir::Cache "$dir/cache";
-Dir::Etc::main "/dev/null";
-Dir::Etc::parts "/dev/null";
-Dir::Etc::sourcelist "$dir/sources.list";
-Dir::Etc::sourceparts "/dev/null";
-Dir::Etc::preferences "/dev/null";
-Dir::Etc::preferencesparts "/dev/null";
-APT::Sandbox::User "root";
-Acquire::Languages "none";
-CONF
-  } >"$dir/apt.conf"
-  for mirror in $mirrors; do
-    echo "deb [signed-by=$keyring] $mirror $release main" >"$dir/sources.list"
-    ! APT_CONFIG=$dir/apt.conf apt-get -qq update || return 0
-  done
-  die "couldn't fetch the package lists of $release, for passt: the reason is above"
-}
-
 make_passt() {
   work_dir
-  say "fetching the package lists of Debian's $PASST_RELEASE, for passt (10 MB, in the cache's own folder)"
-  release_apt "$WORK/apt" "$PASST_RELEASE"
-  (
-    export APT_CONFIG=$WORK/apt/apt.conf
-    export MOTE_APT_UPDATED=1
-    fetch_package passt "$WORK/out"
-    fetch_package libc6 "$WORK/out"
-  )
+  foreign_packages "$HOST_ARCH-$PASST_RELEASE" "$WORK/out" passt libc6
   rm -rf "$WORK/out/usr/share" "$WORK/out/usr/lib/x86_64-linux-gnu/gconv"
   # Run by its own loader, with its own C library. passt would start a faster build of itself, which it
   # looks for by the name of /proc/self/exe, unless that is one: so the loader gets a name like one.
