@@ -222,6 +222,11 @@ debian_arch() {
 foreign_apt() {
   local arch=$1 dir=$MOTE_CACHE_DIR/apt/$1
   shift
+  if [ "$arch" = "$HOST_ARCH" ]; then # the system's own will do
+    [ -n "$(debian_sources)" ] || apt_update
+    "$@"
+    return
+  fi
   (
     mkdir -p "$dir"
     exec {apt_fd}>"$dir/.lock"

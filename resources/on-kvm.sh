@@ -1,13 +1,20 @@
 #!/bin/bash
-# on-kvm.sh [-c CPUS] [-m MB] [-t SECONDS] [-n] [-i] [-v] [--] COMMAND [ARGS...]
+# on-kvm.sh [-a ARCH] [-g GIC] [-p CPU] [-c CPUS] [-m MB] [-t SECONDS] [-n] [-i] [-v] [--] COMMAND [ARGS...]
 #   Runs COMMAND where KVM can run Linux: right here if this host can. Otherwise in a small emulated
-#   machine (QEMU) that has a processor with SVM, as root, with the host's files read-only under a
-#   layer of RAM, in the same folder, with the same arguments and the environment that matters
-#   (CARGO_*, RUST*, MOTE_*, ...). It also serves cargo as a test runner:
+#   machine (QEMU) that has a processor with SVM (x86_64) or EL2 (aarch64), as root, with the host's files
+#   read-only under a layer of RAM, in the same folder, with the same arguments and the environment that
+#   matters (CARGO_*, RUST*, MOTE_*, ...). It also serves cargo as a test runner:
 #     CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER=resources/on-kvm.sh cargo test
+#   A machine of another architecture than this host's has Debian's programs for that one. Of the host's files
+#   it shows the current folder, the project's, cargo's target folder, the cache, TMPDIR if that is set, and the
+#   folder of COMMAND (which may well be a static program: such programs run in it).
+#   -a ARCH     x86_64 or aarch64 (default: MOTE_ARCH, else this host's)
+#   -g GIC      aarch64: the interrupt controller's version, 3 (default) or 2
+#   -p CPU      the processor's model, as QEMU names it (default: max with SVM; aarch64: neoverse-n1, which has
+#               VHE, and with -g 2 cortex-a57, which hasn't)
 #   -c, -m, -t  the emulated machine's CPUs, memory, and how long it may take (default 2048 MB, 600 s;
 #               no limit with a terminal)
-#               More than one CPU is not safe: KVM patches its code at each VM's start and end, and
+#               x86_64: more than one CPU is not safe: KVM patches its code at each VM's start and end, and
 #               this QEMU may run the old code on another CPU, at which the machine's Linux panics.
 #               That holds without -n.
 #   -n          the emulated machine's time is counted in instructions, a nanosecond for each, while its
@@ -23,13 +30,16 @@ HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # shellcheck source-path=SCRIPTDIR source=common.sh
 . "$HERE/common.sh"
 
-cpus=1 memory=2048 limit='' interactive=0 verbose=0 counted=0
+arch=$MOTE_ARCH gic=3 model='' cpus=1 memory=2048 limit='' interactive=0 verbose=0 counted=0
 usage() {
   sed -n '2,/^set/{/^set/!s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}" >&2
   exit 2
 }
-while getopts c:m:t:niv option; do
+while getopts a:g:p:c:m:t:niv option; do
   case $option in
+    a) arch=$OPTARG ;;
+    g) gic=$OPTARG ;;
+    p) model=$OPTARG ;;
     c) cpus=$OPTARG ;;
     m) memory=$OPTARG ;;
     t) limit=$OPTARG ;;
@@ -43,13 +53,16 @@ shift $((OPTIND - 1))
 [ $# -ge 1 ] || usage
 
 # --- this host, if it can ---
-if [ "$(uname -m)" = x86_64 ]; then
+debian_arch "$arch" >/dev/null
+if [ "$HOST_ARCH" = x86_64 ]; then
   flags='no vmx or svm in /proc/cpuinfo'
   if grep -qwE 'vmx|svm' /proc/cpuinfo; then flags=; fi
 else
   flags= # on arm64 a /dev/kvm is there only where EL2 is
 fi
-if [ ! -c /dev/kvm ]; then
+if [ "$arch" != "$HOST_ARCH" ]; then
+  why="this host is $HOST_ARCH, not $arch"
+elif [ ! -c /dev/kvm ]; then
   why='there is no /dev/kvm'
 elif [ -n "$flags" ]; then
   why=$flags
@@ -61,13 +74,19 @@ else
 fi
 [ "${ON_KVM:-}" != emulated ] || why=${why:-'ON_KVM=emulated'}
 [ -n "$why" ] || exec "$@"
-[ "$(uname -m)" = x86_64 ] || die "this host's KVM can't run Linux ($why), and there is no emulated machine for $(uname -m) yet"
-echo "mote: this host's KVM can't run Linux ($why): running in an emulated machine (QEMU, slow: times are not representative)" >&2
+[ "$arch-$HOST_ARCH" != x86_64-aarch64 ] || die "there is no emulated machine for $arch on $HOST_ARCH yet"
+case $gic in 2 | 3) ;; *) die "-g $gic: the interrupt controller's version is 2 or 3" ;; esac
+echo "mote: this host's KVM can't run Linux for $arch ($why): running in an emulated machine (QEMU, slow: times are not representative)" >&2
 
 # --- the emulated machine ---
-need_packages qemu-system-x86
-initrd=$("$HERE/kvm-host/build.sh")
+case $arch in
+  x86_64) need_packages qemu-system-x86 ;;
+  aarch64) need_packages qemu-system-arm ;;
+esac
+initrd=$("$HERE/kvm-host/build.sh" "$arch")
 host=$(dirname "$initrd")
+tree=
+[ "$arch" = "$HOST_ARCH" ] || tree=$("$HERE/kvm-host/tree.sh" "$arch")
 run=$(mktemp -d "${TMPDIR:-/tmp}/on-kvm.XXXXXX")
 qemu='' terminal=''
 # shellcheck disable=SC2317,SC2329 # called by the trap
@@ -96,15 +115,33 @@ fi 2>/dev/null
 
 quote() { printf "'%s'" "${1//\'/\'\\\'\'}"; }
 mkdir "$run/ctl"
+
+# What of this host's files a machine of another architecture shows: whole folders, each once.
+folders() {
+  local folder seen=()
+  for folder in "$PWD" "$HERE/.." "${CARGO_TARGET_DIR:-}" "$MOTE_CACHE_DIR" "${TMPDIR:-}" "$(dirname "$(command -v -- "$1")")"; do
+    folder=$(cd "$folder" 2>/dev/null && pwd -P) || continue
+    case $folder/ in
+      / | /usr/* | /etc/* | /dev/* | /proc/* | /sys/* | /run/) continue ;; # the machine has its own
+      *[:,\\]*) die "$folder: the emulated machine can't show a folder with : or , or \\ in its name" ;;
+    esac
+    seen+=("$folder")
+  done
+  # One that is inside of another is there already.
+  printf '%s\n' "${seen[@]}" | LC_ALL=C sort -u | awk '{ for (f in all) if (index($0 "/", f "/") == 1) next; all[$0]; print }'
+}
+[ -z "$tree" ] || folders "$1" >"$run/ctl/folders"
 {
   for name in $(compgen -e); do
     case $name in
       MOTE_STARTED | MOTE_APT_UPDATED) ;;
-      CARGO* | RUST* | MOTE_* | XDG_CACHE_HOME | HOME | PATH | CI | LD_LIBRARY_PATH | TERM | LANG | LC_* | NO_COLOR)
+      PATH | LD_LIBRARY_PATH) [ -n "$tree" ] || echo "export $name=$(quote "${!name}")" ;;
+      CARGO* | RUST* | MOTE_* | XDG_CACHE_HOME | HOME | CI | TERM | LANG | LC_* | NO_COLOR)
         echo "export $name=$(quote "${!name}")"
         ;;
     esac
   done
+  [ -z "$tree" ] || echo "export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin MOTE_ARCH=$arch"
   echo "export MOTE_EMULATED=1"
   echo "cd $(quote "$PWD") || exit 125"
   printf exec
@@ -114,29 +151,38 @@ mkdir "$run/ctl"
 share=
 [ -z "${ON_KVM_SHARE:-}" ] || share=$(cd "$ON_KVM_SHARE" && pwd)
 cat >"$run/ctl/settings" <<END
-DATE=$(date +%s) HOST=$(quote "$host") SHARE=$(quote "$share")
+DATE=$(date +%s) HOST=$(quote "$host") TREE=$(quote "$tree") SHARE=$(quote "$share")
 VERBOSE=$verbose INTERACTIVE=$interactive ROWS=$rows COLUMNS=$columns
 END
 
-# The emulated time stamp counter is the host's own; its rate has to be told, as there is no timer to
-# measure it by: bogomips is twice the rate in MHz.
-khz=$(awk '/^bogomips/ { printf "%d", $3 * 500; exit }' /proc/cpuinfo)
 accel=(-accel "tcg,thread=multi")
-if [ $counted = 1 ]; then
-  accel=(-accel "tcg,thread=single" -icount "shift=0,sleep=off")
-  khz=1000000
-fi
-# No XSAVE: this QEMU doesn't let KVM see a guest's XSETBV, and guests would warn of it at boot.
-# Half a second of self-tests and tables that this machine never uses.
-skip=jent_mod_init,load_system_certificate_list,trace_eval_init,bpf_dummy_struct_ops_init,bpf_tcp_ca_kfunc_init
-command=(qemu-system-x86_64 -M "microvm,acpi=on,rtc=on,pit=off,pic=off,isa-serial=on"
-  "${accel[@]}" -cpu "max,la57=off,-xsave" -smp "$cpus" -m "$memory"
-  -nodefaults -no-user-config -display none -no-reboot
-  -global virtio-mmio.force-legacy=false
-  -kernel "$host/vmlinux" -initrd "$initrd"
-  -append "console=ttyS0 quiet reboot=t panic=-1 tsc=reliable tsc_early_khz=$khz random.trust_cpu=on \
-no_timer_check nokaslr rodata=off mitigations=off transparent_hugepage=always cryptomgr.notests \
+if [ $counted = 1 ]; then accel=(-accel "tcg,thread=single" -icount "shift=0,sleep=off"); fi
+case $arch in
+  x86_64)
+    # The emulated time stamp counter is the host's own; its rate has to be told, as there is no timer to
+    # measure it by: bogomips is twice the rate in MHz.
+    khz=$(awk '/^bogomips/ { printf "%d", $3 * 500; exit }' /proc/cpuinfo)
+    [ $counted = 0 ] || khz=1000000
+    # No XSAVE: this QEMU doesn't let KVM see a guest's XSETBV, and guests would warn of it at boot.
+    machine=(-M "microvm,acpi=on,rtc=on,pit=off,pic=off,isa-serial=on" -cpu "${model:-max,la57=off,-xsave}"
+      -global virtio-mmio.force-legacy=false)
+    # Half a second of self-tests and tables that this machine never uses.
+    skip=jent_mod_init,load_system_certificate_list,trace_eval_init,bpf_dummy_struct_ops_init,bpf_tcp_ca_kfunc_init
+    options="console=ttyS0 reboot=t tsc=reliable tsc_early_khz=$khz random.trust_cpu=on no_timer_check nokaslr \
+rodata=off mitigations=off transparent_hugepage=always cryptomgr.notests initcall_blacklist=$skip"
+    ;;
+  aarch64)
+    if [ "$gic" = 2 ]; then model=${model:-cortex-a57}; fi
+    machine=(-M "virt,virtualization=on,gic-version=$gic" -cpu "${model:-neoverse-n1}"
+      -global virtio-mmio.force-legacy=false)
+    skip=jent_mod_init,load_system_certificate_list,trace_eval_init,bpf_dummy_struct_ops_init,bpf_tcp_ca_kfunc_init
+    options="console=ttyAMA0 nokaslr rodata=off mitigations=off transparent_hugepage=always cryptomgr.notests \
 initcall_blacklist=$skip"
+    ;;
+esac
+command=("qemu-system-$arch" "${machine[@]}" "${accel[@]}" -smp "$cpus" -m "$memory"
+  -nodefaults -no-user-config -display none -no-reboot
+  -kernel "$host/kernel" -initrd "$initrd" -append "quiet panic=-1 $options ${ON_KVM_APPEND:-}"
   -serial "file:$run/log"
   -object "rng-random,id=rng,filename=/dev/urandom" -device "virtio-rng-device,rng=rng"
   -fsdev "local,id=root,path=/,security_model=none,readonly=on,multidevs=remap"
