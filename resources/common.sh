@@ -19,6 +19,18 @@ host_triple() { rustc -vV | sed -n 's/^host: //p'; }
 export MOTE_STARTED=${MOTE_STARTED:-$(date +%s)}
 SECONDS=$(($(date +%s) - MOTE_STARTED))
 
+# guest_tools: sets `tools`, the prefix of the compiler and the like that build for MOTE_ARCH, and the array
+# `tool_packages`, the Debian packages that they are in.
+guest_tools() {
+  # shellcheck disable=SC2034 # used by whoever calls this
+  if [ "$MOTE_ARCH" = "$HOST_ARCH" ]; then
+    tools='' tool_packages=(gcc libc6-dev)
+  else
+    tools=$MOTE_ARCH-linux-gnu-
+    tool_packages=("gcc-${MOTE_ARCH/_/-}-linux-gnu" "libc6-dev-$(debian_arch "$MOTE_ARCH")-cross")
+  fi
+}
+
 # say TEXT: one progress line, with the seconds since it all began.
 say() { printf 'mote [%3d s] %s\n' "$SECONDS" "$*" >&2; }
 
@@ -124,6 +136,9 @@ newest_package() {
   apt-cache show "$meta" >/dev/null 2>&1 || apt_update
   apt-cache depends "$meta" 2>/dev/null | sed -n '0,/Depends: linux-image-/s/^ *Depends: \(linux-image-[^ ]*\).*/\1/p' || true
 }
+
+# newest_version PACKAGE: the version that fetch_package fetches.
+newest_version() { apt-cache policy "$1" | sed -n 's/^ *Candidate: //p'; }
 
 # fetch_package PACKAGE DIR: downloads a Debian package and unpacks it into DIR; it isn't installed.
 fetch_package() {

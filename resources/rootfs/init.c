@@ -120,11 +120,10 @@ static char *read_file(const char *path, char *buffer, size_t size, int one_line
 // --- the boot timer ---
 
 // A device register of the monitor's: whoever writes this byte there tells that init has been reached.
-// Other monitors' guest images use the same address and value.
 #if defined(__x86_64__)
-#define BOOT_TIMER 0xd0000000
+#define BOOT_TIMER 0xd0000000 // other monitors' guest images use the same address and value
 #else
-#define BOOT_TIMER 0x40000000
+#define BOOT_TIMER 0x09020000 // where those write, 0x40000000, a guest of mote's has memory
 #endif
 static void signal_boot_timer(void) {
     int fd = open_file("/dev/mem", O_RDWR | O_SYNC);
@@ -297,8 +296,8 @@ static int start_shell(char *const arguments[]) {
     return -1;
 }
 
-// Ends the machine: everything written, every disk clean. Without ACPI there is no power to switch off;
-// a restart (with reboot=t: a triple fault) is what tells the monitor.
+// Ends the machine: everything written, every disk clean. On x86_64 without ACPI there is no power to
+// switch off; a restart (with reboot=t: a triple fault; on AArch64 a call of PSCI's) is what tells the monitor.
 static void end(void) {
     drain_console();
     sys(__NR_kill, -1, SIGTERM);
