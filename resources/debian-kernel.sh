@@ -1,7 +1,8 @@
 #!/bin/bash
 # debian-kernel.sh: a stock distribution kernel for the tests: Debian's cloud kernel, with the modules
-# that it needs to find its devices over ACPI and mount a disk, in an initramfs.
-#   CACHE/debian/vmlinuz, initrd.cpio.gz   (links into the folder of that version)
+# that it needs to find its devices and mount a disk, in an initramfs.
+#   CACHE/debian/ARCH/vmlinuz, initrd.cpio.gz   (links into the folder of that version)
+# MOTE_ARCH is the guest's architecture; by default it is this host's.
 # With root=... on the command line the disk's own init takes over; otherwise the initramfs's does, which
 # is the default guest's (see rootfs/init.c for what it understands). With mote.modules=all the modules of
 # further devices and file systems are loaded first.
@@ -10,30 +11,32 @@ HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # shellcheck source-path=SCRIPTDIR source=common.sh
 . "$HERE/common.sh"
 
-META=linux-image-6.12-cloud-amd64
+META=linux-image-6.12-cloud-$(debian_arch "$MOTE_ARCH")
 MODULES=(virtio_mmio virtio_blk virtio_rng virtio_net ext4)
 MORE=(virtio_pmem nd_pmem virtio_balloon vmw_vsock_virtio_transport xfs erofs) # the rest is built in
 
 "$HERE/rootfs/build.sh"
-base=$(readlink -f "$MOTE_CACHE_DIR/guest/x86_64/initrd.cpio.gz")
-inputs=$(hash_of "$base" "${BASH_SOURCE[0]}")
+base=$(readlink -f "$MOTE_CACHE_DIR/guest/$MOTE_ARCH/initrd.cpio.gz")
+inputs=$(hash_of "$base" "${BASH_SOURCE[0]}" "$MOTE_ARCH")
 cached() { find "$MOTE_CACHE_DIR" -maxdepth 1 -name "debian-*-$inputs" 2>/dev/null | sort -V | tail -1 || true; }
 use() {
   local file
-  for file in vmlinuz initrd.cpio.gz; do point "$MOTE_CACHE_DIR/debian/$file" "../$(basename "$1")/$file"; done
+  for file in vmlinuz initrd.cpio.gz; do
+    point "$MOTE_CACHE_DIR/debian/$MOTE_ARCH/$file" "../../$(basename "$1")/$file"
+  done
 }
 debian=$(cached)
 if [ -z "$debian" ]; then
   say "the stock Debian kernel isn't in the cache yet (5 s; downloads a 35 MB kernel package)"
   need_packages cpio kmod xz-utils
-  lock debian
+  lock "debian-$MOTE_ARCH"
   debian=$(cached)
 fi
 if [ -z "$debian" ]; then
   work_dir
-  package=$(newest_package "$META")
+  package=$(foreign_apt "$MOTE_ARCH" newest_package "$META")
   [ -n "$package" ] || die "apt knows no $META: Debian 12 has it in its security suite, Debian 13 in main"
-  fetch_package "$package" "$WORK/package"
+  foreign_apt "$MOTE_ARCH" fetch_package "$package" "$WORK/package"
   version=${package#linux-image-}
   mkdir -p "$WORK/out" "$WORK/tree/modules"
   cp "$WORK/package/boot/vmlinuz-$version" "$WORK/out/vmlinuz"

@@ -50,10 +50,14 @@ fn cache() -> PathBuf {
     })
 }
 
+/// What is in such a folder of the cache for guests of this host's architecture.
+fn made_for_this(folder: &str) -> PathBuf {
+    cache().join(folder).join(std::env::consts::ARCH)
+}
+
 /// The guests, or `None` (said aloud) where these tests can't run.
 fn guests() -> Option<Guests> {
-    let cache = cache();
-    let (guest, debian) = (cache.join("guest/x86_64"), cache.join("debian"));
+    let (guest, debian) = (made_for_this("guest"), made_for_this("debian"));
     let guests = Guests {
         vmlinux: guest.join("vmlinux"),
         bzimage: guest.join("bzImage"),

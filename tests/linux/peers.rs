@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use crate::common::can_run;
-use crate::{cache, guests, in_guest, path};
+use crate::{cache, guests, in_guest, made_for_this, path};
 
 /// The program `name`, from the cache or from PATH; `None` (said aloud) where there is none.
 pub fn peer(name: &str) -> Option<PathBuf> {
@@ -23,7 +23,7 @@ pub fn peer(name: &str) -> Option<PathBuf> {
 /// The root file system with iperf3, socat and ethtool beside busybox; `None` (said aloud) where
 /// it hasn't been made.
 pub fn test_rootfs() -> Option<PathBuf> {
-    let rootfs = cache().join("guest/x86_64/test-rootfs.ext4");
+    let rootfs = made_for_this("guest").join("test-rootfs.ext4");
     let missing = !rootfs.exists();
     let obstacle = "there is no test-rootfs.ext4: resources/rootfs/test-rootfs.sh makes it";
     can_run("peers", missing.then(|| obstacle.to_owned())).then_some(rootfs)
