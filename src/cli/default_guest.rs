@@ -17,9 +17,17 @@ fn folder() -> Option<PathBuf> {
     Some(cache.join("guest").join(std::env::consts::ARCH))
 }
 
+/// The name of its kernel's file there (resources/kernel/build.sh).
+fn kernel() -> &'static str {
+    match std::env::consts::ARCH {
+        "aarch64" => "Image",
+        _ => "vmlinux",
+    }
+}
+
 /// Whether the kernel is that guest's.
 pub fn is_it(config: &VmConfig) -> bool {
-    let default = folder().map(|folder| folder.join("vmlinux"));
+    let default = folder().map(|folder| folder.join(kernel()));
     default.is_some() && config.boot.kernel == default
 }
 
@@ -30,7 +38,7 @@ pub fn fill_in(config: &mut VmConfig) -> Result<(), CliError> {
         return Ok(());
     }
     let folder = folder().unwrap_or_default();
-    let (kernel, rootfs) = (folder.join("vmlinux"), folder.join("rootfs.ext4"));
+    let (kernel, rootfs) = (folder.join(kernel()), folder.join("rootfs.ext4"));
     if !kernel.exists() || !rootfs.exists() {
         return Err(CliError::usage(format!(
             "no --kernel was given, and the default guest isn't in {} yet: run `make guest` in \
