@@ -15,13 +15,13 @@ mod memory;
 mod reference;
 
 use std::fs;
-use std::io::{Read, Write};
+use std::io::Read;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{Code, PATIENCE, kvm};
+use common::{BOOT_TIMER, Code, PATIENCE, PROGRAM_COUNTER, kvm};
 
 fn mote(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_mote"));
@@ -46,7 +46,7 @@ fn outcome(arguments: &[&str]) -> (i32, String, String) {
 fn guest(code: Code) -> (tempfile::TempDir, String) {
     let folder = tempfile::tempdir().unwrap();
     let kernel = folder.path().join("kernel");
-    fs::write(&kernel, code.elf()).unwrap();
+    fs::write(&kernel, code.kernel()).unwrap();
     let kernel = kernel.to_str().unwrap().to_owned();
     (folder, kernel)
 }
@@ -227,16 +227,15 @@ fn the_exit_status_tells_how_the_guest_ended() {
     }
     for (code, expected) in [
         (Code::new().reset(), 0),
-        (Code::new().out(0x600, 0x34).spin(), 0),
-        (Code::new().write_word(0x472, 0x1234).reset(), 4),
-        (Code::new().triple_fault(), 5),
-        (Code::new().jump(0xd800_0000), 5),
+        (Code::new().power_off(), 0),
+        (Code::new().panic(), 4),
+        (Code::new().crash(), 5),
     ] {
         let (_folder, kernel) = guest(code);
         let (code, _, err) = outcome(&["run", "--kernel", &kernel, "--console", "none"]);
         assert_eq!(code, expected, "{err}");
         // A crash is told with what is needed to look into it.
-        let registers = err.contains("rip 0x") || err.contains("registers: lost (on AMD");
+        let registers = err.contains(PROGRAM_COUNTER) || err.contains("registers: lost (on AMD");
         assert_eq!(expected == 5, registers && err.contains("code:"), "{err}");
     }
 }
@@ -247,7 +246,7 @@ fn a_vm_ends_once_its_guest_has_come_to_where_it_was_to() {
         return;
     }
     // Neither guest would ever end by itself.
-    let signals = Code::new().print("up").write_byte(0xd000_0000, 123).spin();
+    let signals = Code::new().print("up").write_byte(BOOT_TIMER, 123).spin();
     let (_folder, kernel) = guest(signals);
     let run = ["run", "--kernel", &kernel, "--timings", "--until", "init"];
     let (code, out, err) = outcome(&run);

@@ -7,12 +7,9 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use common::{Code, kvm};
+use common::{Code, DRIVE, kvm};
 use motevm::config::Disk;
 use motevm::{Exit, Vm};
-
-/// Where [`Code::map_high`] puts the first drive's first byte.
-const DAX: u32 = 4 << 20;
 
 fn drive(path: &Path) -> Disk {
     Disk {
@@ -63,19 +60,19 @@ impl Try {
     }
 }
 
-fn letter(code: Code, address: u32) -> Code {
-    code.read_byte(address).print_al()
+fn letter(code: Code, address: u64) -> Code {
+    code.read_byte(address).print_read()
 }
 
 #[test]
 fn a_write_to_a_read_only_drive_is_ignored_and_counted_and_the_guest_goes_on() {
-    let code = letter(Code::new().map_high(), DAX).write_in_many_ways(DAX);
-    let code = letter(code.write_byte(DAX + 8191, 1), DAX + 8191);
+    let code = letter(Code::new().see_drives(), DRIVE).write_in_many_ways(DRIVE);
+    let code = letter(code.write_byte(DRIVE + 8191, 1), DRIVE + 8191);
     // Behind the end of the file there are zeros, which can't be written either.
-    let code = code.write_byte(DAX + (2 << 20) - 1, b'x');
-    let code = letter(code, DAX)
-        .read_byte(DAX + (2 << 20) - 1)
-        .out_al_plus(b'0');
+    let code = code.write_byte(DRIVE + (2 << 20) - 1, b'x');
+    let code = letter(code, DRIVE)
+        .read_byte(DRIVE + (2 << 20) - 1)
+        .print_read_plus(b'0');
     let Some(mut run) = with_file(code, 8192, |disk| disk.read_only = true) else {
         return;
     };
@@ -94,8 +91,8 @@ fn a_write_to_a_read_only_drive_is_ignored_and_counted_and_the_guest_goes_on() {
 
 #[test]
 fn a_write_that_kvm_cannot_emulate_is_an_exception_in_the_guest() {
-    let code = Code::new().map_high().write_float(DAX).print("!");
-    let Some(mut run) = with_file(letter(code, DAX), 8192, |disk| disk.read_only = true) else {
+    let code = Code::new().see_drives().write_unemulated(DRIVE).print("!");
+    let Some(mut run) = with_file(letter(code, DRIVE), 8192, |disk| disk.read_only = true) else {
         return;
     };
     if let Exit::Crash(report) = run.vm.run().unwrap() {
@@ -112,9 +109,9 @@ fn a_write_that_kvm_cannot_emulate_is_an_exception_in_the_guest() {
 
 #[test]
 fn a_write_to_a_writable_drive_is_in_the_file_and_one_behind_its_end_is_not() {
-    let code = Code::new().map_high().write_byte(DAX + 4096, b'b');
-    let code = letter(code, DAX + 4096).write_byte(DAX + 8192, b'x');
-    let code = code.read_byte(DAX + 8192).out_al_plus(b'0');
+    let code = Code::new().see_drives().write_byte(DRIVE + 4096, b'b');
+    let code = letter(code, DRIVE + 4096).write_byte(DRIVE + 8192, b'x');
+    let code = code.read_byte(DRIVE + 8192).print_read_plus(b'0');
     let Some(mut run) = with_file(code, 8192, |_| ()) else {
         return;
     };
@@ -126,9 +123,9 @@ fn a_write_to_a_writable_drive_is_in_the_file_and_one_behind_its_end_is_not() {
 
 #[test]
 fn a_write_to_a_private_drive_is_the_guests_own() {
-    let code = Code::new().map_high().write_byte(DAX, b'b');
-    let code = letter(code, DAX).write_byte(DAX + (2 << 20) - 1, b'c');
-    let code = letter(code, DAX + (2 << 20) - 1);
+    let code = Code::new().see_drives().write_byte(DRIVE, b'b');
+    let code = letter(code, DRIVE).write_byte(DRIVE + (2 << 20) - 1, b'c');
+    let code = letter(code, DRIVE + (2 << 20) - 1);
     let Some(mut run) = with_file(code, 5000, |disk| disk.cow = true) else {
         return;
     };
@@ -141,7 +138,7 @@ fn a_write_to_a_private_drive_is_the_guests_own() {
 #[test]
 fn a_file_that_shrinks_in_use_ends_the_vm_with_a_message_that_names_it() {
     for mode in ["", "ro", "cow"] {
-        let code = letter(Code::new().map_high(), DAX + 8191);
+        let code = letter(Code::new().see_drives(), DRIVE + 8191);
         let run = with_file(code, 8192, |disk| {
             (disk.read_only, disk.cow) = (mode == "ro", mode == "cow");
         });
@@ -184,8 +181,8 @@ fn a_full_host_disk_ends_the_vm_with_a_message_that_names_the_file() {
     let image = full.join("image");
     File::create(&image).unwrap().set_len(1 << 20).unwrap();
     // A sparse file of 256 pages in room for 16.
-    let code = (0..64).fold(Code::new().map_high(), |code, page| {
-        code.write_byte(DAX + page * 4096, b'x')
+    let code = (0..64).fold(Code::new().see_drives(), |code, page| {
+        code.write_byte(DRIVE + page * 4096, b'x')
     });
     let change = |config: &mut motevm::VmConfig| config.disks = vec![drive(&image)];
     let mut vm = code.reset().vm(&host, folder.path(), change);
@@ -224,7 +221,7 @@ fn a_drive_is_locked_as_its_mode_asks() {
             ..drive(&image)
         });
         let kernel = folder.path().join("kernel");
-        fs::write(&kernel, Code::new().reset().elf()).unwrap();
+        fs::write(&kernel, Code::new().reset().kernel()).unwrap();
         let mut config = motevm::VmConfig {
             disks: disks.collect(),
             ..Default::default()

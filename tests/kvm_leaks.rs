@@ -11,7 +11,7 @@ use motevm::Exit;
 use motevm::config::{Cpus, Size};
 
 #[test]
-fn many_vms_ask_for_cpuid_once_and_leave_nothing_behind() {
+fn many_vms_leave_nothing_behind() {
     let Some(host) = kvm() else { return };
     let before = (entries("fd"), entries("task"), entries("map_files"));
     let mapped = address_space();
@@ -36,7 +36,6 @@ fn many_vms_ask_for_cpuid_once_and_leave_nothing_behind() {
             }
         });
     }
-    assert_eq!(host.supported_cpuid_calls(), 1);
     // The host's kernel may end a thread of its own for each VM (kvm-nx-lpage-recovery) a moment
     // after the VM.
     let deadline = Instant::now() + PATIENCE;

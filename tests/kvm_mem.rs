@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{Code, can_run, kvm};
+use common::{Code, DRIVE, RAM, can_run, kvm};
 use motevm::footprint::{Amounts, Footprint, FootprintError, What};
 
 const MOTE: &str = env!("CARGO_BIN_EXE_mote");
@@ -32,7 +32,7 @@ impl Running {
     fn start(code: &Code, size: usize, more: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let kernel = folder.path().join("kernel");
-        std::fs::write(&kernel, code.elf_of_size(size)).unwrap();
+        std::fs::write(&kernel, code.kernel_of_size(size)).unwrap();
         let child = Command::new(MOTE)
             .args(["run", "--memory", "64M", "--kernel"])
             .arg(kernel)
@@ -118,7 +118,7 @@ fn what_the_guest_writes_is_its_own_and_the_kernel_is_told_apart() {
         return;
     }
     const LOADED: usize = 6 << 20;
-    const AT: u32 = 32 << 20;
+    const AT: u64 = RAM + (32 << 20);
     let code = Code::new()
         .print("<")
         .echo_until_q()
@@ -178,7 +178,7 @@ fn nothing_is_left_out() {
     let drive = folder.path().join("drive.img");
     std::fs::write(&drive, vec![7; 3 << 20]).unwrap();
     let mapped = format!("{},dax", drive.display());
-    let code = Code::new().touch(32 << 20, 7).print(">").halt();
+    let code = Code::new().touch(RAM + (32 << 20), 7).print(">").halt();
     let mut vm = Running::start(&code, 0, &["--disk", &mapped]);
     vm.printed(">");
     let pid = vm.child.id();
@@ -208,10 +208,9 @@ fn a_mapped_drive_is_told_by_its_name_and_is_page_cache() {
     let drive = folder.path().join("drive.img");
     std::fs::write(&drive, vec![b'm'; 8192]).unwrap();
     let mapped = format!("{},dax", drive.display());
-    // Where `map_high` puts the first drive: a page of the file, and one behind its end.
-    const DAX: u32 = 4 << 20;
-    let code = Code::new().map_high().read_byte(DAX).print_al();
-    let code = code.read_byte(DAX + 8192).print(">").halt();
+    // A page of the file, and one behind its end.
+    let code = Code::new().see_drives().read_byte(DRIVE).print_read();
+    let code = code.read_byte(DRIVE + 8192).print(">").halt();
     let mut vm = Running::start(&code, 0, &["--disk", &mapped]);
     vm.printed("m>");
     let footprint = vm.footprint();

@@ -11,7 +11,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::{Code, can_run, kvm};
+use common::{Code, RAM, VIRTIO, can_run, kvm};
 use motevm::Exit;
 use motevm::config::{CpuList, Cpus, VmConfig};
 use motevm::placement::thread::current;
@@ -79,7 +79,7 @@ impl Drop for Running {
 
 fn mote(folder: &Path, code: &Code, arguments: &[&str]) -> Command {
     let kernel = folder.join("kernel");
-    fs::write(&kernel, code.elf()).unwrap();
+    fs::write(&kernel, code.kernel()).unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_mote"));
     command
         .args(["run", "--kernel", kernel.to_str().unwrap()])
@@ -112,11 +112,9 @@ fn may_be_real_time() -> bool {
     can_run("realtime", refused.join().unwrap())
 }
 
-const REGISTERS: u32 = 0xd000_1000;
-
 /// Sets up the first `queues` queues of the virtio device `index`, and sets DRIVER_OK.
-fn drive(code: Code, index: u32, queues: u32) -> Code {
-    let device = REGISTERS + index * 0x1000;
+fn drive(code: Code, index: u64, queues: u32) -> Code {
+    let device = VIRTIO + index * 0x1000;
     let status = device + 0x70;
     // ACKNOWLEDGE, DRIVER, VIRTIO_F_VERSION_1, FEATURES_OK (virtio 1.3 §3.1.1)
     let code = code.write_long(status, 1).write_long(status, 3);
@@ -125,7 +123,7 @@ fn drive(code: Code, index: u32, queues: u32) -> Code {
         .write_long(device + 0x20, 1);
     let mut code = code.write_long(status, 11);
     for queue in 0..queues {
-        let rings = 0x20_0000 + (index * 8 + queue) * 0x4000;
+        let rings = RAM + 0x80_0000 + (index * 8 + u64::from(queue)) * 0x4000;
         code = code
             .write_long(device + 0x30, queue)
             .write_long(device + 0x38, 8);
@@ -134,7 +132,7 @@ fn drive(code: Code, index: u32, queues: u32) -> Code {
             (0x90, rings + 0x1000),
             (0xa0, rings + 0x2000),
         ] {
-            code = code.write_long(device + register, address);
+            code = code.write_long(device + register, address as u32);
         }
         code = code.write_long(device + 0x44, 1);
     }

@@ -10,10 +10,9 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use common::{Code, kvm};
+use common::{BOOT_TIMER, Code, kvm};
 
 const MOTE: &str = env!("CARGO_BIN_EXE_mote");
-const BOOT_TIMER: u32 = 0xd000_0000;
 
 /// Files of a test, and a mark by which its processes are known.
 struct Place {
@@ -27,7 +26,7 @@ impl Place {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         kvm()?;
         let folder = tempfile::tempdir().unwrap();
-        std::fs::write(folder.path().join("kernel"), code.elf()).unwrap();
+        std::fs::write(folder.path().join("kernel"), code.kernel()).unwrap();
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let mark = format!("MOTE_TEST_MARK=launch-{}-{number}.", std::process::id());
         Some(Place { folder, mark })

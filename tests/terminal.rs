@@ -41,7 +41,7 @@ impl Session {
     fn start_by(script: &str, code: Code) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let kernel = folder.path().join("kernel");
-        std::fs::write(&kernel, code.elf()).unwrap();
+        std::fs::write(&kernel, code.kernel()).unwrap();
         let (mut main, mut other) = (-1, -1);
         let none = std::ptr::null_mut();
         // SAFETY: room for two descriptors, which then belong to the OwnedFds.

@@ -77,7 +77,7 @@ fn main() {
         disk: place("disk"),
         floor: place("floor"),
     };
-    let kernel = Code::new().reset().elf_of_size(KERNEL_SIZE);
+    let kernel = Code::new().reset().kernel_of_size(KERNEL_SIZE);
     std::fs::write(&files.kernel, kernel).expect("writing the kernel");
     std::fs::write(&files.disk, vec![0; 1 << 20]).expect("writing the drive");
     let source = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/floor.c");

@@ -5,8 +5,8 @@ use super::*;
 
 /// Signals the boot timer, prints a text, and never ends.
 fn booting(more_exits: u32) -> (tempfile::TempDir, String) {
-    let more = (0..more_exits).fold(Code::new(), |code, _| code.out(0x80, 0));
-    let code = more.write_byte(0xd000_0000, 123);
+    let more = (0..more_exits).fold(Code::new(), |code, _| code.exit_in_vain());
+    let code = more.write_byte(BOOT_TIMER, 123);
     guest(code.print("a guest is up\n").spin())
 }
 
@@ -314,7 +314,7 @@ fn a_guest_that_does_not_come_that_far_is_told_with_its_last_words() {
         code == 5 && err.contains("ended before that") && err.contains("bye"),
         "{err}"
     );
-    let (_folder, kernel) = guest(Code::new().triple_fault());
+    let (_folder, kernel) = guest(Code::new().crash());
     let (code, _, err) = bench(&kernel, &[]);
     assert!(code == 5 && err.contains("crashed"), "{err}");
 }

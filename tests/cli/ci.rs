@@ -46,9 +46,9 @@ impl Job {
 
     /// A guest with so many exits before init's signal.
     fn guest(&self, exits: u32) {
-        let code = (0..exits).fold(Code::new(), |code, _| code.out(0x80, 0));
-        let code = code.write_byte(0xd000_0000, 123).spin();
-        fs::write(self.0.path().join("vmlinux"), code.elf()).unwrap();
+        let code = (0..exits).fold(Code::new(), |code, _| code.exit_in_vain());
+        let code = code.write_byte(BOOT_TIMER, 123).spin();
+        fs::write(self.0.path().join("vmlinux"), code.kernel()).unwrap();
     }
 
     /// A step; its exit status and what it said.

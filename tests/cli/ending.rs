@@ -21,7 +21,7 @@ fn nobody_to_tell_changes_no_exit_status() {
     if kvm().is_none() {
         return;
     }
-    let (_folder, kernel) = guest(Code::new().print("x").triple_fault());
+    let (_folder, kernel) = guest(Code::new().print("x").crash());
     let crash = ["run", "--kernel", &kernel, "--timings"];
     assert_eq!(code(mote(&crash).stdout(full()).stderr(full())), Some(5));
 }
@@ -125,7 +125,7 @@ fn a_file_size_limit_costs_the_kernel_cache_not_the_vm() {
         return;
     }
     let (folder, kernel) = guest(Code::new());
-    fs::write(&kernel, bzimage(&Code::new().reset().elf_of_size(1 << 20))).unwrap();
+    fs::write(&kernel, Code::new().reset().compressed_kernel(1 << 20)).unwrap();
     let mut command = mote(&["run", "--console", "none", "--kernel", &kernel]);
     command.env("XDG_CACHE_HOME", folder.path());
     // SAFETY: only async-signal-safe calls between fork and exec.
@@ -142,22 +142,4 @@ fn a_file_size_limit_costs_the_kernel_cache_not_the_vm() {
     assert_eq!(command.status().unwrap().code(), Some(0));
     let kept = fs::read_dir(folder.path().join("mote/kernels")).unwrap();
     assert_eq!(kept.count(), 0);
-}
-
-/// A bzImage with this vmlinux in it (Linux Documentation/arch/x86/boot.rst).
-fn bzimage(vmlinux: &[u8]) -> Vec<u8> {
-    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-    gzip.write_all(vmlinux).unwrap();
-    let payload = gzip.finish().unwrap();
-    let mut image = vec![0; 1024];
-    let mut put = |at: usize, bytes: &[u8]| image[at..at + bytes.len()].copy_from_slice(bytes);
-    put(0x1f1, &[1]); // one sector of set-up
-    put(0x1fe, &[0x55, 0xaa]);
-    put(0x202, b"HdrS");
-    put(0x206, &0x20fu16.to_le_bytes());
-    put(0x211, &[1]); // loaded high
-    put(0x236, &[1]); // has a 64-bit entry
-    put(0x24c, &(payload.len() as u32).to_le_bytes());
-    image.extend(payload);
-    image
 }
