@@ -37,8 +37,9 @@ fn words_are_those_of_the_assembler() {
         (b(0), 0x1400_0000, "b ."),
         (b(64), 0x1400_0010, "b . + 64"),
         (b(-8), 0x17ff_fffe, "b . - 8"),
-        (b_ne(-16), 0x54ff_ff81, "b.ne . - 16"),
-        (b_ne(8), 0x5400_0041, "b.ne . + 8"),
+        (b_cond(NE, -16), 0x54ff_ff81, "b.ne . - 16"),
+        (b_cond(EQ, 8), 0x5400_0040, "b.eq . + 8"),
+        (br(30), 0xd61f_03c0, "br x30"),
         (tbz(0, 0, -4), 0x3607_ffe0, "tbz w0, #0, . - 4"),
         (tbz(9, 31, 8), 0x36f8_0049, "tbz w9, #31, . + 8"),
         (mrs(0, MPIDR_EL1), 0xd538_00a0, "mrs x0, mpidr_el1"),
@@ -71,7 +72,7 @@ fn what_does_not_fit_is_no_instruction() {
         || lsr(0, 0, 64),
         || b(2),
         || tbz(0, 0, 1 << 15),
-        || b_ne(-(1 << 20) - 4),
+        || b_cond(NE, -(1 << 20) - 4),
     ];
     for make in made {
         assert!(std::panic::catch_unwind(make).is_err());

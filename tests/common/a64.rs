@@ -76,9 +76,18 @@ pub fn b(bytes: i32) -> u32 {
     0x1400_0000 | offset(bytes, 26, 0)
 }
 
-/// `b.ne offset`
-pub fn b_ne(bytes: i32) -> u32 {
-    0x5400_0001 | offset(bytes, 19, 5)
+/// Conditions for [`b_cond`]: equal, and not.
+pub const EQ: u32 = 0;
+pub const NE: u32 = 1;
+
+/// `b.cond offset`
+pub fn b_cond(cond: u32, bytes: i32) -> u32 {
+    0x5400_0000 | offset(bytes, 19, 5) | cond
+}
+
+/// `br xn`
+pub fn br(rn: u32) -> u32 {
+    0xd61f_0000 | field(rn, 5, 5)
 }
 
 /// `tbz wt, #bit, offset`, of the lower 32 bits.

@@ -153,7 +153,7 @@ impl Code {
             a64::str(0, VALUE, ADDRESS), // again:
             a64::add(ADDRESS, ADDRESS, 1, true),
             a64::subs(COUNT, COUNT, 1),
-            a64::b_ne(-12), // to again
+            a64::b_cond(a64::NE, -12), // to again
         ])
     }
 
@@ -165,7 +165,7 @@ impl Code {
             a64::str(0, VALUE, ADDRESS),
             a64::add(register, register, 1, false),
             a64::subs(COUNT, COUNT, 1),
-            a64::b_ne(-16), // to again
+            a64::b_cond(a64::NE, -16), // to again
         ])
     }
 
@@ -180,7 +180,7 @@ impl Code {
             a64::ldr(0, VALUE, ADDRESS),
             a64::str(0, VALUE, ADDRESS),
             a64::subs(ZR, VALUE, b'q'.into()),
-            a64::b_ne(-20), // to wait
+            a64::b_cond(a64::NE, -20), // to wait
         ])
     }
 

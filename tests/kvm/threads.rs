@@ -41,7 +41,7 @@ fn vcpu_thread_with(
     // SAFETY: `ram` is handed out with the thread, and dropped after it.
     unsafe { fd.set_memory(ram.memory()).unwrap() };
     let vcpu = fd.create_vcpu(0).unwrap();
-    start_at(&vcpu, entry);
+    start_at(&fd, &vcpu, entry);
     let defect = || {
         let mut bus = Bus::new();
         let device = Arc::new(Mutex::new(Defect));

@@ -4,7 +4,7 @@ use std::thread;
 
 use motevm::Exit;
 use motevm::config::{Acpi, Size};
-use motevm::kvm::{KvmError, Vcpu};
+use motevm::kvm::{KvmError, Vcpu, Vm};
 use motevm::vcpu::CrashKind;
 use vm_memory::GuestAddress;
 
@@ -19,7 +19,7 @@ pub const TOUCH_DEFECT: [u8; 2] = [0xe6, DEFECT as u8];
 pub const SPIN: [u8; 2] = [0xeb, 0xfe];
 
 /// Lets a new vCPU start here, in real mode.
-pub fn start_at(vcpu: &Vcpu, entry: GuestAddress) {
+pub fn start_at(_fd: &Vm, vcpu: &Vcpu, entry: GuestAddress) {
     let mut sregs = vcpu.sregs().unwrap();
     (sregs.cs.base, sregs.cs.selector) = (0, 0);
     vcpu.set_sregs(&sregs).unwrap();
