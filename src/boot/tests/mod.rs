@@ -9,6 +9,7 @@ mod image;
 mod initrd;
 mod mapped;
 mod mutated;
+mod packed_image;
 mod tables;
 
 use std::path::{Path, PathBuf};

@@ -4,11 +4,14 @@
 use proptest::prelude::*;
 
 use super::super::decompress::unpack;
+use super::super::image::Header;
 use super::super::kernel_image::KernelImage;
 use super::super::notes::find_pvh_entry;
 use super::super::packed::{HEAD_SIZE, Stamp};
 use super::super::source::Source;
-use super::super::{Cmdline, HIGHEST_KERNEL_ADDRESS, LOWEST_KERNEL_ADDRESS, bzimage, elf};
+use super::super::{
+    Cmdline, HIGHEST_KERNEL_ADDRESS, KernelOptions, LOWEST_KERNEL_ADDRESS, bzimage, elf, zboot,
+};
 use super::{COMPRESSED, ElfBuilder, TEXT, VMLINUX, memory, pvh_note};
 
 /// Bytes to write over a file, where they go, and how much of it is left.
@@ -87,6 +90,32 @@ proptest! {
     }
 
     #[test]
+    fn image_headers(changes in changes(), offset in any::<u64>(), base in any::<u64>()) {
+        let mut bytes = super::image::image(0, 0x2_0000, 200);
+        let length = bytes.len() as u64;
+        apply(&mut bytes, 64, &changes);
+        if let Ok(header) = Header::parse(&bytes, length) {
+            assert!(header.file_size <= header.memory_size && header.file_size <= length);
+            let image = header.place(offset, &memory(1), base);
+            let below = image.start().checked_sub(header.text_offset).unwrap();
+            assert!(below >= base.min(1 << 52) && below.is_multiple_of(2 << 20));
+            assert_eq!(image.end(), image.start() + header.memory_size);
+            assert_eq!(image.segments[0].offset, offset);
+        }
+    }
+
+    #[test]
+    fn zboot_headers(changes in changes()) {
+        let mut file = super::packed_image::zboot(b"gzip\0", COMPRESSED[0].1, 0);
+        let length = file.len() as u64;
+        apply(&mut file, 0x38, &changes);
+        if let Ok(payload) = zboot::parse(&file, length) {
+            assert!(payload.length > 0 && payload.length <= 1 << 30);
+            assert!(payload.offset + payload.length <= length);
+        }
+    }
+
+    #[test]
     fn stamps(changes in changes()) {
         let mut head = [0x55; HEAD_SIZE].to_vec();
         apply(&mut head, HEAD_SIZE, &changes);
@@ -138,5 +167,24 @@ proptest! {
         apply(&mut image, 0x700, &changes);
         fixture = super::Fixture::new(&image);
         let _ = super::load_kernel(&fixture.path, &memory, &Default::default());
+    }
+
+    #[test]
+    fn whole_arm64_files(changes in changes(), map in any::<bool>()) {
+        let plain = super::image::image(0, 0x2_0000, 0x3000);
+        let mut zboot = super::packed_image::zboot(b"zstd\0", COMPRESSED[1].1, 4);
+        apply(&mut zboot, 0x1240, &changes);
+        let mut image = plain;
+        apply(&mut image, 64, &changes);
+        for file in [zboot, image] {
+            let options = KernelOptions { map, ..super::image::options() };
+            let fixture = super::Fixture::new(&file);
+            let memory = super::image::memory(16);
+            let loaded = super::image::load_at(&fixture.path, &memory, &options);
+            if let Ok(kernel) = loaded {
+                let ram = super::image::BASE..=super::image::RAM + (16 << 20);
+                assert!(ram.contains(&kernel.start.0) && ram.contains(&kernel.end.0));
+            }
+        }
     }
 }
