@@ -55,4 +55,6 @@ pub struct Machine<'a> {
     pub serial: bool,
     /// Whether it is told by ACPI.
     pub acpi: bool,
+    /// Where its vCPUs are on the host, if that was asked for.
+    pub plan: Option<&'a crate::placement::Plan>,
 }

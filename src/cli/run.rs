@@ -25,6 +25,9 @@ pub struct RunArgs {
     /// Print the resulting configuration as TOML, and run nothing
     #[arg(long)]
     dump_config: bool,
+    /// Write the device tree that the guest gets to a file, for `dtc -I dtb`, and run it (AArch64 only)
+    #[arg(long, value_name = "FILE")]
+    dump_fdt: Option<PathBuf>,
     /// End the VM, with status 0, once init has signalled (init), or once the console has printed a
     /// text (serial:TEXT)
     #[arg(long, value_name = "init|serial:TEXT", value_parser = until::parse)]
@@ -91,6 +94,7 @@ pub fn run(args: RunArgs, exec: Instant) -> Result<Status, CliError> {
             tell_memory: args.timings.is_some(),
             notify: args.notify_fd.map(notify_fd::take).transpose()?,
             until,
+            dump_fdt: args.dump_fdt,
             ..BuildOptions::default()
         },
     )?;

@@ -79,6 +79,8 @@ pub struct BuildOptions {
     /// Have KVM's statistics in [`Vm::metrics`] also where the configuration sends metrics nowhere:
     /// a few system calls for each vCPU.
     pub kvm_statistics: bool,
+    /// The file that gets the guest's device tree, which AArch64 guests have.
+    pub dump_fdt: Option<PathBuf>,
 }
 
 impl Default for BuildOptions {
@@ -91,6 +93,7 @@ impl Default for BuildOptions {
             notify: None,
             until: Until::default(),
             kvm_statistics: false,
+            dump_fdt: None,
         }
     }
 }
@@ -108,6 +111,7 @@ pub fn build(host: &Host, config: &VmConfig, options: BuildOptions) -> Result<Vm
         notify,
         until,
         kvm_statistics,
+        dump_fdt,
     } = options;
     config.validate()?;
     let mask = config.cpu_mask.iter().map(|name| Feature::named(name));
@@ -254,8 +258,12 @@ pub fn build(host: &Host, config: &VmConfig, options: BuildOptions) -> Result<Vm
         devices: &placed,
         serial: has_serial,
         acpi,
+        plan: plan.as_ref(),
     };
     tables::write(&memory, &machine, &cpus, &irqchip)?;
+    if let Some(path) = &dump_fdt {
+        tables::dump(&memory, path)?;
+    }
     reboot::arm(&memory)?;
     cpus.enter(kernel.entry, &memory)?;
     timeline.mark(Phase::Devices);

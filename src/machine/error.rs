@@ -118,6 +118,7 @@ impl BuildError {
             BuildError::Placement(error) if error.is_of_host() => Fault::Host,
             BuildError::Irqchip(error) if error.is_of_host() => Fault::Host,
             BuildError::Cpu(error) if error.is_of_host() => Fault::Host,
+            BuildError::Tables(error) if error.is_of_user() => Fault::Configuration,
             BuildError::Config(_)
             | BuildError::CpuMask(_)
             | BuildError::Kernel(_)

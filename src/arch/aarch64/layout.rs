@@ -44,9 +44,7 @@ pub const SERIAL_SPACE: Space = Space::Memory;
 pub const SERIAL_GSI: u32 = 0;
 /// The interrupt of a vCPU's performance counters: PPI 7 (Arm BSA, DEN 0094 §4.1.5).
 pub const PMU_INTERRUPT: u32 = 16 + 7;
-/// The real-time clock (PL031), and the interrupt that it would have.
-pub const RTC_GSI: u32 = 1;
-/// Its registers.
+/// The real-time clock (PL031), which has no interrupt: its alarm never rings.
 pub const RTC: u64 = 0x0901_0000;
 /// The boot timer: the guest writes 123 here when its init runs.
 pub const BOOT_TIMER: u64 = 0x0902_0000;

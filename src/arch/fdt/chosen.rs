@@ -12,8 +12,8 @@ use crate::config::NumaNode;
 /// (drivers/char/random.c).
 const SEED: usize = 32;
 
-/// DTSpec §3.6, bindings/chosen.txt, and Linux drivers/of/fdt.c for the initrd. The kernel overwrites both
-/// seeds in the tree when it has read them.
+/// DTSpec §3.6, and for the rest chosen.yaml of dt-schema, which Linux reads in drivers/of/fdt.c. The kernel
+/// overwrites both seeds in the tree when it has read them.
 pub fn chosen(fdt: &mut FdtWriter, description: &Description) -> Result<(), FdtError> {
     let random = random()?;
     let (seed, kaslr) = random.split_at(SEED);

@@ -100,21 +100,19 @@ pub fn devices(fdt: &mut FdtWriter, description: &Description) -> Result<(), Err
         fdt.property_string("serial0", &format!("/{name}"))?;
         fdt.end_node(node)?;
     }
-    if let Some(rtc) = description.rtc {
-        let node = fdt.begin_node("apb-pclk")?; // bindings/clock/fixed-clock.yaml
-        fdt.property_string("compatible", "fixed-clock")?;
-        fdt.property_u32("#clock-cells", 0)?;
-        fdt.property_u32("clock-frequency", CLOCK_HZ)?;
-        fdt.property_phandle(CLOCK)?;
-        fdt.end_node(node)?;
-        let node = fdt.begin_node(&format!("rtc@{:x}", rtc.address))?; // bindings/rtc/arm,pl031.yaml
-        compatible(fdt, "arm,pl031\0arm,primecell\0")?;
-        place(fdt, rtc)?;
-        fdt.property_u32("arm,primecell-periphid", PL031_ID)?; // bindings/arm/primecell.yaml
-        fdt.property_u32("clocks", CLOCK)?;
-        fdt.property_string("clock-names", "apb_pclk")?;
-        fdt.end_node(node)?;
-    }
+    let node = fdt.begin_node("apb-pclk")?; // bindings/clock/fixed-clock.yaml
+    fdt.property_string("compatible", "fixed-clock")?;
+    fdt.property_u32("#clock-cells", 0)?;
+    fdt.property_u32("clock-frequency", CLOCK_HZ)?;
+    fdt.property_phandle(CLOCK)?;
+    fdt.end_node(node)?;
+    let node = fdt.begin_node(&format!("rtc@{:x}", description.rtc))?; // bindings/rtc/arm,pl031.yaml
+    compatible(fdt, "arm,pl031\0arm,primecell\0")?;
+    reg(fdt, &[(description.rtc, PAGE)])?;
+    fdt.property_u32("arm,primecell-periphid", PL031_ID)?; // bindings/arm/primecell.yaml
+    fdt.property_u32("clocks", CLOCK)?;
+    fdt.property_string("clock-names", "apb_pclk")?;
+    fdt.end_node(node)?;
     for device in description.devices {
         let node = fdt.begin_node(&format!("virtio_mmio@{:x}", device.address))?;
         fdt.property_string("compatible", "virtio,mmio")?; // bindings/virtio/mmio.yaml

@@ -13,7 +13,10 @@ pub mod host;
 mod tests;
 
 use std::ffi::CStr;
-use std::io;
+use std::fs::OpenOptions;
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 use vm_fdt::FdtWriter;
@@ -64,8 +67,9 @@ pub struct Description<'a> {
     pub pmu: bool,
     /// The serial port, a 16550.
     pub serial: Option<MmioDevice>,
-    /// The clock, a PL031.
-    pub rtc: Option<MmioDevice>,
+    /// The address of the clock, a PL031. It has no interrupt: its alarm never rings, and a guest that is told
+    /// of none doesn't wait for it.
+    pub rtc: u64,
     /// The virtio devices.
     pub devices: &'a [MmioDevice],
 }
@@ -80,13 +84,15 @@ pub enum FdtError {
     TooLarge { size: u64, room: u64 },
     #[error("making the device tree: {0}")]
     Build(#[from] vm_fdt::Error),
-    #[error("writing the device tree to {address:#x}: {source}")]
+    #[error("the device tree at {address:#x}: {source}")]
     Memory {
         address: u64,
         source: GuestMemoryError,
     },
     #[error("the device tree needs random numbers for the guest; getrandom: {0}")]
     Random(io::Error),
+    #[error("--dump-fdt {path}: {source}")]
+    Save { path: PathBuf, source: io::Error },
 }
 
 /// Writes the device tree to `at`, a multiple of 8 (Linux Documentation/arch/arm64/booting.rst §2), and
@@ -113,6 +119,34 @@ pub fn write(
             source,
         }),
     }
+}
+
+/// Writes the tree at `at`, which [`write`] put there, to a file, as `dtc -I dtb -O dts` reads it. The guest's
+/// seeds are in it: the file is its owner's only.
+///
+/// # Errors
+///
+/// [`FdtError::Save`], and [`FdtError::Memory`] where there is no tree.
+pub fn save(memory: &GuestMemoryMmap<()>, at: GuestAddress, path: &Path) -> Result<(), FdtError> {
+    let unreadable = |source| FdtError::Memory {
+        address: at.0,
+        source,
+    };
+    // DTSpec §5.2: magic and size come first.
+    let mut header = [0; 8];
+    memory.read_slice(&mut header, at).map_err(unreadable)?;
+    let [.., a, b, c, d] = header;
+    let mut tree = vec![0; u32::from_be_bytes([a, b, c, d]) as usize];
+    memory.read_slice(&mut tree, at).map_err(unreadable)?;
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(true).mode(0o600);
+    let result = options
+        .open(path)
+        .and_then(|mut file| file.write_all(&tree));
+    result.map_err(|source| FdtError::Save {
+        path: path.to_owned(),
+        source,
+    })
 }
 
 /// The interrupt controller's phandle (DTSpec §2.3.3), by which others name it. Those of the CPUs and of

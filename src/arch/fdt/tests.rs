@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::ffi::CString;
-use std::io::Write;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
 
 use super::host::{Cache, CacheType, Caches};
@@ -92,7 +93,6 @@ impl Machine {
     }
 
     fn description(&self) -> Description<'_> {
-        let page = |address, gsi| Some(MmioDevice { address, gsi });
         Description {
             cmdline: &self.cmdline,
             initrd: None,
@@ -103,8 +103,11 @@ impl Machine {
             caches: &self.caches,
             gic: GIC_V3,
             pmu: false,
-            serial: page(0x900_0000, 0),
-            rtc: page(0x901_0000, 1),
+            serial: Some(MmioDevice {
+                address: 0x900_0000,
+                gsi: 0,
+            }),
+            rtc: 0x901_0000,
             devices: &self.devices,
         }
     }
@@ -166,7 +169,6 @@ fn what_a_guest_has_not_it_is_not_told_of() {
     let machine = Machine::new(1, 0);
     let description = Description {
         serial: None,
-        rtc: None,
         pmu: true,
         ..machine.description()
     };
@@ -176,7 +178,8 @@ fn what_a_guest_has_not_it_is_not_told_of() {
         .iter()
         .map(|node| node.name.as_str())
         .collect();
-    let rest = ["interrupt-controller@8000000", "psci", "timer", "pmu"];
+    let gic = "interrupt-controller@8000000";
+    let rest = [gic, "psci", "timer", "pmu", "apb-pclk", "rtc@9010000"];
     assert_eq!(names[3..], rest);
     assert!(!root.at("chosen").properties.contains_key("stdout-path"));
     assert_eq!(root.at("pmu").cells("interrupts"), [1, 7, 4]);
@@ -348,6 +351,29 @@ fn a_tree_without_room_or_memory_is_refused() {
 }
 
 #[test]
+fn what_is_saved_is_what_the_guest_got_and_its_owners_only() {
+    let machine = Machine::new(1, 1);
+    let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(RAM), 0x1000)]).unwrap();
+    let at = GuestAddress(RAM);
+    let size = write(&machine.description(), &memory, at, 0x1000).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("tree");
+    save(&memory, at, &path).unwrap();
+    let saved = fs::read(&path).unwrap();
+    let mut got = vec![0; size as usize];
+    memory.read_slice(&mut got, at).unwrap();
+    assert_eq!(saved, got);
+    let mode = fs::metadata(&path).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    let nowhere = Path::new("/nowhere/tree");
+    let error = save(&memory, at, nowhere).unwrap_err().to_string();
+    assert!(
+        error.starts_with("--dump-fdt /nowhere/tree: No such file"),
+        "{error}"
+    );
+}
+
+#[test]
 fn dtc_finds_nothing_amiss() {
     if let Err(error) = Command::new("dtc").arg("--version").output() {
         let obstacle = format!("dtc: {error}: install device-tree-compiler");
@@ -370,7 +396,6 @@ fn dtc_finds_nothing_amiss() {
     };
     let without = Description {
         serial: None,
-        rtc: None,
         pmu: true,
         initrd: Some(initrd),
         ..small

@@ -1,6 +1,8 @@
 //! What the guest's kernel reads first: its command line, a description of the machine (ACPI, or an MP
 //! table and nothing else), and what its entry protocol asks for.
 
+use std::path::Path;
+
 use vm_memory::{GuestMemoryError, GuestMemoryMmap};
 
 use super::acpi::{self, AcpiError};
@@ -20,9 +22,19 @@ pub enum TablesError {
     /// ACPI.
     #[error(transparent)]
     Acpi(#[from] AcpiError),
+    /// There is nothing of the kind that was asked for.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
     /// The MP table.
     #[error("writing boot structures: {0}")]
     GuestMemory(#[from] GuestMemoryError),
+}
+
+impl TablesError {
+    /// Whether it is the user's part to mend this.
+    pub fn is_of_user(&self) -> bool {
+        matches!(self, TablesError::Config(_))
+    }
 }
 
 /// Whether the guest is told of its machine by ACPI. By itself where its kernel is a stock one, or
@@ -80,4 +92,33 @@ pub fn write(
         layout::BOOT_PARAMS,
     )?;
     Ok(())
+}
+
+/// Writes the device tree to a file (`--dump-fdt`): there is none.
+///
+/// # Errors
+///
+/// That.
+pub fn dump(_memory: &GuestMemoryMmap<()>, _path: &Path) -> Result<(), TablesError> {
+    Err(TablesError::Config(ConfigError::NotHere(
+        "--dump-fdt",
+        "x86_64 guests are told of their machine by ACPI or an MP table, not by a device tree",
+    )))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_tree_is_refused_with_the_reason() {
+        let memory = GuestMemoryMmap::from_ranges(&[(layout::RSDP, 0x1000)]).unwrap();
+        let error = dump(&memory, Path::new("tree")).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "--dump-fdt: x86_64 guests are told of their machine by ACPI or an MP table, not by a device \
+             tree; leave it out"
+        );
+        assert!(error.is_of_user());
+    }
 }
