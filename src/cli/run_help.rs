@@ -17,10 +17,12 @@ Guest memory, for example 512M [default: 128M]. Keys, separated by commas:
 pub const IDLE: &str = "\
 How a vCPU waits when it has nothing to do [default: halt]. One of:
   halt                          it halts, and the host's CPU is free for others
-  haltpoll                      its kernel polls a while before it halts (cpuidle's haltpoll)
-  poll                          its kernel polls and never halts (idle=poll)
+  haltpoll                      its kernel polls a while before it halts (cpuidle's haltpoll;
+                                x86_64 only)
+  poll                          its kernel polls and never halts (idle=poll, nohlt)
   pass-through                  it halts the host's CPU itself, without an exit, and is told that
-                                the CPU is its own; each vCPU must have one to itself, or:
+                                the CPU is its own; each vCPU must have one to itself, or
+                                (x86_64 only):
   pass-through,force            in any case";
 
 pub const DISK: &str = "\
@@ -100,7 +102,7 @@ Added to either:
   force                         only warn of what could starve the VM or the host";
 
 pub const NUMA: &str = "\
-A NUMA node of the guest (repeatable); several need ACPI, which they turn on. Keys:
+A NUMA node of the guest (repeatable); on x86_64, several need ACPI, which they turn on. Keys:
   node=N                        its number; they are counted from 0
   cpus=LIST                     its vCPUs, such as 0-1 (with two commas: 0,,2)
   memory=SIZE                   its memory; together they are --memory

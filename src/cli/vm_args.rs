@@ -21,7 +21,8 @@ pub struct VmArgs {
     /// Read the VM's configuration from a TOML or JSON file; other options override it
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     config: Option<PathBuf>,
-    /// The kernel: a vmlinux (ELF) or a bzImage [default: the guest made by `make guest`]
+    /// The kernel: a vmlinux (ELF) or a bzImage, on AArch64 an Image [default: the guest made by `make
+    /// guest`]
     #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath)]
     kernel: Option<PathBuf>,
     /// An initial RAM disk
@@ -33,7 +34,7 @@ pub struct VmArgs {
     /// Leave out mote's default flags: only --cmdline and the devices' own entries
     #[arg(long)]
     cmdline_only: bool,
-    /// How the kernel is entered
+    /// How the kernel is entered (x86_64 only)
     #[arg(long, value_enum)]
     protocol: Option<Protocol>,
     /// How the kernel gets into guest memory: copied, or mapped, so that VMs share its pages
@@ -63,7 +64,7 @@ pub struct VmArgs {
     /// How a vCPU waits: halt, haltpoll, poll or pass-through [default: halt]
     #[arg(long, value_name = "MODE", value_parser = parse_idle, long_help = IDLE)]
     idle: Option<Idle>,
-    /// Whether the guest finds ACPI tables [default: auto, on for a bzImage]
+    /// Whether the guest finds ACPI tables, x86_64 only [default: auto, on for a bzImage]
     #[arg(long, value_enum)]
     acpi: Option<Acpi>,
     /// The host's CPUs for vCPU threads: 0=2,1=3 or, one for each vCPU, 2-5

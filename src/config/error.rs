@@ -31,7 +31,7 @@ pub enum ConfigError {
     #[error("{0}: {1}; leave it out")]
     NotHere(&'static str, &'static str),
     /// No kernel was named.
-    #[error("no kernel: give --kernel PATH (a vmlinux or a bzImage)")]
+    #[error("no kernel: give --kernel PATH (a vmlinux or a bzImage, on AArch64 an Image)")]
     NoKernel,
     /// A guest that keeps CPUs which others need.
     #[error(

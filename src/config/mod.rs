@@ -128,7 +128,7 @@ impl Default for Cpus {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Boot {
-    /// A vmlinux (ELF) or a bzImage.
+    /// A vmlinux (ELF) or a bzImage; on AArch64 an Image.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kernel: Option<PathBuf>,
     /// An initial RAM disk, as the kernel takes it (cpio, possibly compressed).
@@ -174,7 +174,7 @@ pub enum Protocol {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Acpi {
-    /// On for a bzImage (what distributions ship), off for a vmlinux.
+    /// On for a bzImage (what distributions ship), off for a vmlinux; always off on AArch64.
     #[default]
     Auto,
     /// ACPI tables, with the virtio devices in the DSDT.

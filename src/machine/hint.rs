@@ -1,6 +1,7 @@
 //! A word of advice after a boot that came to nothing.
 
 use super::Exit;
+use crate::arch::tables;
 
 /// What the monitor knows of a VM that has ended.
 #[derive(Clone, Copy, Debug)]
@@ -20,16 +21,11 @@ impl Outcome<'_> {
             return None;
         }
         if self.drives > 0 && self.drivers_ready == 0 {
-            let (now, other) = if self.acpi {
-                ("on", "off")
-            } else {
-                ("off", "on")
-            };
             return Some(format!(
-                "the guest never set up its drives. It was told of them with --acpi {now}: a \
-                 kernel built otherwise may need --acpi {other}; a distribution's kernel needs an \
-                 --initrd that holds the virtio_mmio and virtio_blk modules (for dax: virtio_pmem \
-                 and nd_pmem). --cmdline loglevel=7 shows its messages."
+                "the guest never set up its drives. {}A distribution's kernel needs an --initrd \
+                 that holds the virtio_mmio and virtio_blk modules (for dax: virtio_pmem and \
+                 nd_pmem). --cmdline loglevel=7 shows its messages.",
+                tables::how_told(self.acpi)
             ));
         }
         if matches!(self.exit, Exit::Panic) {
@@ -52,16 +48,11 @@ mod tests {
             drivers_ready: 0,
             acpi: false,
         };
-        assert!(panic.hint().unwrap().contains("--acpi on"));
-        assert!(
-            Outcome {
-                acpi: true,
-                ..panic
-            }
-            .hint()
-            .unwrap()
-            .contains("--acpi off")
-        );
+        for acpi in [false, true] {
+            let hint = Outcome { acpi, ..panic }.hint().unwrap();
+            assert!(hint.contains(tables::how_told(acpi)), "{hint}");
+            assert!(hint.contains("virtio_mmio"), "{hint}");
+        }
         assert!(
             Outcome {
                 drivers_ready: 1,

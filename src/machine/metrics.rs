@@ -87,8 +87,8 @@ impl VmSource {
             ("memory", Phase::Memory),
             ("kernel_load", Phase::KernelLoad),
             ("irqchip", Phase::Irqchip),
-            ("devices", Phase::Devices),
             ("vcpus", Phase::Vcpus),
+            ("devices", Phase::Devices),
         ] {
             samples.gauge(
                 "mote_boot_phase_seconds",

@@ -7,6 +7,7 @@ use serde::Serialize;
 use super::kvm_stats::KvmReport;
 use super::timings::{BootClock, Counts, Phase, Timeline, micros};
 use super::usage::Usage;
+use crate::arch::cpu;
 use crate::footprint::Footprint;
 use crate::kvm::SLOW_CREATE_VM;
 
@@ -23,10 +24,10 @@ pub struct Report {
     pub kernel_load_us: u64,
     /// Making the interrupt controllers.
     pub irqchip_us: u64,
-    /// Opening devices and writing boot tables.
-    pub devices_us: u64,
     /// Making the vCPUs.
     pub vcpus_us: u64,
+    /// Opening devices and writing boot tables.
+    pub devices_us: u64,
     /// Waiting for guest memory after that, with `prefault=on`.
     pub prefault_us: u64,
     /// From exec to the first KVM_RUN: all of the monitor's part, and starting the threads.
@@ -79,8 +80,8 @@ impl Report {
             memory_us: timeline.duration(Phase::Memory),
             kernel_load_us: timeline.duration(Phase::KernelLoad),
             irqchip_us: timeline.duration(Phase::Irqchip),
-            devices_us: timeline.duration(Phase::Devices),
             vcpus_us: timeline.duration(Phase::Vcpus),
+            devices_us: timeline.duration(Phase::Devices),
             prefault_us: timeline.duration(Phase::Prefault),
             exec_to_first_run_us: first_run.map(|at| micros(timeline.start, at)),
             exec_to_first_run_cpu_us: cpu.map(|us| u64::try_from(us).unwrap_or(u64::MAX)),
@@ -113,8 +114,8 @@ impl fmt::Display for Report {
         line("memory", Some(self.memory_us), "")?;
         line("kernel load", Some(self.kernel_load_us), "")?;
         line("irqchip", Some(self.irqchip_us), "(host)")?;
-        line("devices", Some(self.devices_us), "")?;
         line("vCPUs", Some(self.vcpus_us), "")?;
+        line("devices", Some(self.devices_us), "")?;
         if self.prefault_us > 0 {
             line("prefault", Some(self.prefault_us), "(what was left of it)")?;
         }
@@ -157,9 +158,9 @@ impl fmt::Display for Report {
             writeln!(
                 f,
                 "  KVM_CREATE_VM took over {} ms. That time is the host's. On real hardware an \
-                 administrator can mount cgroup2 with favordynmods, and set \
-                 kvm.nx_huge_pages=never where the CPU isn't affected (`mote check` tells).",
-                SLOW_CREATE_VM.as_millis()
+                 administrator can mount cgroup2 with favordynmods{} (`mote check` tells).",
+                SLOW_CREATE_VM.as_millis(),
+                cpu::SLOW_CREATE_VM
             )?;
         }
         Ok(())

@@ -21,10 +21,10 @@ pub enum Phase {
     KernelLoad,
     /// The interrupt controllers exist.
     Irqchip,
-    /// All devices are open and on their bus; boot tables are written.
-    Devices,
-    /// All vCPUs exist and have their state.
+    /// All vCPUs exist, and the interrupt controllers are ready.
     Vcpus,
+    /// All devices are open and on their bus; boot tables are written, and the first vCPU's registers.
+    Devices,
     /// All of guest memory is there, where that was asked for.
     Prefault,
 }

@@ -63,6 +63,9 @@ pub fn physical_end(host: &Host) -> Result<u64, KvmError> {
     Ok(1 << host.physical_bits())
 }
 
+/// What else than its control groups can make KVM_CREATE_VM slow on a host: nothing is known.
+pub const SLOW_CREATE_VM: &str = "";
+
 /// Writes back what was just changed in memory that a guest reads by itself, with its caches off for
 /// it: as the registers of a device are mapped (Device-nGnRE). A store to memory that the monitor has
 /// cached is not seen by such a read before (DDI 0487 §B2.12, mismatched memory attributes: the line is

@@ -46,6 +46,11 @@ pub fn by_acpi(config: &VmConfig, _kernel: FileFormat) -> Result<bool, ConfigErr
     }
 }
 
+/// What to say to a user whose guest didn't find its devices: nothing, there is one way to tell it.
+pub fn how_told(_acpi: bool) -> &'static str {
+    ""
+}
+
 /// Writes all of it.
 ///
 /// # Errors

@@ -51,6 +51,18 @@ pub fn by_acpi(config: &VmConfig, kernel: FileFormat) -> Result<bool, ConfigErro
     })
 }
 
+/// What to say to a user whose guest didn't find its devices: how it was told of them.
+pub fn how_told(acpi: bool) -> &'static str {
+    match acpi {
+        true => {
+            "It was told of them with --acpi on: a kernel built otherwise may need --acpi off. "
+        }
+        false => {
+            "It was told of them with --acpi off: a kernel built otherwise may need --acpi on. "
+        }
+    }
+}
+
 /// Writes all of it.
 ///
 /// # Errors
@@ -120,5 +132,16 @@ mod tests {
              tree; leave it out"
         );
         assert!(error.is_of_user());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn advice_names_the_other_way() {
+        assert!(how_told(false).contains("--acpi on"));
+        assert!(how_told(true).contains("--acpi off"));
     }
 }
