@@ -28,6 +28,7 @@ use super::packed::Key;
 
 /// How many kernels are kept; those used longest ago are removed.
 const MAX_ENTRIES: usize = 8;
+/// For an arm64 Image too.
 const SUFFIX: &str = ".vmlinux";
 const TEMPORARY_SUFFIX: &str = ".tmp";
 /// A temporary file of this age was left by a process that died.

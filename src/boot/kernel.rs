@@ -6,15 +6,14 @@ use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use thiserror::Error;
 use vm_memory::{GuestAddress, GuestMemoryMmap};
 
 use super::architecture::Architecture;
 use super::decompress::Compression;
 use super::elf;
 use super::error::{ElfError, KernelError};
-use super::image::{self, ImageError};
-use super::kernel_image::KernelImage;
+use super::image;
+use super::kernel_image::{HeaderError, KernelImage};
 use super::packed::HEAD_SIZE;
 use super::recognise::{Content, recognise};
 use super::segments::{self, Loaded, PlacementError};
@@ -117,15 +116,6 @@ pub struct KernelOptions {
     /// Map whole pages of the file, or of its copy in the cache, instead of copying them, where that
     /// can be: see [`crate::memory::over_ram::map_private`] for what the file must not do then.
     pub map: bool,
-}
-
-/// What is wrong with the headers of a kernel: the messages continue "the kernel PATH ".
-#[derive(Debug, Error)]
-pub(super) enum HeaderError {
-    #[error(transparent)]
-    Elf(#[from] ElfError),
-    #[error(transparent)]
-    Image(#[from] ImageError),
 }
 
 /// An opened kernel file that was recognised, but not loaded yet.

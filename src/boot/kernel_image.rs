@@ -1,6 +1,11 @@
 //! What every kernel is once its headers are read and checked: parts of a file with the
 //! addresses that they go to, and where the kernel is entered.
 
+use thiserror::Error;
+
+use super::error::ElfError;
+use super::image::ImageError;
+
 /// One part of the kernel: `file_size` bytes at `offset`, to be at `address`, then zeroes up
 /// to `memory_size`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,4 +51,13 @@ impl KernelImage {
             .first()
             .map_or(0, |segment| segment.address + segment.file_size)
     }
+}
+
+/// What is wrong with the headers of a kernel: the messages continue "the kernel PATH ".
+#[derive(Debug, Error)]
+pub(super) enum HeaderError {
+    #[error(transparent)]
+    Elf(#[from] ElfError),
+    #[error(transparent)]
+    Image(#[from] ImageError),
 }

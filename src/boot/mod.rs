@@ -2,13 +2,17 @@
 //! firmware and a boot loader would do, done on the host before the first guest instruction.
 //!
 //! ```text
-//! vmlinux ───────────────────────────────┐
-//!                                        ├─ elf ─ segments ─> guest memory, Entry
-//! bzImage ─ bzimage ─┬─ cache (packed) ──┤
-//!                    └─ decompress ──────┘
-//! initrd ─────────────────────────────────> guest memory, InitrdRange
-//! Cmdline, memory map ─ pvh or linux64 ───> guest memory, what the kernel reads first
+//! vmlinux ────────────────────────────┐
+//! arm64 Image ────────────────────────┤
+//!                                     ├─ elf or image ─ segments ─> guest memory, Entry
+//! bzImage ──────┬─ cache (packed) ────┤
+//! packed Image ─┴─ decompress ────────┘
+//! initrd ───────────────────────────────> guest memory, InitrdRange
+//! Cmdline, memory map ─ pvh or linux64 ─> guest memory, what an x86_64 kernel reads first
 //! ```
+//!
+//! An arm64 kernel reads a device tree instead, which is its machine's to write. For which processor
+//! the kernel is, the caller says ([`Architecture`]): all of this runs, and is tested, on either.
 //!
 //! Nothing here knows KVM, the command line or the configuration. Every function reads
 //! files that may be hostile: they are checked once, here, and no content of a file makes
@@ -21,14 +25,8 @@
 //!   that would cost a page fault for each of its pages.
 //! - No vCPU runs yet. A vCPU that wrote to the kernel while it is being loaded would hurt
 //!   its own guest only.
-//! - Addresses below [`LOWEST_KERNEL_ADDRESS`] belong to the boot tables: a kernel that asks
-//!   for them is refused.
-//!
-//! # Other architectures
-//!
-//! What is here boots x86_64. The arm64 `Image` gets a file of its own beside `bzimage`
-//! (header, `image_size`, placement) and an arm of `kernel::FileFormat`; the initrd and the
-//! command line are the same for both.
+//! - x86_64: addresses below [`LOWEST_KERNEL_ADDRESS`] belong to the boot tables: a kernel that asks
+//!   for them is refused. arm64: nothing of the machine's is above [`KernelOptions::base`] in RAM.
 
 mod architecture;
 mod bzimage;
@@ -72,13 +70,13 @@ pub use pvh::write_pvh;
 pub use segments::PlacementError;
 pub use zboot::ZbootError;
 
-/// The lowest address, in bytes, at which a kernel segment may lie: 1 MiB. The boot tables,
+/// The lowest address, in bytes, at which an x86_64 kernel's segment may lie: 1 MiB. The boot tables,
 /// the command line and what remains of the PC's low memory are below.
 pub const LOWEST_KERNEL_ADDRESS: u64 = 1 << 20;
 
-/// The end, in bytes, of the highest address range a kernel may be loaded to: 3 GiB, where
-/// the gap for MMIO begins on x86. Both entry protocols start with 32-bit addresses.
+/// The end, in bytes, of the highest address range an x86_64 kernel may be loaded to: 3 GiB, where
+/// the gap for MMIO begins. Both entry protocols start with 32-bit addresses.
 pub const HIGHEST_KERNEL_ADDRESS: u64 = 0xC000_0000;
 
-/// The largest kernel, in bytes, that is unpacked from a bzImage: 1 GiB.
+/// The largest kernel, in bytes, that is unpacked: 1 GiB.
 pub const MAX_UNPACKED_SIZE: u64 = 1 << 30;

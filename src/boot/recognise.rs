@@ -113,8 +113,7 @@ fn other(head: &[u8], architecture: Architecture) -> (&'static str, &'static str
             advice,
         ),
         _ if zboot::is_zboot(head) => (
-            "is an EFI zboot image, which is never for x86_64, and mote boots x86_64 kernels on \
-             this host",
+            "is an EFI zboot image, and mote boots x86_64 kernels on this host",
             advice,
         ),
         _ if bzimage::is_bzimage(head) => (

@@ -30,8 +30,7 @@ pub fn physical_end(host: &Host) -> Result<u64, KvmError> {
 }
 
 /// What else than its control groups can make KVM_CREATE_VM slow on a host, and what to do about it.
-pub const SLOW_CREATE_VM: &str =
-    ", and set kvm.nx_huge_pages=never where the CPU isn't affected";
+pub const SLOW_CREATE_VM: &str = ", and set kvm.nx_huge_pages=never where the CPU isn't affected";
 
 /// Shows the guest what was just changed in memory that it reads by itself: nothing has to be done, as
 /// its uncached reads see what processors have in their caches (SDM vol. 3 §12.3.1).

@@ -133,11 +133,6 @@ mod tests {
         );
         assert!(error.is_of_user());
     }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
 
     #[test]
     fn advice_names_the_other_way() {
