@@ -115,7 +115,7 @@ fn a_mistake_is_one_line_that_names_option_value_and_remedy() {
             &["--numa", "node=0,cpus=0,memory=1M"],
             &["--numa memory=", "1M together", "--memory 128M"],
         ),
-        (&["--kernel", folder], &[folder, "vmlinux or a bzImage"]),
+        (&["--kernel", folder], &[folder, "give a"]),
         (&["--kernel", "/etc/passwd"], &["/etc/passwd"]),
     ];
     if kvm().is_none() {
