@@ -21,6 +21,11 @@ pub enum ConfigError {
     /// More memory than is supported.
     #[error("--memory {0}: a VM has at most {MAX_MEMORY}")]
     MemoryTooLarge(Size),
+    /// More memory than a guest of this host can address: the size, and the address that it would end at.
+    #[error(
+        "--memory {0}: it would end at {1:#x}, and this host's guests can't address more than {2:#x} bytes"
+    )]
+    MemoryBeyondHost(Size, u64, u64),
     /// A part of a huge page.
     #[error("--memory {0},hugepages={1}: the size must be a multiple of {1}")]
     MemoryHugePages(Size, Size),

@@ -25,7 +25,7 @@ use super::virtio::{Registers, VirtioPlacer};
 use super::vm::Vm;
 use crate::arch::features::Feature;
 use crate::arch::vcpus::{self, CpuOptions, Cpus};
-use crate::arch::{ARCHITECTURE, Machine, board, irqchip, layout, reboot, tables};
+use crate::arch::{ARCHITECTURE, Machine, board, cpu, irqchip, layout, reboot, tables};
 use crate::boot::{self, EntryPreference, KernelFile, KernelOptions, LoadedKernel};
 use crate::bus::Buses;
 use crate::config::{ConfigError, KernelLoad, Protocol, VmConfig};
@@ -133,6 +133,13 @@ pub fn build(host: &Host, config: &VmConfig, options: BuildOptions) -> Result<Vm
         false => Backing::Anonymous,
     };
     let ranges = layout::ram_ranges(config.memory.size.bytes());
+    let end = ranges.iter().map(|(start, size)| start.0 + size).max();
+    if let Some(end) = end.filter(|end| *end > layout::ALWAYS_ADDRESSABLE) {
+        let limit = cpu::physical_end(host)?;
+        if end > limit {
+            return Err(ConfigError::MemoryBeyondHost(config.memory.size, end, limit).into());
+        }
+    }
     let ram = GuestRam::with(&ranges, backing, &config.memory)?;
     let memory = ram.memory().clone();
     if let Some(plan) = &plan {

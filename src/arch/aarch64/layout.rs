@@ -16,6 +16,8 @@ use crate::bus::Space;
 
 /// First byte of RAM, which is one range.
 pub const RAM_START: u64 = 1 << 30;
+/// What every processor's guests can address: 32 bits (DDI 0487 §D8.1.6).
+pub const ALWAYS_ADDRESSABLE: u64 = 1 << 32;
 /// The device tree, where Linux may map it by one block of 2 MiB (Linux
 /// Documentation/arch/arm64/booting.rst §2).
 pub const FDT: GuestAddress = GuestAddress(RAM_START);

@@ -48,6 +48,8 @@ pub const KERNEL_START: GuestAddress = GuestAddress(BIOS_END);
 /// First byte above the reserved BIOS area.
 pub const BIOS_END: u64 = 0x10_0000;
 
+/// What every processor's guests can address: 36 bits.
+pub const ALWAYS_ADDRESSABLE: u64 = 1 << 36;
 /// The boot timer: the guest writes 123 here when its init runs.
 pub const BOOT_TIMER: u64 = 0xd000_0000;
 /// First virtio-mmio device; each takes one page.
