@@ -1,6 +1,7 @@
 #!/bin/bash
 # guest.sh: the default guest, kernel and root file system, made where it is missing. Prints its folder,
-# which holds vmlinux, bzImage, rootfs.ext4 and initrd.cpio.gz.
+# which holds rootfs.ext4, initrd.cpio.gz, and vmlinux and bzImage (x86_64) or Image and Image.gz (aarch64).
+# MOTE_ARCH is the guest's architecture; by default it is this host's.
 set -euo pipefail
 HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # shellcheck source-path=SCRIPTDIR source=common.sh
@@ -8,4 +9,4 @@ HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 
 "$HERE/rootfs/build.sh" # the short one first: what this host lacks shows early
 "$HERE/kernel/build.sh"
-echo "$MOTE_CACHE_DIR/guest/x86_64"
+echo "$MOTE_CACHE_DIR/guest/$MOTE_ARCH"

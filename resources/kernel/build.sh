@@ -1,8 +1,11 @@
 #!/bin/bash
-# build.sh [PROFILE]: a guest's kernel, from Debian's linux-source and x86_64.config.
+# build.sh [PROFILE]: a guest's kernel, from Debian's linux-source and ARCH.config.
 # Built once per machine (4-5 minutes on two cores) and kept in the cache; later calls return at once.
-#   CACHE/guest/x86_64/vmlinux, bzImage   what mote and the tests boot (links into the hashed folder)
-# With a PROFILE, x86_64-PROFILE.config goes over it. `record` is the one there is (docs/kernel.md):
+#   CACHE/guest/ARCH/   what mote and the tests boot (links into the hashed folder):
+#     x86_64: vmlinux, bzImage
+#     aarch64: Image, Image.gz; and vmlinux, which no one boots, for its symbols
+# MOTE_ARCH is the guest's architecture; by default it is this host's.
+# With a PROFILE, ARCH-PROFILE.config goes over it. `record` for x86_64 is the one there is (docs/kernel.md):
 #   CACHE/guest/x86_64-record/vmlinux, bzImage
 set -euo pipefail
 HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -11,14 +14,20 @@ HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # shellcheck source-path=SCRIPTDIR source=tree.sh
 . "$HERE/tree.sh"
 
-ARCH=x86_64
-NAME=$ARCH${1:+-$1} # of the folder in the cache
-CONFIGS=("$HERE/$ARCH.config")
+NAME=$MOTE_ARCH${1:+-$1} # of the folder in the cache
+CONFIGS=("$HERE/$MOTE_ARCH.config")
 if [ -n "${1:-}" ]; then CONFIGS+=("$HERE/$NAME.config"); fi
-[ -f "${CONFIGS[-1]}" ] || die "there is no profile '$1': $(basename "${CONFIGS[-1]}") isn't there"
-RECIPE=1          # raise it when a change below changes the result
-ESTIMATE=1034     # files to compile, for the progress line
-[ $# = 0 ] || ESTIMATE=620
+[ -f "${CONFIGS[-1]}" ] || die "there is no profile '$1' for $MOTE_ARCH: $(basename "${CONFIGS[-1]}") isn't there"
+RECIPE=1 # raise it when a change below changes the result
+case $NAME in
+  x86_64*) IMAGES=(bzImage) BOOTED=vmlinux ;;
+  aarch64*) IMAGES=(Image Image.gz) BOOTED=Image ;;
+esac
+case $NAME in # files to compile, for the progress line
+  x86_64) ESTIMATE=1034 ;;
+  x86_64-record) ESTIMATE=620 ;;
+  *) ESTIMATE=1000 ;;
+esac
 
 guest=$MOTE_CACHE_DIR/guest
 inputs=$(hash_of "$(cat "${CONFIGS[@]}" | grep -E '^(# )?CONFIG_')" "$RECIPE") # not its comments
@@ -28,7 +37,7 @@ cached() { find "$guest" -maxdepth 1 -name "kernel-$NAME-${1:-*}-$inputs" 2>/dev
 
 use() {
   local file
-  for file in vmlinux bzImage; do point "$guest/$NAME/$file" "../$(basename "$1")/$file"; done
+  for file in vmlinux "${IMAGES[@]}"; do point "$guest/$NAME/$file" "../$(basename "$1")/$file"; done
 }
 
 version=$(package_version "$SOURCE")
@@ -60,7 +69,7 @@ check_config "${CONFIGS[@]}"
 log=$MOTE_CACHE_DIR/kernel-$NAME.log
 say "compiling Linux $version (log: $log)"
 make_command
-"${make[@]}" vmlinux bzImage >"$log" 2>&1 &
+"${make[@]}" vmlinux "${IMAGES[@]}" >"$log" 2>&1 &
 build=$!
 trap 'kill $build 2>/dev/null || true; wait || true; rm -rf "$WORK"' EXIT
 step=10 end='\n'
@@ -82,10 +91,10 @@ fi
 
 # The symbol table stays: it isn't loaded into the guest, and it names the addresses of an oops.
 mkdir out
-objcopy --strip-debug vmlinux out/vmlinux
-cp arch/x86/boot/bzImage .config out/
+"${tools}objcopy" --strip-debug vmlinux out/vmlinux
+cp "${IMAGES[@]/#/arch/$KERNEL_ARCH/boot/}" .config out/
 mv out/.config out/config
 kernel=$guest/kernel-$NAME-$version-$inputs
 into_cache out "$kernel"
 use "$kernel"
-say "the guest kernel is ready: $(du -h --apparent-size "$kernel/vmlinux" | cut -f1) in $kernel"
+say "the guest kernel is ready: $(du -h --apparent-size "$kernel/$BOOTED" | cut -f1) in $kernel"
