@@ -137,6 +137,16 @@ impl Vm {
 }
 
 impl Vcpu {
+    /// Gives the guest an exception for the access that KVM couldn't emulate: it has queued one, an
+    /// invalid opcode, by itself (Linux arch/x86/kvm/x86.c, handle_emulation_failure).
+    ///
+    /// # Errors
+    ///
+    /// None on this architecture.
+    pub fn refuse_access(&self) -> Result<(), KvmError> {
+        Ok(())
+    }
+
     /// What the guest's CPUID instruction returns.
     ///
     /// # Errors

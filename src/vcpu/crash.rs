@@ -55,6 +55,7 @@ impl CrashReport {
     pub(super) fn is_emulation_failure(&self) -> bool {
         let suberror = self.internal_error.as_ref().map(|(suberror, _)| *suberror);
         suberror == Some(kvm_bindings::KVM_INTERNAL_ERROR_EMULATION)
+            || self.exit_reason == kvm_bindings::KVM_EXIT_ARM_NISV
     }
 
     /// The suberror by its name in the kernel's API documentation.
@@ -80,6 +81,14 @@ impl fmt::Display for CrashReport {
             (CrashKind::KvmExit, Some((suberror, data))) => {
                 let name = Self::suberror_name(*suberror);
                 write!(f, "KVM internal error {suberror} ({name}), data {data:x?}")?;
+            }
+            // A pair of registers, a vector, an exclusive access: the processor tells KVM nothing of it.
+            (CrashKind::KvmExit, None) if self.is_emulation_failure() => {
+                let reason = self.exit_reason;
+                write!(
+                    f,
+                    "KVM exit {reason} (an access that KVM can't emulate, where no memory is)"
+                )?;
             }
             (CrashKind::KvmExit, None) => write!(f, "KVM exit {}", self.exit_reason)?,
         }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::thread::{self, JoinHandle};
 
-use kvm_bindings::{KVM_SYSTEM_EVENT_RESET, KVM_SYSTEM_EVENT_SHUTDOWN};
+use kvm_bindings::{KVM_EXIT_ARM_NISV, KVM_SYSTEM_EVENT_RESET, KVM_SYSTEM_EVENT_SHUTDOWN};
 use kvm_ioctls::VcpuExit;
 use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::signal::{self, Killable};
@@ -239,11 +239,11 @@ fn run(vcpu: &mut Vcpu, around: &Surroundings, counters: &ExitCounters, stop: &A
                 return (around.on_stop)(stop);
             }
             Ok(VcpuExit::Intr) => counters.interrupted(),
-            // KVM emulates a write to read-only memory, and doesn't know each instruction (SSE and
-            // AVX above all). It has queued an invalid-opcode exception for the guest's kernel, as
-            // it does without telling where a program of the guest's was at fault; the guest
-            // goes on with that (Linux arch/x86/kvm/x86.c, handle_emulation_failure).
-            Ok(VcpuExit::InternalError) => {
+            // KVM emulates a write to read-only memory, but not by each instruction: on x86_64 it
+            // doesn't know SSE and AVX, on AArch64 the processor tells it of single registers only.
+            // The guest's kernel gets an exception, and goes on with that; on x86_64 KVM does so
+            // without telling where a program of the guest's was at fault.
+            Ok(VcpuExit::InternalError | VcpuExit::Unsupported(KVM_EXIT_ARM_NISV)) => {
                 counters.other();
                 let report = CrashReport::of(vcpu, &around.memory, CrashKind::KvmExit);
                 // The same again is a KVM that queues no exception.
@@ -251,8 +251,12 @@ fn run(vcpu: &mut Vcpu, around: &Surroundings, counters: &ExitCounters, stop: &A
                 if again || !around.read_only_memory || !report.is_emulation_failure() {
                     return (around.on_stop)(Stop::Crash(Box::new(report)));
                 }
+                if let Err(e) = vcpu.refuse_access() {
+                    log::error!("giving the guest an exception: {e}");
+                    return (around.on_stop)(Stop::Crash(Box::new(report)));
+                }
                 if failed_before.is_none() {
-                    log::warn!("the guest gets an invalid-opcode exception: {report}");
+                    log::warn!("the guest gets an exception: {report}");
                 }
                 failed_before = Some(report);
             }
