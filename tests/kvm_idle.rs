@@ -8,7 +8,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use common::{Code, kvm};
-use motevm::arch::{idle, layout, responder};
+use motevm::arch::vcpus::{self, CpuOptions};
+use motevm::arch::{idle, irqchip, layout, responder};
 use motevm::bus::Bus;
 use motevm::config::{HaltPoll, Idle, IdleMode, Metrics};
 use motevm::machine::{Halts, Values};
@@ -44,22 +45,30 @@ fn wake(
     let memory = ram.memory().clone();
     // SAFETY: `ram` is dropped after the thread and after `fd`, which are dropped by name below.
     unsafe { fd.set_memory(&memory).unwrap() };
-    fd.set_tss_address(layout::KVM_TSS).unwrap();
-    fd.create_irqchip().unwrap();
+    irqchip::prepare(&fd).unwrap();
+    let irqchip = irqchip::create(host, &fd, 1).unwrap();
     set_up(&fd);
+    let options = CpuOptions {
+        cpus: 1,
+        mask: &[],
+        own_waits: idle::OwnWaits::default(),
+        pmu: false,
+    };
+    let mut cpus = vcpus::create(host, &fd, &irqchip, &options).unwrap();
+    cpus.enter(responder::write(&memory).unwrap(), &memory)
+        .unwrap();
     let (request, answer) = (EventFd::new(0).unwrap(), EventFd::new(0).unwrap());
     fd.register_irqfd(&request, responder::GSI).unwrap();
     fd.register_ioeventfd(&answer, responder::ANSWER, responder::ANSWER_VALUE)
         .unwrap();
-    let vcpu = fd.create_vcpu(0).unwrap();
-    responder::prepare(host, &vcpu, &memory).unwrap();
+    let vcpu = cpus.vcpus.remove(0);
     let statistics = vcpu.statistics().unwrap();
     let surroundings = Surroundings {
         mmio: Arc::new(Bus::new()),
         ports: Arc::new(Bus::new()),
         memory,
         read_only_memory: false,
-        prepare: Arc::new(|_| Ok(())),
+        prepare: cpus.prepare,
         on_start: Arc::new(|| ()),
         on_stop: Arc::new(|stop| panic!("{stop:?}")),
     };

@@ -95,6 +95,10 @@ pub fn tbz(rt: u32, bit: u32, bytes: i32) -> u32 {
     0x3600_0000 | field(bit, 5, 19) | offset(bytes, 14, 5) | rt
 }
 
+/// `eret`
+pub const ERET: u32 = 0xd69f_03e0;
+/// `nop`
+pub const NOP: u32 = 0xd503_201f;
 /// `hvc #0`
 pub const HVC: u32 = 0xd400_0002;
 /// `wfi`
@@ -148,7 +152,8 @@ pub const SCTLR_EL1: SystemRegister = system(3, 0, 1, 0, 0);
 pub const TTBR0_EL1: SystemRegister = system(3, 0, 2, 0, 0);
 pub const TCR_EL1: SystemRegister = system(3, 0, 2, 0, 2);
 pub const MAIR_EL1: SystemRegister = system(3, 0, 10, 2, 0);
-/// Where exceptions go.
+/// Where exceptions go, and where they come from.
+pub const ELR_EL1: SystemRegister = system(3, 0, 4, 0, 1);
 pub const VBAR_EL1: SystemRegister = system(3, 0, 12, 0, 0);
 /// Which CPU this is, and what instructions it has.
 pub const MPIDR_EL1: SystemRegister = system(3, 0, 0, 0, 5);

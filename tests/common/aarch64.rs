@@ -218,6 +218,28 @@ impl Code {
         })
     }
 
+    /// `stp`, which the processor doesn't describe to KVM. The exception of that (an external abort) goes
+    /// on behind it, with an `U` printed.
+    pub fn write_unemulated(self, address: u64) -> Self {
+        const TABLE: u64 = 2048; // the table's size and alignment
+        const OWN_SYNCHRONOUS: u64 = 0x200; // of this level's own (DDI 0487 D1.3.1)
+        let handler = Code::new()
+            .read_system(a64::ELR_EL1)
+            .emit(&[a64::add(READ, READ, 4, false), a64::msr(a64::ELR_EL1, READ)])
+            .print("U")
+            .emit(&[a64::ERET]);
+        // Behind the branch around it.
+        let behind = (self.here() + 4) % TABLE;
+        let fill = (TABLE + OWN_SYNCHRONOUS - behind) % TABLE / 4;
+        let code = (0..fill).fold(self, |code, _| code.emit(&[a64::NOP]));
+        let (code, handler) = code.aside(handler);
+        let table = handler - OWN_SYNCHRONOUS;
+        assert_eq!(table % TABLE, 0);
+        code.write_system(a64::VBAR_EL1, table)
+            .load(ADDRESS, address)
+            .emit(&[a64::ISB, a64::stp(READ, VALUE, ADDRESS)])
+    }
+
     /// `mrs`: reads a system register.
     pub fn read_system(self, register: SystemRegister) -> Self {
         self.emit(&[a64::mrs(READ, register)])

@@ -4,7 +4,7 @@
 use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use motevm::config::{Cpus, Size, VmConfig};
+use motevm::config::{Cpus, MAX_CPUS, Size, VmConfig};
 use motevm::kvm::{KvmError, Vcpu, Vm};
 use motevm::vcpu::CrashKind;
 use motevm::{Exit, Host};
@@ -19,6 +19,14 @@ pub const DEFECT: u64 = 0x10;
 pub const TOUCH_DEFECT: [u8; 8] = [0x01, 0x02, 0x80, 0xd2, 0x3f, 0x00, 0x00, 0x39];
 /// `b .`
 pub const SPIN: [u8; 4] = [0, 0, 0, 0x14];
+
+/// How many vCPUs a VM can have on this host: a GICv2 serves 8 (IHI 0048 §1.1).
+pub fn most_cpus() -> u8 {
+    match kvm() {
+        Some(host) if has_gic_v3(&host) => MAX_CPUS,
+        _ => 8,
+    }
+}
 
 /// Lets a new vCPU start here.
 pub fn start_at(fd: &Vm, vcpu: &Vcpu, entry: GuestAddress) {
@@ -104,8 +112,9 @@ fn a_crash_is_told_with_registers_and_code() {
         panic!("{exit:?}")
     };
     assert_eq!(text, "x");
-    assert_eq!(report.kind, CrashKind::RunFailed(libc::ENOSYS));
+    assert_eq!(report.kind, CrashKind::KvmExit);
     let text = report.to_string();
+    assert!(text.contains("KVM can't emulate"), "{text}");
     assert!(text.contains(&format!("pc {pc:#018x}")), "{text}");
     assert!(text.contains(&format!("x1  {NOWHERE:#018x}")), "{text}");
     assert!(text.contains("code: 20 08 40 a9"), "{text}");
@@ -196,6 +205,26 @@ fn the_device_tree_names_the_interrupt_controller_that_is_there() {
         let code = Code::new().read_long(GICC + 0xfc).shift(16).print_read();
         assert_eq!(bytes(&host, code, |_| ())[0] & 0xf, 2);
     }
+}
+
+#[test]
+fn more_cpus_than_a_gicv2_serves_are_refused_with_the_reason() {
+    let Some(host) = kvm() else { return };
+    let obstacle = has_gic_v3(&host).then(|| "this host's KVM has a GICv3".to_owned());
+    if !can_run("gicv2", obstacle) {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let kernel = folder.path().join("kernel");
+    std::fs::write(&kernel, Code::new().reset().kernel()).unwrap();
+    let mut config = VmConfig::default();
+    (config.cpus, config.boot.kernel) = (Cpus(9), Some(kernel));
+    let error = motevm::build(&host, &config, Default::default()).unwrap_err();
+    let text = error.to_string();
+    assert!(
+        text.contains("--cpus 9") && text.contains("GICv2"),
+        "{text}"
+    );
 }
 
 /// Lets the timer's interrupt through to the first CPU; exceptions stay masked.

@@ -117,7 +117,7 @@ fn a_program_that_blocks_all_signals_can_stop_its_vm() {
 fn the_largest_vm_can_be_built_and_ended() {
     let code = Code::new().print("big").reset();
     let big = run_with(code, |config| {
-        config.cpus = Cpus(motevm::config::MAX_CPUS);
+        config.cpus = Cpus(native::most_cpus());
         config.memory = Size::gib(5).into();
     });
     let Some((exit, text)) = big else { return };
@@ -139,7 +139,7 @@ fn a_mapped_kernel_that_is_cut_short_is_told_by_its_name() {
     let kernel = File::options()
         .write(true)
         .open(folder.path().join("large"));
-    kernel.unwrap().set_len(0x800).unwrap();
+    kernel.unwrap().set_len(0).unwrap();
     let exit = vm.run().unwrap();
     assert!(matches!(exit, Exit::Crash(_)), "{exit:?}");
     // KVMs that emulate find no instruction, instead of no page.

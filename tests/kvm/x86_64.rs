@@ -3,7 +3,7 @@
 use std::thread;
 
 use motevm::Exit;
-use motevm::config::{Acpi, Size};
+use motevm::config::{Acpi, MAX_CPUS, Size};
 use motevm::kvm::{KvmError, Vcpu, Vm};
 use motevm::vcpu::CrashKind;
 use vm_memory::GuestAddress;
@@ -17,6 +17,11 @@ pub const DEFECT: u64 = 0x10;
 pub const TOUCH_DEFECT: [u8; 2] = [0xe6, DEFECT as u8];
 /// `jmp $`
 pub const SPIN: [u8; 2] = [0xeb, 0xfe];
+
+/// How many vCPUs a VM can have on this host.
+pub fn most_cpus() -> u8 {
+    MAX_CPUS
+}
 
 /// Lets a new vCPU start here, in real mode.
 pub fn start_at(_fd: &Vm, vcpu: &Vcpu, entry: GuestAddress) {
