@@ -16,7 +16,7 @@ use crate::kvm::native::Device;
 use crate::kvm::{Host, KvmError, Vm};
 
 /// Interrupts that are a vCPU's own come before those of devices (GIC architecture §2.2).
-const PRIVATE_INTERRUPTS: u32 = 32;
+pub(super) const PRIVATE_INTERRUPTS: u32 = 32;
 /// KVM counts interrupts in steps of so many.
 const INTERRUPTS_STEP: u32 = 32;
 /// The most vCPUs that a GICv2 serves (IHI 0048 §1.1).

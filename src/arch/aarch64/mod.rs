@@ -13,6 +13,7 @@ pub mod irqchip;
 pub mod layout;
 pub mod mask;
 pub mod reboot;
+pub mod responder;
 pub mod tables;
 pub mod vcpus;
 
