@@ -41,8 +41,14 @@ fn by_name(statistics: &[Statistic]) -> BTreeMap<String, Values> {
 
 /// The name of the reason in KVM's name for a count of exits.
 fn reason(name: &str) -> Option<&str> {
-    let reason = name.strip_suffix("_exits");
-    reason.or_else(|| name.strip_suffix("_exit_stat"))
+    match name {
+        // AArch64's, by who answers.
+        "mmio_exit_user" => Some("mmio_user"),
+        "mmio_exit_kernel" => Some("mmio_kernel"),
+        _ => name
+            .strip_suffix("_exits")
+            .or_else(|| name.strip_suffix("_exit_stat")),
+    }
 }
 
 impl KvmReport {
@@ -247,6 +253,7 @@ mod tests {
             count("io_exits", 7),
             count("halt_exits", 10),
             count("nmi_window_exits", 0),
+            count("mmio_exit_user", 3),
             count("halt_attempted_poll", 6),
             count("halt_successful_poll", 4),
             count("halt_poll_fail_ns", 50_000),
@@ -271,6 +278,7 @@ mod tests {
             "mote_kvm_exits_total{vcpu=\"1\"} 100",
             "mote_kvm_exits_by_reason_total{vcpu=\"0\",reason=\"io\"} 7",
             "mote_kvm_exits_by_reason_total{vcpu=\"0\",reason=\"halt\"} 10",
+            "mote_kvm_exits_by_reason_total{vcpu=\"0\",reason=\"mmio_user\"} 3",
             "mote_kvm_halt_polls_total{vcpu=\"0\",result=\"in_time\"} 4",
             "mote_kvm_halt_polls_total{vcpu=\"1\",result=\"in_vain\"} 2",
             "mote_kvm_halt_poll_nanoseconds_total{vcpu=\"0\",result=\"in_vain\"} 50000",
@@ -304,7 +312,7 @@ mod tests {
         };
         let text = report.to_string();
         assert!(
-            text.contains("exits to KVM until the end: 200 (of them halt 20, io 14)"),
+            text.contains("exits to KVM until the end: 200 (of them halt 20, io 14, mmio_user 6)"),
             "{text}"
         );
         assert!(text.contains("20 halts; polling: 8 of 12 polls"), "{text}");
