@@ -20,7 +20,7 @@ fn config(guests: &Guests, out: &Path, memory: Size, script: &str) -> VmConfig {
         }),
         ..Default::default()
     };
-    config.boot.kernel = Some(guests.vmlinux.clone());
+    config.boot.kernel = Some(guests.kernel.clone());
     config.boot.cmdline = Some(format!("mote.run=\"{script}\""));
     config
 }

@@ -23,18 +23,19 @@ fn a_boot_keeps_to_its_budget_of_exits_each_time() {
     }
     let folder = tempfile::tempdir().unwrap();
     let json = folder.path().join("boot.json");
+    let budget = format!("exits={}", native::EXITS_TO_INIT - 1);
     let more = [
         "--console",
         "none",
         "--runs",
         "2",
         "--budget",
-        "exits=59",
+        &budget,
         "--json",
         path(&json),
     ];
     let out = bench(&more).success();
-    assert!(out.contains("ok    --budget exits=59"), "{out}");
+    assert!(out.contains(&format!("ok    --budget {budget}")), "{out}");
     let report: serde_json::Value = serde_json::from_slice(&fs::read(&json).unwrap()).unwrap();
     let images = report["guest"]["images"].as_array().unwrap();
     let roles: Vec<_> = images
@@ -54,18 +55,18 @@ fn a_boot_keeps_to_its_budget_of_exits_each_time() {
 #[test]
 fn another_monitor_boots_the_same_guest_in_turn() {
     let Some(guests) = guests() else { return };
-    let qemu = Command::new("qemu-system-x86_64").arg("--version").output();
-    let obstacle = qemu.err().map(|e| format!("qemu-system-x86_64: {e}"));
+    let program = format!("qemu-system-{}", std::env::consts::ARCH);
+    let qemu = Command::new(&program).arg("--version").output();
+    let obstacle = qemu.err().map(|e| format!("{program}: {e}"));
     if !can_run("peers", obstacle) {
         return;
     }
-    let (kernel, rootfs) = (path(&guests.vmlinux), path(&guests.rootfs));
+    let (kernel, rootfs) = (path(&guests.kernel), path(&guests.rootfs));
     let qemu = format!(
-        "qemu-system-x86_64 -M microvm,acpi=off,pit=off,pic=off,rtc=off,isa-serial=on -accel kvm -cpu host \
-         -m 128 -nodefaults -no-user-config -display none -no-reboot -serial stdio \
+        "{program} {} -accel kvm -cpu host -m 128 -nodefaults -no-user-config -display none -no-reboot \
          -global virtio-mmio.force-legacy=false -kernel {kernel} \
-         -append 'quiet console=ttyS0 reboot=t root=/dev/vda ro no_timer_check' \
-         -drive file={rootfs},format=raw,if=none,id=root,readonly=on -device virtio-blk-device,drive=root"
+         -drive file={rootfs},format=raw,if=none,id=root,readonly=on -device virtio-blk-device,drive=root",
+        native::OTHER_MONITOR
     );
     let mote_rootfs = format!("{rootfs},ro");
     // The greeting of the default guest ends both.
@@ -80,7 +81,10 @@ fn another_monitor_boots_the_same_guest_in_turn() {
         &qemu,
     ];
     let out = bench(&more).success();
-    assert!(out.contains("times as long as qemu-system-x86_64"), "{out}");
+    // A figure, and no promise: times of a busy or an emulated host say little.
+    let _ = writeln!(std::io::stderr(), "{out}");
+    let ratio = format!("times as long as {program}");
+    assert!(out.contains(&ratio), "{out}");
     assert!(
         out.contains("init-to-marker") && out.contains("spawn-to-marker"),
         "{out}"

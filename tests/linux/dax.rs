@@ -184,12 +184,13 @@ fn a_read_only_drive_bears_any_write_and_the_vm_goes_on() {
     let disk = ext4(folder.path(), "ro.img", 8 << 20, None);
     let before = fs::read(&disk).unwrap();
     let drive = format!("path={},dax,ro", path(&disk));
-    // As a block device, as a file system that is mounted for writing, and as plain memory: the
-    // drive starts where RAM would at 4 GiB.
+    // As a block device, as a file system that is mounted for writing, and as plain memory.
     let script = format!(
         "dd if=/dev/urandom of=/dev/pmem0 bs=4k count=2 conv=fsync 2>/dev/null || echo refused; \
          {MOUNT} 2>/dev/null; (echo x > /tmp/m/new) 2>/dev/null; sync; umount /tmp/m 2>/dev/null; \
-         devmem 0x100000400 64 0x1234; devmem 0x100000438 16; echo alive"
+         devmem {:#x} 64 0x1234; devmem {:#x} 16; echo alive",
+        native::MAPPED_DRIVE + 0x400,
+        native::MAPPED_DRIVE + 0x438
     );
     let ended = boot(&["--disk", &drive], &script);
     assert!(
@@ -256,11 +257,12 @@ fn other_devices_read_and_write_straight_into_mapped_files() {
 
     let before = fs::read(&mapped).unwrap();
     let drive = format!("path={},dax,ro", path(&mapped));
-    let script =
-        format!("{MOUNT_RO}; /tmp/m/dax out /tmp/m/from /dev/vdc; /tmp/m/dax float 0x100000000");
+    let script = format!(
+        "{MOUNT_RO}; /tmp/m/dax out /tmp/m/from /dev/vdc; /tmp/m/dax float {:#x}",
+        native::MAPPED_DRIVE
+    );
     let out = in_guest(&[["--disk", &drive].as_slice(), &drives].concat(), &script);
-    // The second store is an invalid opcode to KVM, and so an illegal instruction (SIGILL is 4).
-    assert_eq!(out, "1048576\nignored\nsignal 4\n");
+    assert_eq!(out, format!("1048576\nignored\n{}\n", native::FLOAT_STORED));
     assert!(
         fs::read(&target).unwrap() == bytes,
         "what was written out isn't on the drive"

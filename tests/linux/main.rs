@@ -17,6 +17,9 @@ mod life;
 mod mem;
 mod memory;
 mod metrics;
+#[cfg_attr(target_arch = "x86_64", path = "x86_64/mod.rs")]
+#[cfg_attr(target_arch = "aarch64", path = "aarch64/mod.rs")]
+mod native;
 mod net;
 mod peers;
 mod placement;
@@ -33,8 +36,7 @@ use common::can_run;
 
 /// The files of the default guest and of the stock kernel.
 struct Guests {
-    vmlinux: PathBuf,
-    bzimage: PathBuf,
+    kernel: PathBuf,
     rootfs: PathBuf,
     initrd: PathBuf,
     debian_kernel: PathBuf,
@@ -59,24 +61,17 @@ fn made_for_this(folder: &str) -> PathBuf {
 fn guests() -> Option<Guests> {
     let (guest, debian) = (made_for_this("guest"), made_for_this("debian"));
     let guests = Guests {
-        vmlinux: guest.join("vmlinux"),
-        bzimage: guest.join("bzImage"),
+        kernel: guest.join(native::KERNEL),
         rootfs: guest.join("rootfs.ext4"),
         initrd: guest.join("initrd.cpio.gz"),
         debian_kernel: debian.join("vmlinuz"),
         debian_initrd: debian.join("initrd.cpio.gz"),
     };
-    let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let hardware = info
-        .split_whitespace()
-        .any(|word| word == "vmx" || word == "svm");
-    let obstacle = if !hardware {
-        Some("this host's CPU shows neither vmx nor svm; run this through resources/on-kvm.sh")
-    } else if !guests.vmlinux.exists() || !guests.debian_kernel.exists() {
-        Some("the guests aren't built: resources/guest.sh and resources/debian-kernel.sh do that")
-    } else {
-        None
-    };
+    let unbuilt = !guests.kernel.exists() || !guests.debian_kernel.exists();
+    let unbuilt = unbuilt.then_some(
+        "the guests aren't built: resources/guest.sh and resources/debian-kernel.sh do that",
+    );
+    let obstacle = native::no_hardware().or(unbuilt);
     can_run("linux", obstacle.map(str::to_owned)).then_some(guests)
 }
 
@@ -163,6 +158,17 @@ fn boot(more: &[&str], script: &str) -> Ended {
     );
     let cmdline = format!("mote.run=\"{script}\"");
     finish(mote(&[&["--cmdline", &cmdline], more].concat()))
+}
+
+/// Boots with no console; what `--timings` told of it when the guest had ended.
+#[track_caller]
+fn timings(more: &[&str], script: &str) -> serde_json::Value {
+    let folder = tempfile::tempdir().unwrap();
+    let json = folder.path().join("timings");
+    let timings = format!("json={}", path(&json));
+    let silent = ["--console", "none", "--timings", &timings];
+    boot(&[more, &silent].concat(), script).success();
+    serde_json::from_slice(&fs::read(&json).unwrap()).unwrap()
 }
 
 /// Whether someone listens at this Unix socket: its file is there a moment before.

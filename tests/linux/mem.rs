@@ -35,7 +35,7 @@ fn staying(more: &[&str]) -> Staying {
 fn a_linux_guests_kernel_and_mapped_files_are_told_by_name() {
     let Some(guests) = guests() else { return };
     let rootfs = format!("{},dax,ro", path(&guests.rootfs));
-    let vm = staying(&["--kernel", path(&guests.vmlinux), "--rootfs", &rootfs]);
+    let vm = staying(&["--kernel", path(&guests.kernel), "--rootfs", &rootfs]);
     let deadline = Instant::now() + PATIENCE;
     // Until the guest has read a program from its root file system.
     let footprint = loop {
@@ -48,7 +48,7 @@ fn a_linux_guests_kernel_and_mapped_files_are_told_by_name() {
     };
     let resident = |what| footprint.of_use(what).resident_kib;
     // Linux's code and read-only data: some MiB, and less than the whole file.
-    let file = fs::metadata(&guests.vmlinux).unwrap().len() >> 10;
+    let file = fs::metadata(&guests.kernel).unwrap().len() >> 10;
     let text = resident(What::GuestKernelText);
     assert!(text > 1024 && text <= file, "{footprint}");
     assert!(resident(What::GuestMemory) > 1024, "{footprint}");
@@ -67,12 +67,7 @@ fn a_linux_guests_kernel_and_mapped_files_are_told_by_name() {
 #[test]
 fn the_timings_tell_the_memory_when_init_signalled() {
     let Some(_) = guests() else { return };
-    let folder = tempfile::tempdir().unwrap();
-    let json = folder.path().join("t.json");
-    let timings = format!("json={}", path(&json));
-    let more = ["--timings", &timings, "--console", "none"];
-    boot(&more, "true").success();
-    let report: serde_json::Value = serde_json::from_slice(&fs::read(&json).unwrap()).unwrap();
+    let report = timings(&[], "true");
     let memory: Footprint = serde_json::from_value(report["memory"].clone()).unwrap();
     assert_eq!(memory.vms, 1);
     assert!(

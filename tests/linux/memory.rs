@@ -180,7 +180,7 @@ fn guests_share_the_pages_of_a_mapped_kernel_and_each_has_it_whole() {
     let Some(guests) = guests() else { return };
     let folder = tempfile::tempdir().unwrap();
     let kernel = folder.path().join("mapped-kernel");
-    fs::copy(&guests.vmlinux, &kernel).unwrap();
+    fs::copy(&guests.kernel, &kernel).unwrap();
     let before = fs::read(&kernel).unwrap();
     let rootfs = format!("{},ro", path(&guests.rootfs));
     let more = [

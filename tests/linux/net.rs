@@ -115,7 +115,7 @@ fn vm(guests: &Guests, rootfs: &Path, folder: &Path, net: Net, script: &str) -> 
         nets: vec![net],
         ..VmConfig::default()
     };
-    config.boot.kernel = Some(guests.vmlinux.clone());
+    config.boot.kernel = Some(guests.kernel.clone());
     config.boot.cmdline = Some(format!("quiet mote.run=\"{UP}; {script}\""));
     let host = Host::open().unwrap();
     build(&host, &config, BuildOptions::default()).unwrap()

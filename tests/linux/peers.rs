@@ -5,12 +5,12 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use crate::common::can_run;
-use crate::{cache, guests, in_guest, made_for_this, path};
+use crate::{guests, in_guest, made_for_this, path};
 
 /// The program `name`, from the cache or from PATH; `None` (said aloud) where there is none.
 pub fn peer(name: &str) -> Option<PathBuf> {
     let search = std::env::var_os("PATH").unwrap_or_default();
-    let found = std::iter::once(cache().join("peers").join(std::env::consts::ARCH))
+    let found = std::iter::once(made_for_this("peers"))
         .chain(std::env::split_paths(&search))
         .chain(["/usr/sbin", "/sbin"].map(PathBuf::from)) // not in every user's PATH
         .map(|folder| folder.join(name))

@@ -44,7 +44,7 @@ fn a_root_file_system_can_be_served_too() {
     let _daemon = storage_daemon(&daemon, &root, &socket, 1);
     let rootfs = format!("vhost-user={}", path(&socket));
     let out = boot(
-        &["--kernel", path(&guests.vmlinux), "--rootfs", &rootfs],
+        &["--kernel", path(&guests.kernel), "--rootfs", &rootfs],
         "grep /dev/root /proc/mounts || mount; echo x > /written; cat /written; sync",
     );
     assert!(out.success().ends_with("x\n"));

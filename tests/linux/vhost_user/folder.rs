@@ -97,7 +97,7 @@ fn exits_of_a_copy(guests: &Guests, folder: &Path, peers: [&Path; 2], mib: u64) 
     let config = VmConfig {
         console: Console::File(output.clone()),
         boot: Boot {
-            kernel: Some(guests.vmlinux.clone()),
+            kernel: Some(guests.kernel.clone()),
             cmdline: Some(format!(
                 "quiet mote.run=\"mount -t virtiofs data /mnt; \
                  dd if=/dev/vdb of=/mnt/x bs=1M count={mib} iflag=direct 2>/dev/null; \

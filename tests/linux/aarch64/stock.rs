@@ -1,0 +1,32 @@
+//! Debian's own kernel: with what the default one leaves out.
+
+use crate::*;
+
+/// The stock kernel with its initrd; further options, and a script.
+fn stock(guests: &Guests, more: &[&str], script: &str) -> Ended {
+    let kernel = [
+        "--kernel",
+        path(&guests.debian_kernel),
+        "--initrd",
+        path(&guests.debian_initrd),
+        "--memory",
+        "512M",
+    ];
+    boot(&[&kernel, more].concat(), script)
+}
+
+#[test]
+fn performance_counters_are_there_where_the_host_has_them() {
+    let Some(guests) = guests() else { return };
+    let script = "ls /sys/bus/event_source/devices; ls -d /proc/device-tree/pmu";
+    let ended = stock(&guests, &["--pmu"], script);
+    let host = common::kvm().unwrap();
+    if host.capability_raw(kvm_bindings::KVM_CAP_ARM_PMU_V3) > 0 {
+        let out = ended.success();
+        assert!(out.contains("armv8_pmuv3"), "{out}");
+        assert!(out.contains("/proc/device-tree/pmu"), "{out}");
+    } else {
+        assert_eq!(ended.code, Some(2), "{ended:?}");
+        assert!(ended.err.contains("KVM_CAP_ARM_PMU_V3"), "{ended:?}");
+    }
+}
