@@ -1,5 +1,5 @@
 #!/bin/bash
-# on-kvm.sh [-a ARCH] [-g GIC] [-p CPU] [-c CPUS] [-m MB] [-t SECONDS] [-n] [-i] [-v] [--] COMMAND [ARGS...]
+# on-kvm.sh [-a ARCH] [-g GIC] [-p CPU] [-c CPUS] [-m MB] [-t SECONDS] [-n] [-i] [-v] [-w] [--] COMMAND [ARGS...]
 #   Runs COMMAND where KVM can run Linux: right here if this host can. Otherwise in a small emulated
 #   machine (QEMU) that has a processor with SVM (x86_64) or EL2 (aarch64), as root, with the host's files
 #   read-only under a layer of RAM, in the same folder, with the same arguments and the environment that
@@ -21,6 +21,7 @@
 #               CPUs take turns; pauses pass at once. Whatever else this host does changes no figure then.
 #   -i          take the terminal as if stdin and stdout were one (they are looked at otherwise)
 #   -v          show the emulated machine's kernel log at the end
+#   -w          say where COMMAND would run, `here` or `emulated`, and end
 #   ON_KVM_SHARE=DIR   a folder that COMMAND can write to, kept
 #   ON_KVM=emulated    use the emulated machine even where this host could do
 #   ON_KVM_QEMU='-plugin FILE ...'   further arguments for QEMU (kernel/cost.sh counts with them)
@@ -30,12 +31,12 @@ HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # shellcheck source-path=SCRIPTDIR source=common.sh
 . "$HERE/common.sh"
 
-arch=$MOTE_ARCH gic=3 model='' cpus=1 memory=2048 limit='' interactive=0 verbose=0 counted=0
+arch=$MOTE_ARCH gic=3 model='' cpus=1 memory=2048 limit='' interactive=0 verbose=0 counted=0 where=0
 usage() {
   sed -n '2,/^set/{/^set/!s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}" >&2
   exit 2
 }
-while getopts a:g:p:c:m:t:niv option; do
+while getopts a:g:p:c:m:t:nivw option; do
   case $option in
     a) arch=$OPTARG ;;
     g) gic=$OPTARG ;;
@@ -46,11 +47,12 @@ while getopts a:g:p:c:m:t:niv option; do
     n) counted=1 ;;
     i) interactive=1 ;;
     v) verbose=1 ;;
+    w) where=1 ;;
     *) usage ;;
   esac
 done
 shift $((OPTIND - 1))
-[ $# -ge 1 ] || usage
+[ $# -ge 1 ] || [ $where = 1 ] || usage
 
 # --- this host, if it can ---
 debian_arch "$arch" >/dev/null
@@ -73,6 +75,10 @@ else
   why=
 fi
 [ "${ON_KVM:-}" != emulated ] || why=${why:-'ON_KVM=emulated'}
+if [ $where = 1 ]; then
+  if [ -n "$why" ]; then echo emulated; else echo here; fi
+  exit
+fi
 [ -n "$why" ] || exec "$@"
 [ "$arch-$HOST_ARCH" != x86_64-aarch64 ] || die "there is no emulated machine for $arch on $HOST_ARCH yet"
 case $gic in 2 | 3) ;; *) die "-g $gic: the interrupt controller's version is 2 or 3" ;; esac

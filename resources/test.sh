@@ -1,62 +1,161 @@
 #!/bin/bash
-# test.sh: every test there is, in several parts. Ends with cargo's own summary of the last part; fails if
-# any part fails, or if a whole kind of test could not run at all (MOTE_REQUIRE).
+# test.sh: every test there is, in several parts, for both architectures. Ends with cargo's own summary of the
+# last part; fails if any part fails, or if a whole kind of test could not run at all (MOTE_REQUIRE).
+#   MOTE_ARCHES="x86_64 aarch64"   what to test (an AArch64 host can only do the latter)
 set -euo pipefail
 HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # shellcheck source-path=SCRIPTDIR source=common.sh
 . "$HERE/common.sh"
 cd "$HERE/.."
 
-[ -e "$MOTE_CACHE_DIR/guest/x86_64/vmlinux" ] ||
-  say "the first time takes about 20 minutes, a quarter of it for compiling a guest's Linux kernel; later ones 10 to 12"
+case $HOST_ARCH in
+  x86_64) MOTE_ARCHES=${MOTE_ARCHES:-x86_64 aarch64} ;;
+  *) MOTE_ARCHES=${MOTE_ARCHES:-$HOST_ARCH} ;;
+esac
+for arch in $MOTE_ARCHES; do
+  debian_arch "$arch" >/dev/null
+  [ "$arch-$HOST_ARCH" != x86_64-aarch64 ] || die "MOTE_ARCHES: x86_64 can't be tested on an AArch64 host"
+  [ -e "$MOTE_CACHE_DIR/guest/$arch/rootfs.ext4" ] ||
+    say "the first time takes about 20 minutes for each architecture, a quarter of it for compiling a guest's Linux kernel"
+done
 need_rust
 need_packages e2fsprogs # the tests make disks, and look into them
-triple=$(host_triple)
-runner=CARGO_TARGET_$(tr a-z- A-Z_ <<<"$triple")_RUNNER
 
-times=()
-log=$(mktemp)
-trap 'rm -f "$log"' EXIT
-# part NAME COMMAND...: runs one part and notes how long it took. What it says is also kept in $log.
+tmp=$(mktemp -d)
+log=$tmp/log lanes=()
+touch "$log"
+# shellcheck disable=SC2317,SC2329 # called by the trap
+finish() {
+  local pid
+  for pid in "${lanes[@]}"; do kill -- "-$pid" 2>/dev/null || true; done
+  wait || true
+  rm -rf "$tmp"
+}
+trap finish EXIT
+trap 'exit 143' TERM HUP
+trap 'exit 130' INT
+
+# part NAME COMMAND...: runs one part and notes how long it took. What it says is also kept in $log. In a
+# lane it is shown when the part ends.
 part() {
-  local name=$1 begin=$SECONDS
+  local name="$arch: $1" begin=$SECONDS result=0 out=$tmp/$arch.part
   shift
   say "$name: $*"
-  "$@" 2>&1 | tee -a "$log"
-  times+=("$name: $((SECONDS - begin)) s")
+  if [ -z "$lane" ]; then
+    "$@" 2>&1 | tee -a "$log" || result=$?
+  else
+    echo "$name" >"$tmp/$arch.name"
+    "$@" >"$out" 2>&1 || result=$?
+    # shellcheck disable=SC2016 # of the inner shell
+    flock "$log" sh -c 'echo "--- $1 ---"; tee -a "$2" <"$3"' - "$name" "$log" "$out"
+  fi
+  [ $result = 0 ] || echo "$name" >>"$tmp/failed"
+  echo "$name: $((SECONDS - begin)) s" >>"$tmp/times"
+  return $result
 }
 
-# Tiny hand-assembled guests need a /dev/kvm, but not a processor's support: they run here if they can.
-if can_open_kvm; then here=(env); else here=(env "$runner=$HERE/on-kvm.sh"); fi
+# use ARCH: what cargo and the scripts do next is for this architecture.
+use() {
+  local settings
+  arch=$1 target=()
+  export MOTE_ARCH=$arch
+  if [ "$arch" != "$HOST_ARCH" ]; then
+    settings=$("$HERE/cross.sh" "$arch")
+    eval "$settings"
+    target=(--target "$arch-unknown-linux-gnu")
+  fi
+  runner=CARGO_TARGET_$(tr a-z- A-Z_ <<<"${target[1]:-$(host_triple)}")_RUNNER
+}
+
+# The tests with tiny guests; those with Linux are for the release binary.
 tests=()
 for file in tests/*.rs; do
   name=$(basename "$file" .rs)
   if [ -e "$file" ] && [ "$name" != linux ]; then tests+=(--test "$name"); fi
 done
-part "unit tests" cargo test --lib --bins --examples
-part "tiny guests on KVM" "${here[@]}" MOTE_REQUIRE=kvm cargo test "${tests[@]}"
-part "examples in the documentation" cargo test --doc
 
-part "guest for the tests" "$HERE/guest.sh"
-part "stock Debian kernel for the tests" "$HERE/debian-kernel.sh"
-part "guest with programs for the tests" "$HERE/rootfs/test-rootfs.sh"
-part "real peers for the tests" "$HERE/peers.sh"
+# prepare ARCH: what takes all of the processors, and what can run right here.
+prepare() {
+  use "$1"
+  if [ "$arch" = "$HOST_ARCH" ]; then
+    # Tiny hand-assembled guests need a /dev/kvm, but not a processor's support: they run here if they can.
+    if can_open_kvm; then here=(env); else here=(env "$runner=$HERE/on-kvm.sh"); fi
+    part "unit tests" cargo test --lib --bins --examples
+    part "tiny guests on KVM" "${here[@]}" MOTE_REQUIRE=kvm cargo test "${tests[@]}"
+    part "examples in the documentation" cargo test --doc
+  else
+    part "building the tests" cargo test "${target[@]}" --lib --bins "${tests[@]}" --no-run
+  fi
+  part "guest for the tests" "$HERE/guest.sh"
+  part "stock Debian kernel for the tests" "$HERE/debian-kernel.sh"
+  part "guest with programs for the tests" "$HERE/rootfs/test-rootfs.sh"
+  part "real peers for the tests" "$HERE/peers.sh"
+  part "building the tests with Linux guests" cargo test "${target[@]}" --release --test linux --no-run
+}
 
-# Real Linux guests, run by the release binary.
-part "building the tests with Linux guests" cargo test --release --test linux --no-run
-summary=$(printf '%s, ' "${times[@]}")
-say "so far: ${summary%, }"
-# The emulated machine has all that a test can ask for; another host may lack some of it.
-kinds=linux,peers
-if ! can_open_kvm || ! grep -qwE 'vmx|svm' /proc/cpuinfo; then kinds+=,tap,vhost,io_uring,o_direct,mount,cc,realtime,huge-pages,pass-through; fi
-# One CPU: with more, the emulated machine's kernel may trip over code that it patches while another CPU
-# runs it (see on-kvm.sh).
-part "tests with Linux guests (seven or eight minutes where the machine is emulated)" \
-  env "$runner=$HERE/on-kvm.sh -t 2700 -m 3072 --" MOTE_REQUIRE=$kinds \
-  cargo test --release --test linux -- --test-threads 2
-# Some of what a KVM does only shows where there is hardware behind it.
-part "tiny guests on a KVM with hardware" \
-  env "$runner=$HERE/on-kvm.sh" MOTE_REQUIRE=kvm,hardware cargo test --test kvm_dax --test kvm_idle
+# on_kvm ARCH: real Linux guests, run by the release binary, and whatever else needs a KVM with hardware.
+on_kvm() {
+  local machine=("$HERE/on-kvm.sh" -a "$1") kinds=linux,peers
+  use "$1"
+  # The emulated machine has all that a test can ask for; another host may lack some of it.
+  if [ "$("${machine[@]}" -w)" = emulated ]; then
+    kinds+=,tap,vhost,io_uring,o_direct,mount,cc,realtime,huge-pages
+    [ "$arch" != x86_64 ] || kinds+=,pass-through
+  fi
+  if [ "$arch" != "$HOST_ARCH" ]; then
+    part "unit tests" env "$runner=${machine[*]} -t 1800 -m 3072 --" cargo test "${target[@]}" --lib --bins
+    part "tiny guests" env "$runner=${machine[*]} --" MOTE_REQUIRE=kvm,hardware cargo test "${target[@]}" "${tests[@]}"
+  fi
+  # One CPU: with more, the emulated x86_64 machine's kernel may trip over code that it patches while another
+  # CPU runs it (see on-kvm.sh), and the AArch64 one's would only take longer for the same.
+  part "tests with Linux guests (eight minutes or more where the machine is emulated)" \
+    env "$runner=${machine[*]} -t 3600 -m 3072 --" MOTE_REQUIRE=$kinds \
+    cargo test "${target[@]}" --release --test linux -- --test-threads 2
+  if [ "$arch" = x86_64 ]; then
+    # Some of what a KVM does only shows where there is hardware behind it.
+    part "tiny guests on a KVM with hardware" \
+      env "$runner=${machine[*]} --" MOTE_REQUIRE=kvm,hardware cargo test --test kvm_dax --test kvm_idle
+  elif [ "$kinds" != linux,peers ]; then
+    part "tiny guests with a GICv2" \
+      env "$runner=${machine[*]} -g 2 --" MOTE_REQUIRE=kvm,hardware cargo test "${target[@]}" --test kvm
+    part "Linux guests with a GICv2" \
+      env "$runner=${machine[*]} -g 2 -t 1800 -m 3072 --" MOTE_REQUIRE=linux \
+      cargo test "${target[@]}" --release --test linux -- --test-threads 2 boot:: all_cpus_come_online
+  fi
+}
+
+# at_once: on_kvm for all architectures, at the same time, as an emulated machine keeps one processor busy.
+# Every 30 seconds it says how far they are.
+at_once() {
+  local pid ticks=0 result=0 now
+  for arch in $MOTE_ARCHES; do
+    set -m # a process group of its own, so that all of it can be ended
+    (set -e; lane=$arch; on_kvm "$arch") </dev/null &
+    set +m
+    lanes+=($!)
+  done
+  while kill -0 "${lanes[@]}" 2>/dev/null; do
+    sleep 1
+    ticks=$((ticks + 1))
+    [ $((ticks % 30)) = 0 ] || continue
+    now=
+    for arch in $MOTE_ARCHES; do
+      now+="; $(cat "$tmp/$arch.name" 2>/dev/null): $(grep -cs '^test .* \.\.\. ' "$tmp/$arch.part") tests so far"
+    done
+    say "${now#; }"
+  done
+  for pid in "${lanes[@]}"; do wait "$pid" || result=$?; done
+  lanes=()
+  [ $result = 0 ] || die "failed: $(paste -sd, "$tmp/failed" | sed 's/,/, /g'); what it said is above"
+}
+
+lane=
+for arch in $MOTE_ARCHES; do (prepare "$arch"); done
+say "so far: $(paste -sd, "$tmp/times" | sed 's/,/, /g')"
+case $MOTE_ARCHES in
+  *\ *) at_once ;;
+  *) (on_kvm "$MOTE_ARCHES") ;;
+esac
 
 # A test that could not run has said so; none is passed over in silence.
 say "tests that said they could not run here: $(grep -c '^NOT RUN' "$log" || true)"

@@ -99,13 +99,15 @@ fn who_may_not_is_told_what_to_ask_for() {
     if !alone() {
         return;
     }
-    ip("tuntap add mine mode tap user 65534");
+    for name in ["mine", "smaller"] {
+        ip(&format!("tuntap add {name} mode tap user 65534"));
+    }
     ip("tuntap add theirs mode tap");
     // SAFETY: numbers; by itself, the call is this thread's alone.
     let dropped = unsafe { libc::syscall(libc::SYS_setresuid, -1, 65534, -1) };
     assert_eq!(dropped, 0);
     let own = by_name("mine", 1, None);
-    let mtu = by_name("mine", 1, Some(1400)).map(|_| ());
+    let mtu = by_name("smaller", 1, Some(1400)).map(|_| ());
     let others = [by_name("theirs", 1, None), by_name("new", 2, None)];
     // SAFETY: as above.
     assert_eq!(unsafe { libc::syscall(libc::SYS_setresuid, -1, 0, -1) }, 0);
@@ -116,7 +118,7 @@ fn who_may_not_is_told_what_to_ask_for() {
     }
     assert!(own.is_ok(), "{own:?}");
     let error = mtu.unwrap_err().to_string();
-    assert!(error.contains("ip link set mine mtu 1400"), "{error}");
+    assert!(error.contains("ip link set smaller mtu 1400"), "{error}");
     let [theirs, new] = others.map(refusal);
     assert!(
         theirs.contains("ip tuntap add theirs mode tap user $USER"),
