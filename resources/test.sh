@@ -19,7 +19,7 @@ for arch in $MOTE_ARCHES; do
     say "the first time takes about 20 minutes for each architecture, a quarter of it for compiling a guest's Linux kernel"
 done
 need_rust
-need_packages e2fsprogs # the tests make disks, and look into them
+need_packages e2fsprogs device-tree-compiler # the tests make disks, and look into them; and into device trees
 
 tmp=$(mktemp -d)
 log=$tmp/log lanes=()
@@ -69,8 +69,9 @@ use() {
 
 # The tests with tiny guests; those with Linux are for the release binary.
 tests=()
-for file in tests/*.rs; do
-  name=$(basename "$file" .rs)
+for file in tests/*.rs tests/*/main.rs; do
+  name=${file%/main.rs}
+  name=$(basename "$name" .rs)
   if [ -e "$file" ] && [ "$name" != linux ]; then tests+=(--test "$name"); fi
 done
 
@@ -80,7 +81,7 @@ prepare() {
   if [ "$arch" = "$HOST_ARCH" ]; then
     # Tiny hand-assembled guests need a /dev/kvm, but not a processor's support: they run here if they can.
     if can_open_kvm; then here=(env); else here=(env "$runner=$HERE/on-kvm.sh"); fi
-    part "unit tests" cargo test --lib --bins --examples
+    part "unit tests" env MOTE_REQUIRE=dtc cargo test --lib --bins --examples
     part "tiny guests on KVM" "${here[@]}" MOTE_REQUIRE=kvm cargo test "${tests[@]}"
     part "examples in the documentation" cargo test --doc
   else
@@ -100,7 +101,10 @@ on_kvm() {
   # The emulated machine has all that a test can ask for; another host may lack some of it.
   if [ "$("${machine[@]}" -w)" = emulated ]; then
     kinds+=,tap,vhost,io_uring,o_direct,mount,cc,realtime,huge-pages
-    [ "$arch" != x86_64 ] || kinds+=,pass-through
+    case $arch in
+      x86_64) kinds+=,pass-through ;;
+      *) kinds+=,dtc ;;
+    esac
   fi
   if [ "$arch" != "$HOST_ARCH" ]; then
     part "unit tests" env "$runner=${machine[*]} -t 1800 -m 3072 --" cargo test "${target[@]}" --lib --bins
