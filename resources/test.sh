@@ -108,7 +108,7 @@ on_kvm() {
   fi
   if [ "$arch" != "$HOST_ARCH" ]; then
     part "unit tests" env "$runner=${machine[*]} -t 1800 -m 3072 --" cargo test "${target[@]}" --lib --bins
-    part "tiny guests" env "$runner=${machine[*]} --" MOTE_REQUIRE=kvm,hardware cargo test "${target[@]}" "${tests[@]}"
+    part "tiny guests" env "$runner=${machine[*]} --" MOTE_REQUIRE=kvm,hardware,id-registers cargo test "${target[@]}" "${tests[@]}"
   fi
   # One CPU: with more, the emulated x86_64 machine's kernel may trip over code that it patches while another
   # CPU runs it (see on-kvm.sh), and the AArch64 one's would only take longer for the same.
