@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Root, cpu};
+use super::{Root, cpu, native};
 
 /// What makes one host's figures differ from another's.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,31 +22,17 @@ pub struct Identity {
 impl Identity {
     /// Reads it from /proc and /sys.
     pub fn of(root: &Root) -> Self {
-        let cpuinfo = root.read("proc/cpuinfo").unwrap_or_default();
-        let field = |wanted: &str| {
-            let lines = cpuinfo.lines().filter_map(|line| line.split_once(':'));
-            let mut found = lines.filter(|(key, _)| key.trim() == wanted);
-            found.next().map(|(_, value)| value.trim().to_owned())
-        };
-        // AArch64 has numbers only.
-        let numbers = || {
-            Some(format!(
-                "{} {}",
-                field("CPU implementer")?,
-                field("CPU part")?
-            ))
-        };
         let unknown = || "unknown".to_owned();
         let governors = cpu::governors(root);
         Identity {
-            cpu: field("model name").or_else(numbers).unwrap_or_else(unknown),
+            cpu: native::model(root).unwrap_or_else(unknown),
             cpus: root
                 .read("sys/devices/system/cpu/online")
                 .unwrap_or_else(unknown),
             kernel: root
                 .read("proc/sys/kernel/osrelease")
                 .unwrap_or_else(unknown),
-            kvm: kvm(root),
+            kvm: native::module(root),
             governor: match governors.is_empty() {
                 true => "none".to_owned(),
                 false => governors.join(", "),
@@ -70,58 +56,34 @@ impl Identity {
     }
 }
 
-/// The module, and whether there is hardware behind it.
-fn kvm(root: &Root) -> String {
-    let modules = ["kvm_intel", "kvm_amd", "kvm_pvm"];
-    let mut loaded = modules
-        .iter()
-        .filter(|name| root.has(&format!("sys/module/{name}")));
-    let name = loaded.next().map_or("kvm", |name| name);
-    match super::has_hardware(root) {
-        true => name.to_owned(),
-        false => format!("{name}, emulating"),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const AMD: &[(&str, &str)] = &[
-        (
-            "proc/cpuinfo",
-            "processor: 0\nmodel name\t: AMD EPYC\nflags\t: svm\n",
-        ),
-        ("proc/sys/kernel/osrelease", "6.12.1\n"),
-        ("sys/devices/system/cpu/online", "0-3\n"),
-        ("sys/module/kvm_amd/x", ""),
-    ];
-
     #[test]
-    fn a_host_is_known_by_its_files() {
-        let (_dir, root) = Root::fake(AMD);
-        let identity = Identity::of(&root);
-        let expected = Identity {
+    fn what_differs_is_named_with_both_values() {
+        let here = Identity {
             cpu: "AMD EPYC".to_owned(),
-            cpus: "0-3".to_owned(),
             kernel: "6.12.1".to_owned(),
-            kvm: "kvm_amd".to_owned(),
-            governor: "none".to_owned(),
+            ..Identity::default()
         };
-        assert_eq!(identity, expected);
-        assert!(identity.differences(&expected).is_empty());
+        let there = Identity {
+            cpu: "Arm Neoverse-N1 r3p1".to_owned(),
+            ..here.clone()
+        };
+        let differences = here.differences(&there);
+        let expected = "CPU: Arm Neoverse-N1 r3p1 there, AMD EPYC here";
+        assert_eq!(differences, [expected]);
+        assert!(here.differences(&here.clone()).is_empty());
     }
 
     #[test]
-    fn what_differs_is_named_with_both_values() {
-        let (_dir, root) = Root::fake(AMD);
-        let here = Identity::of(&root);
-        let (_dir, root) =
-            Root::fake(&[("proc/cpuinfo", "CPU implementer: 0x41\nCPU part: 0xd0c\n")]);
-        let there = Identity::of(&root);
-        assert_eq!(there.cpu, "0x41 0xd0c");
-        let differences = here.differences(&there);
-        assert!(differences.contains(&"CPU: 0x41 0xd0c there, AMD EPYC here".to_owned()));
-        assert!(differences.contains(&"kernel: unknown there, 6.12.1 here".to_owned()));
+    fn what_can_not_be_read_is_unknown() {
+        let identity = Identity::of(&Root::at("/nonexistent"));
+        assert_eq!(
+            (identity.cpu.as_str(), identity.kernel.as_str()),
+            ("unknown", "unknown")
+        );
+        assert_eq!(identity.governor, "none");
     }
 }

@@ -5,8 +5,7 @@ use std::os::unix::fs::MetadataExt;
 
 use kvm_bindings as kb;
 
-use super::cpu::Vendor;
-use super::{Check, Root};
+use super::{Check, Root, native};
 use crate::config::MAX_CPUS;
 use crate::kvm::{Host, HostError};
 
@@ -23,7 +22,7 @@ pub(super) fn device(root: &Root, host: &Result<Host, HostError>) -> Check {
             let found = format!("opens, API version {}", kb::KVM_API_VERSION);
             Check::ok("kvm.device", "/dev/kvm", found)
         }
-        Err(HostError::Missing(_)) => missing("is not there", missing_remedy(root)),
+        Err(HostError::Missing(_)) => missing("is not there", native::missing_remedy(root)),
         Err(HostError::Permission(_)) => {
             missing("this user may not open it", permission_remedy(root))
         }
@@ -42,41 +41,13 @@ pub(super) fn device(root: &Root, host: &Result<Host, HostError>) -> Check {
     }
 }
 
-/// What to do depends on why it is missing: the CPU, the firmware, the module or a container.
-fn missing_remedy(root: &Root) -> String {
-    let container = in_container(root);
-    let module = ["kvm_intel", "kvm_amd"]
-        .into_iter()
-        .find(|name| root.has(&format!("sys/module/{name}")));
-    match (module, Vendor::of(root)) {
-        (Some(_), _) if container => CONTAINER_REMEDY.to_owned(),
-        (Some(_), _) => "sudo mknod -m 660 /dev/kvm c 10 232 && sudo chgrp kvm /dev/kvm".to_owned(),
-        (None, Vendor::Vmx) => "sudo modprobe kvm_intel".to_owned(),
-        (None, Vendor::Svm) => "sudo modprobe kvm_amd".to_owned(),
-        (None, Vendor::None { guest: true }) => NESTED_REMEDY.to_owned(),
-        (None, Vendor::None { guest: false }) => {
-            "enable VT-x (Intel) or AMD-V (SVM) in the firmware's settings, then: \
-             sudo modprobe -a kvm_intel kvm_amd"
-                .to_owned()
-        }
-        (None, Vendor::Arm) => {
-            "boot the host at EL2 with a kernel that has CONFIG_KVM=y (sudo dmesg | grep -i kvm \
-             tells); inside a VM or container, ask its host for KVM"
-                .to_owned()
-        }
-    }
-}
-
 /// Docker and Podman leave a file that says so.
-fn in_container(root: &Root) -> bool {
+pub(super) fn in_container(root: &Root) -> bool {
     root.has(".dockerenv") || root.has("run/.containerenv")
 }
 
-const CONTAINER_REMEDY: &str = "give it to the container: docker run --device /dev/kvm ...";
-
-/// What the owner of the hypervisor can do for a VM with no virtualization in it.
-pub(super) const NESTED_REMEDY: &str = "on the host of this VM: turn on nested virtualization \
-     (kvm_intel.nested=1 or kvm_amd.nested=1) and give the VM its flag (QEMU: -cpu host)";
+pub(super) const CONTAINER_REMEDY: &str =
+    "give it to the container: docker run --device /dev/kvm ...";
 
 /// A group that may open it, where there is one.
 fn permission_remedy(root: &Root) -> String {
@@ -115,125 +86,93 @@ pub(super) fn required(host: &Result<Host, HostError>) -> Option<Check> {
 }
 
 /// A capability that some options, or later boots, are better with.
-struct Optional {
-    number: u32,
-    id: &'static str,
-    subject: &'static str,
-    purpose: &'static str,
-    since: &'static str,
+pub(super) struct Optional {
+    pub number: u32,
+    pub id: &'static str,
+    /// Its name.
+    pub subject: &'static str,
+    pub purpose: &'static str,
+    /// The first kernels that have it.
+    pub since: &'static str,
+    /// Whether it takes a CPU that has it, too.
+    pub of_cpu: bool,
+    /// What its value says, where it is more than yes or no.
+    pub detail: Option<fn(u32) -> String>,
 }
 
-macro_rules! optional {
-    ($name:ident, $id:literal, $purpose:literal, $since:literal) => {
-        Optional {
-            number: kb::$name,
-            id: $id,
-            subject: stringify!($name),
-            purpose: $purpose,
-            since: $since,
-        }
-    };
-}
-
+/// Those that there may be on any architecture.
 const OPTIONAL: &[Optional] = &[
-    #[cfg(target_arch = "x86_64")]
-    optional!(
-        KVM_CAP_TSC_DEADLINE_TIMER,
-        "kvm.tsc_deadline_timer",
-        "guest timers set by one register write",
-        "3.3"
-    ),
-    #[cfg(target_arch = "x86_64")]
-    optional!(
-        KVM_CAP_SPLIT_IRQCHIP,
-        "kvm.split_irqchip",
-        "only the local APICs in the kernel",
-        "4.4"
-    ),
-    #[cfg(target_arch = "x86_64")]
-    optional!(
-        KVM_CAP_X86_DISABLE_EXITS,
-        "kvm.disable_exits",
-        "idle guests without exits",
-        "4.17"
-    ),
-    optional!(
-        KVM_CAP_HALT_POLL,
-        "kvm.cap_halt_poll",
-        "halt polling set for each VM",
-        "5.8"
-    ),
-    optional!(
-        KVM_CAP_READONLY_MEM,
-        "kvm.readonly_mem",
-        "memory that the guest can't write",
-        "3.7"
-    ),
-    optional!(
-        KVM_CAP_USER_MEMORY2,
-        "kvm.user_memory2",
-        "guest memory of its own file",
-        "6.8"
-    ),
-    optional!(
-        KVM_CAP_BINARY_STATS_FD,
-        "kvm.stats",
-        "KVM's counters for each VM",
-        "5.14"
-    ),
+    Optional {
+        number: kb::KVM_CAP_HALT_POLL,
+        id: "kvm.cap_halt_poll",
+        subject: "KVM_CAP_HALT_POLL",
+        purpose: "halt polling set for each VM",
+        since: "5.8",
+        of_cpu: false,
+        detail: None,
+    },
+    Optional {
+        number: kb::KVM_CAP_READONLY_MEM,
+        id: "kvm.readonly_mem",
+        subject: "KVM_CAP_READONLY_MEM",
+        purpose: "memory that the guest can't write",
+        since: "3.7",
+        of_cpu: false,
+        detail: None,
+    },
+    Optional {
+        number: kb::KVM_CAP_USER_MEMORY2,
+        id: "kvm.user_memory2",
+        subject: "KVM_CAP_USER_MEMORY2",
+        purpose: "guest memory of its own file",
+        since: "6.8",
+        of_cpu: false,
+        detail: None,
+    },
+    Optional {
+        number: kb::KVM_CAP_BINARY_STATS_FD,
+        id: "kvm.stats",
+        subject: "KVM_CAP_BINARY_STATS_FD",
+        purpose: "KVM's counters for each VM",
+        since: "5.14",
+        of_cpu: false,
+        detail: None,
+    },
 ];
 
 /// One line per optional capability.
 pub(super) fn optional(host: &Host) -> impl Iterator<Item = Check> {
-    OPTIONAL
+    native::OPTIONAL
         .iter()
+        .chain(OPTIONAL)
         .map(|capability| capability.check(host.capability_raw(capability.number)))
 }
 
 impl Optional {
-    fn check(&self, value: i32) -> Check {
+    pub(super) fn check(&self, value: i32) -> Check {
         if value <= 0 {
             let found = format!("not there: no {}", self.purpose);
+            let cpu = if self.of_cpu { ", on CPUs that do" } else { "" };
             return Check::info(self.id, self.subject, found)
-                .with_remedy(format!("kernels from {} on have it", self.since));
+                .with_remedy(format!("kernels from {} on have it{cpu}", self.since));
         }
         let mut found = self.purpose.to_owned();
-        if self.number == kb::KVM_CAP_X86_DISABLE_EXITS {
-            let _ = write!(found, " ({})", exits(value.unsigned_abs()));
+        if let Some(detail) = self.detail {
+            let _ = write!(found, " ({})", detail(value.unsigned_abs()));
         }
         Check::ok(self.id, self.subject, found)
     }
-}
-
-/// The exits that can be disabled, out of the capability's bits.
-fn exits(bits: u32) -> String {
-    let names = [
-        (kb::KVM_X86_DISABLE_EXITS_MWAIT, "MWAIT"),
-        (kb::KVM_X86_DISABLE_EXITS_HLT, "HLT"),
-        (kb::KVM_X86_DISABLE_EXITS_PAUSE, "PAUSE"),
-        (kb::KVM_X86_DISABLE_EXITS_CSTATE, "C-states"),
-    ];
-    let there = names
-        .iter()
-        .filter(|(bit, _)| bits & bit != 0)
-        .map(|(_, name)| *name);
-    there.collect::<Vec<_>>().join(", ")
 }
 
 /// How much of everything a VM can have.
 pub(super) fn amounts(host: &Host) -> Vec<Check> {
     let most = host.capability_raw(kb::KVM_CAP_MAX_VCPUS);
     let slots = host.capability_raw(kb::KVM_CAP_NR_MEMSLOTS);
-    #[cfg_attr(not(target_arch = "x86_64"), expect(unused_mut))]
     let mut checks = vec![
         vcpus(most, host.capability_raw(kb::KVM_CAP_NR_VCPUS)),
         Check::info("kvm.memslots", "memory slots", format!("{slots} per VM")),
     ];
-    #[cfg(target_arch = "x86_64")]
-    checks.push(match host.msr_index_list() {
-        Ok(msrs) => Check::info("kvm.msrs", "saved MSRs", format!("{} per vCPU", msrs.len())),
-        Err(error) => Check::info("kvm.msrs", "saved MSRs", error.to_string()),
-    });
+    checks.extend(native::of_kvm(host));
     checks
 }
 

@@ -1,7 +1,8 @@
 //! Whether this host can run VMs and how well: one [`Check`] per fact, each with its remedy.
 //!
 //! What is read from /proc, /sys and /dev goes through a [`Root`], so that each verdict is
-//! tested with the real contents of real hosts' files. One file per theme; [`run`] has the order.
+//! tested with the real contents of real hosts' files. One file per theme, and one with what there is on
+//! one architecture only (`native`); [`run`] has the order.
 
 mod cgroup;
 mod cpu;
@@ -12,6 +13,9 @@ mod identity;
 mod io_uring;
 mod kvm;
 mod limits;
+#[cfg_attr(target_arch = "x86_64", path = "x86_64.rs")]
+#[cfg_attr(target_arch = "aarch64", path = "aarch64.rs")]
+mod native;
 mod nx_huge_pages;
 mod programs;
 pub mod realtime;
@@ -164,11 +168,9 @@ impl Report {
 pub fn run(root: &Root) -> Report {
     let host = kvm::open(root);
     let mut checks = vec![kvm::device(root, &host)];
-    checks.extend(cpu::hardware(root));
+    checks.extend(native::hardware(root));
     checks.extend(kvm::required(&host));
-    checks.extend(cpu::nested(root));
-    checks.extend(cpu::nested_paging(root));
-    checks.extend(cpu::clock(root));
+    checks.extend(native::processor(root));
     checks.extend(cpu::governor(root));
     checks.push(huge_pages::transparent(root));
     checks.extend(nx_huge_pages::check(root));
@@ -193,7 +195,7 @@ pub fn run(root: &Root) -> Report {
 
 /// Whether the host's processor virtualizes in hardware, without which no Linux runs in a VM.
 pub fn has_hardware(root: &Root) -> bool {
-    cpu::hardware(root).is_none_or(|check| check.level != Level::Missing)
+    native::hardware(root).is_none_or(|check| check.level != Level::Missing)
 }
 
 #[cfg(test)]

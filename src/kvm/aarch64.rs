@@ -145,6 +145,12 @@ mod number {
         0xb6,
         kvm_bindings::reg_mask_range
     );
+    vmm_sys_util::ioctl_iowr_nr!(
+        KVM_CREATE_DEVICE,
+        kvm_bindings::KVMIO,
+        0xe0,
+        kvm_bindings::kvm_create_device
+    );
 }
 
 /// How many ID registers there can be.
@@ -213,6 +219,33 @@ impl Vm {
             Ok(fd) => Ok(Some(Device { name, fd })),
             Err(e) if e.errno() == libc::ENODEV => Ok(None),
             Err(e) => named(&format!("KVM_CREATE_DEVICE of a {name}"), Err(e)),
+        }
+    }
+
+    /// Whether this host's KVM can make such a device. Nothing is made.
+    ///
+    /// # Errors
+    ///
+    /// The ioctl failed for another reason than that it can't.
+    pub fn can_create_device(&self, kind: u32) -> Result<bool, KvmError> {
+        let mut device = kvm_create_device {
+            type_: kind,
+            fd: 0,
+            flags: kb::KVM_CREATE_DEVICE_TEST,
+        };
+        // Not by kvm-ioctls, which would own, and close, a descriptor that isn't there.
+        // SAFETY: KVM reads and writes this struct, which lives as long as the call.
+        let result = unsafe {
+            vmm_sys_util::ioctl::ioctl_with_mut_ref(
+                &self.fd,
+                number::KVM_CREATE_DEVICE(),
+                &mut device,
+            )
+        };
+        match (result, errno::Error::last()) {
+            (0, _) => Ok(true),
+            (_, error) if error.errno() == libc::ENODEV => Ok(false),
+            (_, error) => named("KVM_CREATE_DEVICE (a test)", Err(error)),
         }
     }
 

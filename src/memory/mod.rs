@@ -172,7 +172,7 @@ pub fn check_node(pages: HugePages, node: u16, bytes: u64) -> Result<(), MemoryE
 }
 
 /// The size of the host's ordinary pages.
-fn page_size() -> u64 {
+pub(crate) fn page_size() -> u64 {
     // SAFETY: takes no pointer.
     let size = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
     u64::try_from(size).unwrap_or(4096).max(1)

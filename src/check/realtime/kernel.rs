@@ -1,7 +1,7 @@
 //! How the host's kernel preempts itself, what it allows, and what it does by itself on each CPU.
 
 use super::{Check, Target};
-use crate::check::Root;
+use crate::check::{Root, native};
 
 pub(super) fn check(target: &Target) -> Vec<Check> {
     let root = target.root;
@@ -31,7 +31,10 @@ fn preemption(root: &Root) -> Check {
         }
         _ => "voluntary or none: any system call of the host delays a guest by up to milliseconds",
     };
-    let remedy = "use a kernel with PREEMPT_RT (Debian: sudo apt install linux-image-rt-amd64)";
+    let remedy = format!(
+        "use a kernel with PREEMPT_RT (Debian: sudo apt install {})",
+        native::REALTIME_KERNEL
+    );
     Check::jitter(id, subject, found, remedy)
 }
 
@@ -157,7 +160,7 @@ fn clock(root: &Root) -> Option<Check> {
             id,
             subject,
             format!("{source}: slow to read, and one for all CPUs"),
-            "see why the kernel distrusts the TSC: sudo dmesg | grep -i tsc",
+            native::CLOCK_REMEDY,
         ),
     })
 }
