@@ -52,7 +52,7 @@ pub struct VmArgs {
     /// Let the host keep equal pages of guest memory once, also those of several VMs (KSM)
     #[arg(long)]
     ksm: bool,
-    /// Hide CPU features, by their names in /proc/cpuinfo, for example cx16,xsave
+    /// Hide CPU features, by their names in /proc/cpuinfo: cx16,xsave or, on AArch64, aes,crc32
     #[arg(long, value_name = "FLAGS", value_delimiter = ',')]
     cpu_mask: Option<Vec<String>>,
     /// Give the guest the processor's performance counters, for perf in it

@@ -1,6 +1,6 @@
 //! The ID registers, in which a guest finds what its CPU can do: their numbers and their fields.
 
-use kvm_bindings as kb;
+use crate::kvm::native::system_register;
 
 /// An ID register. Each is op0 3, op1 0, CRn 0 (DDI 0487, System register encoding space).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,15 +46,9 @@ impl IdRegister {
         self.name
     }
 
-    /// Its number for KVM_GET_ONE_REG and KVM_SET_ONE_REG (ARM64_SYS_REG of Linux's
-    /// arch/arm64/include/uapi/asm/kvm.h).
+    /// Its number for KVM_GET_ONE_REG and KVM_SET_ONE_REG.
     pub const fn number(self) -> u64 {
-        kb::KVM_REG_ARM64
-            | kb::KVM_REG_SIZE_U64
-            | kb::KVM_REG_ARM64_SYSREG as u64
-            | 3 << kb::KVM_REG_ARM64_SYSREG_OP0_SHIFT
-            | (self.crm as u64) << kb::KVM_REG_ARM64_SYSREG_CRM_SHIFT
-            | (self.op2 as u64) << kb::KVM_REG_ARM64_SYSREG_OP2_SHIFT
+        system_register(3, 0, 0, self.crm as u64, self.op2 as u64)
     }
 
     /// Its place in what KVM_ARM_GET_REG_WRITABLE_MASKS gives (KVM_ARM_FEATURE_ID_RANGE_IDX,
