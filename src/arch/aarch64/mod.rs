@@ -3,6 +3,7 @@
 use crate::boot;
 
 pub mod board;
+mod caches;
 pub mod cmdline;
 pub mod cpu;
 pub mod crash;

@@ -10,12 +10,14 @@ use kvm_bindings::{
 };
 use vm_memory::{GuestMemoryError, GuestMemoryMmap};
 
+use super::caches;
 use super::cpu;
 use super::features::Feature;
 use super::idle::OwnWaits;
 use super::irqchip::Irqchip;
 use super::layout;
 use super::mask::{Mask, MaskError};
+use crate::arch::fdt;
 use crate::boot::Entry;
 use crate::kvm::{Host, KvmError, Vcpu, Vm};
 use crate::vcpu::Prepare;
@@ -115,6 +117,7 @@ pub fn create(
             target.features[0] |= 1 << KVM_ARM_VCPU_POWER_OFF;
             mask.apply(host, fd, &vcpu)?;
         }
+        caches::show(&vcpu, fdt::host::caches())?;
         if sve {
             vcpu.finalize(KVM_ARM_VCPU_SVE)?;
         }

@@ -38,7 +38,7 @@ pub struct Cache {
 /// for all, with no level missing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Caches {
-    /// Up to one each for instructions and for data.
+    /// One each for instructions and for data, or none.
     pub first: Vec<Cache>,
     /// Levels 2, 3, ...
     pub others: Vec<Cache>,
@@ -69,6 +69,11 @@ impl Caches {
                 }
                 _ => {}
             }
+        }
+        // A guest's kernel expects a pair there, or nothing.
+        let kinds = caches.first.iter().map(|cache| cache.kind);
+        if !matches!(kinds.collect::<Vec<_>>()[..], [a, b] if a != b) {
+            caches.first.clear();
         }
         // Whoever shares a cache shares all behind it, whatever the host's tables say.
         let mut least = 1;
@@ -232,6 +237,8 @@ mod tests {
         let files = [("size", "4096K\n"), ("type", "Unified\n"), ("level", "3\n")];
         index(&dir, 3, &files);
         assert_eq!(Caches::read(dir.path()), Caches::default());
+        // Half a pair.
+        index(&dir, 0, &[("size", "64K\n")]);
         let files = [
             ("size", "4194304K\n"),
             ("type", "Unified\n"),
