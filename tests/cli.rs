@@ -21,7 +21,7 @@ use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{BOOT_TIMER, Code, PATIENCE, PROGRAM_COUNTER, kvm};
+use common::{BOOT_TIMER, Code, EXITS_IN_VAIN, PATIENCE, PROGRAM_COUNTER, kvm};
 
 fn mote(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_mote"));

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::{Code, kvm};
+use common::{Code, HALTS_ARE_COUNTED, METRICS, kvm};
 use motevm::arch::vcpus::{self, CpuOptions};
 use motevm::arch::{idle, irqchip, layout, responder};
 use motevm::bus::Bus;
@@ -99,12 +99,17 @@ fn kvm_polls_for_a_halted_guest_as_it_was_told() {
     let off = wake(&host, set(Duration::ZERO), |asked, _| asked >= 50);
     assert_eq!((off.polls, off.polled_in_vain_ns), (0, 0));
     // It halts again after each answer; the last time perhaps not yet.
-    assert!(off.halts >= 49, "{off:?}");
+    assert!(off.halts >= 49 || !HALTS_ARE_COUNTED, "{off:?}");
     // KVM begins to poll once a halt was shorter than the window.
-    let on = wake(&host, set(Duration::from_secs(1)), |_, halts| {
-        halts.polls >= 10
+    let on = wake(&host, set(Duration::from_secs(1)), |asked, halts| {
+        halts.polls >= 10 || !HALTS_ARE_COUNTED && asked >= 1000
     });
-    assert!(on.polls >= 10 && on.polls_in_time <= on.polls, "{on:?}");
+    assert!(on.polls_in_time <= on.polls, "{on:?}");
+    let obstacle = format!("KVM has left its halts to the guest: {on:?}");
+    let left = !HALTS_ARE_COUNTED && on.polls < 10;
+    if common::can_run("halts", left.then_some(obstacle)) {
+        assert!(on.polls >= 10, "{on:?}");
+    }
 }
 
 #[test]
@@ -119,7 +124,7 @@ fn a_guest_that_halts_by_itself_still_answers() {
     if !own.halt {
         common::can_run(
             "pass-through",
-            Some("KVM leaves HLT to no guest".to_owned()),
+            Some("KVM leaves no halts to a guest for good".to_owned()),
         );
     }
 }
@@ -131,7 +136,7 @@ fn a_guest_that_halts_by_itself_is_stopped() {
     if offered & kvm_bindings::KVM_X86_DISABLE_EXITS_HLT as i32 == 0 {
         common::can_run(
             "pass-through",
-            Some("KVM leaves HLT to no guest".to_owned()),
+            Some("KVM leaves no halts to a guest for good".to_owned()),
         );
         return;
     }
@@ -173,13 +178,12 @@ fn the_report_and_the_metrics_have_what_kvm_counts() {
     assert!(exits >= 4, "three bytes and the reset are exits: {kvm:?}");
     assert!(kvm.vm.contains_key("remote_tlb_flush"), "{kvm:?}");
     let text = std::fs::read_to_string(folder.path().join("metrics")).unwrap();
-    for name in [
+    let names = [
         "mote_kvm_exits_total{vcpu=\"0\"} ",
-        "mote_kvm_exits_by_reason_total{vcpu=\"0\",reason=\"halt\"} ",
         "mote_kvm_halt_polls_total{vcpu=\"0\",result=\"in_vain\"} ",
         "mote_kvm_halt_sleep_seconds_count ",
-        "mote_kvm_mapped_pages{size=\"4k\"} ",
-    ] {
+    ];
+    for name in names.into_iter().chain(METRICS) {
         assert!(text.contains(name), "{name}\n{text}");
     }
 }

@@ -133,7 +133,7 @@ fn a_gate_that_does_not_pass_has_an_exit_status_of_its_own() {
         "{err}"
     );
     assert!(
-        err.contains("exits p50: 6 -> 8") && err.contains("exits.pio-out 5 -> 7"),
+        err.contains("exits p50: 6 -> 8") && err.contains(EXITS_IN_VAIN),
         "{err}"
     );
 }

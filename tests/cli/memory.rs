@@ -41,7 +41,7 @@ fn a_pool_with_too_few_huge_pages_is_told_with_the_number_needed() {
         return;
     }
     let (_folder, kernel) = guest(Code::new().reset());
-    let memory = ["--memory", "1T,hugepages=2M"];
+    let memory = ["--memory", "512G,hugepages=2M"];
     let words = ["run", "--kernel", &kernel, "--console", "none"];
     let (code, _, text) = outcome(&[&words[..], &memory[..]].concat());
     assert_eq!(code, 3, "{text}");

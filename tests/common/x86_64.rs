@@ -14,6 +14,15 @@ pub const NOWHERE: u64 = 0xd00f_0000;
 pub const DRIVE: u64 = 4 << 20;
 /// A crash report has this before the address of the instruction.
 pub const PROGRAM_COUNTER: &str = "rip 0x";
+/// How a report tells of two more of [`Code::exit_in_vain`].
+pub const EXITS_IN_VAIN: &str = "exits.pio-out 5 -> 7";
+/// Whether KVM counts each halt of a guest's.
+pub const HALTS_ARE_COUNTED: bool = true;
+/// Metrics that are of this architecture's KVM.
+pub const METRICS: [&str; 2] = [
+    "mote_kvm_exits_by_reason_total{vcpu=\"0\",reason=\"halt\"} ",
+    "mote_kvm_mapped_pages{size=\"4k\"} ",
+];
 
 /// 32-bit protected-mode code, as PVH enters it: flat segments, no paging, no interrupts.
 #[derive(Default)]
