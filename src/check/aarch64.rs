@@ -273,6 +273,14 @@ fn page_size() -> Check {
     Check::info("memory.page_size", "page size", found)
 }
 
+/// Whether each CPU has this interrupt for itself, so that it can't be moved: a private one of the GIC's
+/// (below 32), such as a timer's.
+pub(super) fn is_each_cpus_own(root: &Root, irq: &str) -> bool {
+    let chip = root.read(&format!("sys/kernel/irq/{irq}/chip_name"));
+    let number = root.number(&format!("sys/kernel/irq/{irq}/hwirq"));
+    chip.is_some_and(|chip| chip.starts_with("GIC")) && number.is_some_and(|number| number < 32)
+}
+
 /// Makes the interrupt controller that a VM would get; false where KVM can make none.
 pub(super) fn create_irqchip(vm: &Vm) -> Result<bool, KvmError> {
     for (name, kind) in [("GICv3", GIC_V3), ("GICv2", GIC_V2)] {

@@ -126,6 +126,20 @@ fn a_host_is_known_by_its_files() {
 }
 
 #[test]
+fn private_interrupts_are_not_to_be_moved() {
+    let (_dir, root) = Root::fake(&[
+        ("sys/kernel/irq/11/chip_name", "GICv3\n"),
+        ("sys/kernel/irq/11/hwirq", "27\n"),
+        ("sys/kernel/irq/14/chip_name", "GICv3\n"),
+        ("sys/kernel/irq/14/hwirq", "33\n"),
+        ("sys/kernel/irq/17/chip_name", "ITS-PCI-MSIX-0000:00:01.0\n"),
+        ("sys/kernel/irq/17/hwirq", "0\n"),
+    ]);
+    let own = ["11", "14", "17", "99"].map(|irq| is_each_cpus_own(&root, irq));
+    assert_eq!(own, [true, false, false, false]);
+}
+
+#[test]
 fn without_an_interrupt_controller_nothing_runs() {
     assert_eq!(gic(true, true).level, Level::Ok);
     assert_eq!(gic(true, false).found, "GICv3");

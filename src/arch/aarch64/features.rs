@@ -92,6 +92,9 @@ fn hint(name: &str) -> String {
     if matches!(name, "cpuid" | "evtstrm") {
         return " (a guest's kernel makes it by itself)".to_owned();
     }
+    if let Some((_, known)) = ALIASES.iter().find(|(alias, _)| *alias == name) {
+        return format!(" (did you mean {known}?)");
+    }
     let same = |known: &str| name.replace(['_', '-'], "").eq_ignore_ascii_case(known);
     let names = FEATURES.iter().map(|row| row.0);
     let mut near =
@@ -100,6 +103,9 @@ fn hint(name: &str) -> String {
         .map(|near| format!(" (did you mean {near}?)"))
         .unwrap_or_default()
 }
+
+/// What the architecture, or other systems, call some of them.
+const ALIASES: &[(&str, &str)] = &[("lse", "atomics"), ("neon", "asimd"), ("pauth", "paca")];
 
 /// Name, field, highest value without, lowest value with; sorted by name. As in Linux
 /// arch/arm64/kernel/cpufeature.c (`arm64_elf_hwcaps`) and arch/arm64/tools/sysreg; what is between

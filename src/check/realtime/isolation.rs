@@ -1,6 +1,7 @@
 //! Who else uses the vCPUs' CPUs: the scheduler, its tick, RCU, and interrupts.
 
 use super::{Check, Target};
+use crate::check::native;
 use crate::config::CpuList;
 
 pub(super) fn check(target: &Target) -> Vec<Check> {
@@ -88,6 +89,9 @@ fn interrupts(target: &Target) -> Check {
     let root = target.root;
     let mut here = Vec::new();
     for irq in root.list("proc/irq") {
+        if native::is_each_cpus_own(root, &irq) {
+            continue;
+        }
         let read = |file: &str| CpuList::of_kernel(&root.read(&format!("proc/irq/{irq}/{file}"))?);
         // Where it comes, or where it may.
         let effective = read("effective_affinity_list").filter(|list| !list.is_empty());

@@ -67,6 +67,12 @@ fn a_wrong_name_gets_a_hint() {
     );
     assert!(error("sve-2").contains("did you mean sve2?"));
     assert!(error("atomic").contains("did you mean atomics?"));
+    assert!(error("lse").contains("did you mean atomics?"));
+    assert!(
+        ALIASES
+            .iter()
+            .all(|(_, known)| Feature::named(known).is_ok())
+    );
     assert!(error("cpuid").contains("by itself"));
     let nothing = error("");
     assert!(nothing.contains("`Features` in /proc/cpuinfo"), "{nothing}");
