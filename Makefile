@@ -10,7 +10,7 @@ demo: ## boot the default guest: its greeting, and where the boot's time went (f
 shell: ## boot the default guest and stay at its prompt (Ctrl-A x leaves)
 	@resources/demo.sh shell
 
-test: ## every test: units, tiny guests on /dev/kvm, real Linux guests
+test: ## every test: units, tiny guests on /dev/kvm, real Linux guests; for both architectures
 	@resources/test.sh
 
 guest: ## the default guest's kernel (4-5 minutes, once per machine) and root file system

@@ -43,7 +43,7 @@ debian_rust() {
   # shellcheck disable=SC2086 # there may be no such package
   foreign_packages "$HOST_ARCH" "$dir" rustc-web "$library" libstd-rust-web-dev $llvm
   foreign_packages "$ARCH" "$dir" libstd-rust-web-dev
-  rm -rf "$dir/usr/share"
+  rm -rf "${dir:?}/usr/share"
   mkdir "$dir/bin"
   for tool in rustc rustdoc; do
     cat >"$dir/bin/$tool" <<WRAPPER

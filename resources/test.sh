@@ -85,7 +85,7 @@ prepare() {
     part "tiny guests on KVM" "${here[@]}" MOTE_REQUIRE=kvm cargo test "${tests[@]}"
     part "examples in the documentation" cargo test --doc
   else
-    part "building the tests" cargo test "${target[@]}" --lib --bins "${tests[@]}" --no-run
+    part "building the tests" cargo test "${target[@]}" --lib --bins --examples "${tests[@]}" --no-run
   fi
   part "guest for the tests" "$HERE/guest.sh"
   part "stock Debian kernel for the tests" "$HERE/debian-kernel.sh"
@@ -107,8 +107,10 @@ on_kvm() {
     esac
   fi
   if [ "$arch" != "$HOST_ARCH" ]; then
-    part "unit tests" env "$runner=${machine[*]} -t 1800 -m 3072 --" cargo test "${target[@]}" --lib --bins
-    part "tiny guests" env "$runner=${machine[*]} --" MOTE_REQUIRE=kvm,hardware,id-registers cargo test "${target[@]}" "${tests[@]}"
+    part "unit tests" env "$runner=${machine[*]} -t 1800 -m 3072 --" MOTE_REQUIRE=dtc \
+      cargo test "${target[@]}" --lib --bins --examples
+    part "tiny guests on KVM" env "$runner=${machine[*]} --" MOTE_REQUIRE=kvm,hardware,id-registers \
+      cargo test "${target[@]}" "${tests[@]}"
   fi
   # One CPU: with more, the emulated x86_64 machine's kernel may trip over code that it patches while another
   # CPU runs it (see on-kvm.sh), and the AArch64 one's would only take longer for the same.
