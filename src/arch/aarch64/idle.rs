@@ -8,10 +8,10 @@ pub const POLL: &str = "nohlt";
 /// There is no driver by which the guest's kernel polls a while before it halts.
 pub const HALTPOLL: Option<&str> = None;
 
-/// Why a guest's WFI always exits, and what there is in place of that.
-pub const NO_PASS_THROUGH: &str = "KVM on AArch64 decides by itself when a guest's WFI exits, which it \
-     doesn't where the vCPU is alone on its CPU (kvm-arm.wfi_trap_policy=notrap on the host's command \
-     line, Linux 6.13 and later, makes it never exit): --idle poll keeps a CPU";
+/// Why a guest can't have WFI to itself, and what there is in place of that.
+pub const NO_PASS_THROUGH: &str = "on AArch64 whether WFI exits is for the host to say, and for all \
+     guests at once (kvm-arm.wfi_trap_policy=notrap on its kernel's command line, in Linux 6.12 for \
+     one, leaves WFI to them): --idle poll keeps a CPU without it";
 
 /// Which ways of waiting a guest has to itself.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use motevm::check::{Root, has_hardware};
+use motevm::check::{Identity, Root, has_hardware};
 use serde::Serialize;
 
 /// What the figures depend on.
@@ -54,14 +54,10 @@ impl HostFacts {
     pub fn read(pressure: &Pressure) -> Self {
         let read = |path| std::fs::read_to_string(path).unwrap_or_default();
         let info = read("/proc/cpuinfo");
-        let model = info.lines().find(|line| line.starts_with("model name"));
-        let model = model.and_then(|line| line.split_once(": "));
+        let Identity { kernel, cpu, .. } = Identity::of(&Root::default());
         HostFacts {
-            kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),
-            cpu: model
-                .map_or("unknown", |(_, model)| model)
-                .trim()
-                .to_owned(),
+            kernel,
+            cpu,
             cpus: info
                 .lines()
                 .filter(|line| line.starts_with("processor"))
