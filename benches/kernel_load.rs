@@ -7,16 +7,18 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use motevm::arch::ARCHITECTURE;
+use motevm::arch::{ARCHITECTURE, layout};
 use motevm::boot::{KernelFormat, KernelOptions, LoadedKernel, load_kernel};
-use vm_memory::{GuestAddress, GuestMemoryMmap};
+use vm_memory::GuestMemoryMmap;
 
-const MEMORY: usize = 256 << 20;
+const MEMORY: u64 = 256 << 20;
 
 /// The shortest of several loads.
 fn best_of(times: usize, path: &Path, options: &KernelOptions) -> (LoadedKernel, Duration) {
     let load = |_| {
-        let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), MEMORY)]).expect("memory");
+        let ranges = layout::ram_ranges(MEMORY).into_iter();
+        let ranges: Vec<_> = ranges.map(|(at, size)| (at, size as usize)).collect();
+        let memory = GuestMemoryMmap::from_ranges(&ranges).expect("memory");
         let start = Instant::now();
         let kernel =
             load_kernel(path, ARCHITECTURE, &memory, options).expect("a kernel that loads");

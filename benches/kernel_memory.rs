@@ -16,13 +16,19 @@ use std::path::PathBuf;
 
 use guests::{Guest, available};
 
+/// The default guest's.
+const KERNEL: &str = match cfg!(target_arch = "aarch64") {
+    true => "Image",
+    false => "vmlinux",
+};
+
 fn main() {
     let guests = guests::argument("--guests", 8);
     if !guests::can_run("kernel_memory") {
         return;
     }
     let folder = guests::folder();
-    let [kernel, rootfs] = ["vmlinux", "rootfs.ext4"].map(|name| {
+    let [kernel, rootfs] = [KERNEL, "rootfs.ext4"].map(|name| {
         let copy = folder.path().join(name);
         fs::copy(guest_folder().join(name), &copy).expect("the default guest");
         copy
@@ -72,7 +78,7 @@ fn guest_folder() -> PathBuf {
         let home = || variable("HOME").unwrap_or_default().join(".cache");
         variable("XDG_CACHE_HOME").unwrap_or_else(home).join("mote")
     });
-    cache.join("guest/x86_64")
+    cache.join("guest").join(std::env::consts::ARCH)
 }
 
 /// A field of /proc/PID/stat, by its number in proc_pid_stat(5).

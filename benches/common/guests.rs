@@ -5,12 +5,11 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
+use motevm::check::{Root, has_hardware};
+
 /// Whether KVM can run Linux here; where it can't, says so and where to read on.
 pub fn can_run(bench: &str) -> bool {
-    let hardware = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let can = hardware
-        .split_whitespace()
-        .any(|word| word == "vmx" || word == "svm");
+    let can = has_hardware(&Root::default());
     if !can {
         println!("NOT RUN: this host's KVM can't run Linux: see the head of benches/{bench}.rs");
     }

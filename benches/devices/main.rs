@@ -1,4 +1,4 @@
-//! Devices at work, mote beside QEMU's microvm: the same kernel, root file system, images and
+//! Devices at work, mote beside QEMU's smallest machine: the same kernel, root file system, images and
 //! commands in the guest, in one run.
 //!
 //!     cargo bench --bench devices [-- --rounds 5] [--only WORDS] [--json]
@@ -30,6 +30,7 @@ use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use measure::Figures;
+use motevm::check::{Root, has_hardware};
 
 /// Rounds with times, without `--rounds`; with none there are only counts.
 const ROUNDS: usize = 5;
@@ -106,9 +107,7 @@ fn elsewhere() -> Option<i32> {
             "resources/{maker} failed"
         );
     }
-    let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let mut flags = info.split_whitespace();
-    if flags.any(|word| word == "vmx" || word == "svm") && File::open("/dev/kvm").is_ok() {
+    if has_hardware(&Root::default()) && File::open("/dev/kvm").is_ok() {
         return None;
     }
     let mut command = Command::new(script("on-kvm.sh"));

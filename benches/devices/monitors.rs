@@ -33,9 +33,42 @@ enum Monitor {
 /// Whether more of the work is the kernel's: io_uring and vhost-net.
 type ByKernel = bool;
 
+/// What differs between processors: QEMU's smallest machine and its name, its guest's console, the
+/// default guest's kernel.
+const QEMU: &str = match cfg!(target_arch = "aarch64") {
+    true => "QEMU virt",
+    false => "QEMU microvm",
+};
+const MACHINE: &[&str] = match cfg!(target_arch = "aarch64") {
+    true => &[
+        "-M",
+        "virt,gic-version=host",
+        "-device",
+        "virtio-serial-device",
+        "-chardev",
+        "stdio,id=console",
+        "-device",
+        "virtconsole,chardev=console",
+    ],
+    false => &[
+        "-M",
+        "microvm,acpi=off,pit=off,pic=off,rtc=off,isa-serial=on",
+        "-serial",
+        "stdio",
+    ],
+};
+const CMDLINE: &str = match cfg!(target_arch = "aarch64") {
+    true => "quiet console=hvc0 panic=-1 root=/dev/vda ro",
+    false => "quiet console=ttyS0 reboot=t panic=-1 root=/dev/vda ro no_timer_check",
+};
+const KERNEL: &str = match cfg!(target_arch = "aarch64") {
+    true => "Image",
+    false => "vmlinux",
+};
+
 const CONTENDERS: [(&str, Monitor, ByKernel); 4] = [
     ("mote", Monitor::Mote, false),
-    ("QEMU microvm", Monitor::Qemu, false),
+    (QEMU, Monitor::Qemu, false),
     ("mote, io_uring, vhost", Monitor::Mote, true),
     ("QEMU, io_uring, vhost", Monitor::Qemu, true),
 ];
@@ -92,14 +125,14 @@ impl Files {
             let cache = std::env::var_os("XDG_CACHE_HOME");
             cache.map_or_else(home, PathBuf::from).join("mote")
         });
-        let guest = cache.join("guest/x86_64");
+        let guest = cache.join("guest").join(std::env::consts::ARCH);
         let null = memory.join(format!("null{number}"));
         let nothing = File::create(&null).and_then(|file| file.set_len(NULL_SIZE));
         nothing.expect("an image of nothing");
         let file = folder.join(format!("file{number}"));
         std::fs::write(&file, vec![0x5a; FILE_SIZE as usize]).expect("an image");
         Self {
-            kernel: guest.join("vmlinux"),
+            kernel: guest.join(KERNEL),
             rootfs: guest.join("test-rootfs.ext4"),
             null,
             file,
@@ -140,11 +173,9 @@ fn qemu(files: &Files, network: Option<&Network>, by_kernel: ByKernel) -> Comman
         false => ("aio=threads", "", "off"),
         true => ("aio=io_uring", ",iothread=io", "on"),
     };
-    let mut command = command("qemu-system-x86_64", network);
-    command.args([
-        "-M",
-        "microvm,acpi=off,pit=off,pic=off,rtc=off,isa-serial=on",
-    ]);
+    let program = format!("qemu-system-{}", std::env::consts::ARCH);
+    let mut command = command(&program, network);
+    command.args(MACHINE);
     command.args([
         "-accel",
         "kvm",
@@ -160,14 +191,13 @@ fn qemu(files: &Files, network: Option<&Network>, by_kernel: ByKernel) -> Comman
         "none",
         "-no-reboot",
     ]);
-    command.args(["-name", "bench,debug-threads=on", "-serial", "stdio"]);
+    command.args(["-name", "bench,debug-threads=on"]);
     command.args(["-global", "virtio-mmio.force-legacy=false"]);
     if by_kernel {
         command.args(["-object", "iothread,id=io"]);
     }
-    let cmdline = "quiet console=ttyS0 reboot=t panic=-1 root=/dev/vda ro no_timer_check";
     command.arg("-kernel").arg(&files.kernel);
-    command.args(["-append", &format!("{cmdline} {OBEY}")]);
+    command.args(["-append", &format!("{CMDLINE} {OBEY}")]);
     for (id, path, more) in [
         ("root", &files.rootfs, ",readonly=on"),
         ("null", &files.null, ""),

@@ -7,7 +7,7 @@
 //
 // thp, small: with transparent huge pages, and without. pool: pages of 2 MiB from the host's pool.
 // prefault: thp, and all of it there from the start. map: thp, and the kernel's whole pages mapped
-// instead of read. The kernel is an ELF file with a PVH note, of which this loads the PT_LOAD segments.
+// instead of read. What differs between processors is in a file for each.
 #define _GNU_SOURCE
 #include <elf.h>
 #include <fcntl.h>
@@ -19,6 +19,7 @@
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -35,6 +36,20 @@ static int check(int result, const char *what) {
   }
   return result;
 }
+
+// A part of the kernel's file: read, or its whole pages mapped. Place and offset are aligned in this bench.
+static void load(int file, char *to, size_t length, off_t offset, int map) {
+  size_t mapped = map ? length & ~((size_t)sysconf(_SC_PAGESIZE) - 1) : 0;
+  if (mapped && mmap(to, mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED, file, offset) == MAP_FAILED)
+    check(-1, "mapping the kernel");
+  check(pread(file, to + mapped, length - mapped, offset + mapped), "reading the kernel");
+}
+
+#if defined(__x86_64__)
+#include "x86_64.h"
+#elif defined(__aarch64__)
+#include "aarch64.h"
+#endif
 
 int main(int argc, char **argv) {
   if (argc != 5) return 2;
@@ -53,54 +68,15 @@ int main(int argc, char **argv) {
   if (!pool) madvise(ram, size, small ? MADV_NOHUGEPAGE : MADV_HUGEPAGE);
   if (!strcmp(pages, "prefault")) check(madvise(ram, size, MADV_POPULATE_WRITE), "prefault");
   struct kvm_userspace_memory_region region = {
-      .memory_size = size, .userspace_addr = (uintptr_t)ram};
+      .guest_phys_addr = RAM, .memory_size = size, .userspace_addr = (uintptr_t)ram};
   check(ioctl(vm, KVM_SET_USER_MEMORY_REGION, &region), "KVM_SET_USER_MEMORY_REGION");
-  check(ioctl(vm, KVM_SET_TSS_ADDR, 0xfffbd000), "KVM_SET_TSS_ADDR");
 
   int file = check(open(argv[1], O_RDONLY | O_CLOEXEC), argv[1]);
-  static char head[4096];
-  check(pread(file, head, sizeof head, 0), "reading the kernel");
-  Elf64_Ehdr *elf = (Elf64_Ehdr *)head;
-  uint32_t entry = 0;
-  for (int i = 0; i < elf->e_phnum; i++) {
-    Elf64_Phdr *segment = (Elf64_Phdr *)(head + elf->e_phoff) + i;
-    if (segment->p_type == PT_LOAD) {
-      size_t mapped = strcmp(pages, "map") ? 0 : segment->p_filesz & ~4095ul; // aligned, in this bench
-      if (mapped && mmap(ram + segment->p_paddr, mapped, PROT_READ | PROT_WRITE,
-                         MAP_PRIVATE | MAP_FIXED, file, segment->p_offset) == MAP_FAILED)
-        check(-1, "mapping a segment");
-      check(pread(file, ram + segment->p_paddr + mapped, segment->p_filesz - mapped,
-                  segment->p_offset + mapped), "a segment");
-    } else if (segment->p_type == PT_NOTE) {
-      static char notes[4096];
-      ssize_t length = pread(file, notes, sizeof notes, segment->p_offset);
-      for (ssize_t at = 0; at + 20 <= length;) { // XEN_ELFNOTE_PHYS32_ENTRY
-        uint32_t *note = (uint32_t *)(notes + at);
-        if (note[2] == 18 && !memcmp(note + 3, "Xen", 4)) entry = note[4];
-        at += 12 + ((note[0] + 3) & ~3) + ((note[1] + 3) & ~3);
-      }
-    }
-  }
+  uint64_t entry = load_kernel(file, ram, !strcmp(pages, "map"));
   close(file);
 
-  check(ioctl(vm, KVM_CREATE_IRQCHIP, 0), "KVM_CREATE_IRQCHIP");
-  struct kvm_pit_config pit = {.flags = KVM_PIT_SPEAKER_DUMMY};
-  check(ioctl(vm, KVM_CREATE_PIT2, &pit), "KVM_CREATE_PIT2");
-  for (int i = 0; i < 2; i++) { // a drive and an entropy device
-    struct kvm_irqfd irq = {.fd = eventfd(0, EFD_CLOEXEC), .gsi = 5 + i};
-    check(ioctl(vm, KVM_IRQFD, &irq), "KVM_IRQFD");
-    struct kvm_ioeventfd event = {.addr = 0xd0001050 + i * 0x1000,
-                                  .len = 4,
-                                  .fd = eventfd(0, EFD_CLOEXEC),
-                                  .flags = KVM_IOEVENTFD_FLAG_DATAMATCH};
-    check(ioctl(vm, KVM_IOEVENTFD, &event), "KVM_IOEVENTFD");
-  }
-
-  static struct {
-    struct kvm_cpuid2 head;
-    struct kvm_cpuid_entry2 entries[256];
-  } cpuid = {.head.nent = 256};
-  check(ioctl(kvm, KVM_GET_SUPPORTED_CPUID, &cpuid), "KVM_GET_SUPPORTED_CPUID");
+  create_irqchip(vm);
+  prepare_vcpus(kvm, vm);
   int run_size = check(ioctl(kvm, KVM_GET_VCPU_MMAP_SIZE, 0), "KVM_GET_VCPU_MMAP_SIZE");
   int vcpu = -1;
   struct kvm_run *run = NULL;
@@ -111,18 +87,19 @@ int main(int argc, char **argv) {
     if (i < vcpus - 1) created += now(CLOCK_MONOTONIC) - before;
     run = mmap(NULL, run_size, PROT_READ | PROT_WRITE, MAP_SHARED, vcpu, 0);
     if (run == MAP_FAILED) check(-1, "mapping kvm_run");
-    check(ioctl(vcpu, KVM_SET_CPUID2, &cpuid), "KVM_SET_CPUID2");
+    set_up_vcpu(vcpu, i);
   }
-  struct kvm_sregs sregs;
-  check(ioctl(vcpu, KVM_GET_SREGS, &sregs), "KVM_GET_SREGS");
-  struct kvm_segment flat = {.limit = ~0u, .selector = 0x10, .type = 11, .present = 1, .db = 1, .s = 1, .g = 1};
-  sregs.cs = flat;
-  flat.selector = 0x18, flat.type = 3;
-  sregs.ds = sregs.es = sregs.fs = sregs.gs = sregs.ss = flat;
-  sregs.cr0 |= 1;
-  check(ioctl(vcpu, KVM_SET_SREGS, &sregs), "KVM_SET_SREGS");
-  struct kvm_regs regs = {.rip = entry, .rflags = 2};
-  check(ioctl(vcpu, KVM_SET_REGS, &regs), "KVM_SET_REGS");
+  finish_irqchip();
+  for (int i = 0; i < 2; i++) { // a drive and an entropy device
+    struct kvm_irqfd irq = {.fd = eventfd(0, EFD_CLOEXEC), .gsi = 5 + i};
+    check(ioctl(vm, KVM_IRQFD, &irq), "KVM_IRQFD");
+    struct kvm_ioeventfd event = {.addr = DEVICES + 0x50 + i * 0x1000,
+                                  .len = 4,
+                                  .fd = eventfd(0, EFD_CLOEXEC),
+                                  .flags = KVM_IOEVENTFD_FLAG_DATAMATCH};
+    check(ioctl(vm, KVM_IOEVENTFD, &event), "KVM_IOEVENTFD");
+  }
+  set_entry(vcpu, entry);
 
   if (vcpus > 1) {
     printf("{\"create_vcpu_us\": %.1f}\n", created / (vcpus - 1));

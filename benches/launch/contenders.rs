@@ -9,7 +9,7 @@ pub const MEMORY_MIB: u64 = 128;
 /// A kind of guest memory, and what each program calls it.
 pub struct Backing {
     pub name: &'static str,
-    /// benches/floor.c's third argument.
+    /// The third argument of benches/floor.
     pub floor: &'static str,
     /// Behind mote's `--memory 128M`.
     pub memory: &'static str,
@@ -95,21 +95,26 @@ pub fn mote(program: &Path, files: &Files, backing: &Backing, cpus: u32) -> Comm
     command
 }
 
-/// QEMU's smallest machine, with no device that mote's doesn't have.
-pub fn qemu(files: &Files) -> Command {
-    let mut command = Command::new("qemu-system-x86_64");
-    command.args([
+/// QEMU's smallest machine of each architecture: `virt` has a PCI bridge and a clock besides.
+const MACHINE: [&str; 4] = match cfg!(target_arch = "aarch64") {
+    true => ["-M", "virt,gic-version=host,its=off", "-cpu", "host"],
+    false => [
         "-M",
         "microvm,acpi=off,pit=off,pic=off,rtc=off,isa-serial=off",
-    ]);
-    command.args([
-        "-accel",
-        "kvm",
         "-cpu",
         "host,arch-capabilities=off",
-        "-smp",
-        "1",
-    ]);
+    ],
+};
+/// What it is called.
+pub const QEMU: &str = match cfg!(target_arch = "aarch64") {
+    true => "QEMU virt",
+    false => "QEMU microvm",
+};
+
+/// QEMU's smallest machine, with no device that mote's doesn't have.
+pub fn qemu(files: &Files) -> Command {
+    let mut command = Command::new(format!("qemu-system-{}", std::env::consts::ARCH));
+    command.args(MACHINE).args(["-accel", "kvm", "-smp", "1"]);
     command.args(["-m", &MEMORY_MIB.to_string()]);
     command.args(["-nodefaults", "-no-user-config", "-display", "none"]);
     command.args(["-no-reboot", "-global", "virtio-mmio.force-legacy=false"]);

@@ -1,12 +1,12 @@
 //! From exec to the first KVM_RUN: mote beside a bare C program that makes the same ioctls and
-//! reads the same kernel (floor.c), with each kind of guest memory, and beside QEMU's microvm; and
-//! what each further vCPU costs. In turn, so that the machine's mood meets all alike.
+//! reads the same kernel (benches/floor), with each kind of guest memory, and beside QEMU's smallest
+//! machine; and what each further vCPU costs. In turn, so that the machine's mood meets all alike.
 //!
-//!     cargo bench --bench launch [-- --runs 40] [--only WORDS] [--mote PROGRAM]
+//!     cargo bench --bench launch [-- --runs 40] [--only WORDS] [--mote PROGRAM] [--floor PROGRAM]
 //!
 //! Both clocks are read from outside, for all programs in the same way ([`stop`]); system calls
-//! are strace's, where it is installed. The kernel is 12 MiB of ELF whose guest resets at once, so
-//! that this runs on any KVM. `--mote` may be given several times: other builds of mote, to be
+//! are strace's, where it is installed. The kernel has 12 MiB, and its guest resets at once, so that
+//! this runs on any KVM. `--floor` is the C program, built already: where there is no compiler. `--mote` may be given several times: other builds of mote, to be
 //! compared with this one. `--only` is a part of the name of a kind of memory, or `vCPUs`.
 //!
 //! - [`contenders`]: the programs and their arguments
@@ -17,12 +17,12 @@ mod common;
 mod contenders;
 mod stop;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
 use common::Code;
-use contenders::{BACKINGS, Files, MEMORY_MIB, floor, mote, qemu};
+use contenders::{BACKINGS, Files, MEMORY_MIB, QEMU, floor, mote, qemu};
 use stop::Moment;
 
 const KERNEL_SIZE: usize = 12 << 20;
@@ -72,7 +72,7 @@ fn main() {
     }
     let folder = tempfile::tempdir().expect("a temporary folder");
     let place = |name: &str| folder.path().join(name);
-    let files = Files {
+    let mut files = Files {
         kernel: place("kernel"),
         disk: place("disk"),
         floor: place("floor"),
@@ -80,15 +80,10 @@ fn main() {
     let kernel = Code::new().reset().kernel_of_size(KERNEL_SIZE);
     std::fs::write(&files.kernel, kernel).expect("writing the kernel");
     std::fs::write(&files.disk, vec![0; 1 << 20]).expect("writing the drive");
-    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/floor.c");
-    let compiled = Command::new("cc")
-        .args(["-O2", "-static", "-o"])
-        .args([&files.floor, &PathBuf::from(source)])
-        .status();
-    assert!(
-        compiled.is_ok_and(|status| status.success()),
-        "cc could not build benches/floor.c"
-    );
+    match values("--floor").first() {
+        Some(program) => files.floor = program.into(),
+        None => compile_floor(&files.floor),
+    }
     let files: &'static Files = Box::leak(Box::new(files));
     let this = PathBuf::from(env!("CARGO_BIN_EXE_mote"));
     let others = values("--mote").into_iter().map(PathBuf::from);
@@ -111,6 +106,19 @@ fn main() {
             Err(error) => println!("NOT RUN: system calls of {name}: {error}"),
         }
     }
+}
+
+fn compile_floor(program: &Path) {
+    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/floor/main.c");
+    let compiled = Command::new("cc")
+        .args(["-O2", "-static", "-o"])
+        .arg(program)
+        .arg(source)
+        .status();
+    assert!(
+        compiled.is_ok_and(|status| status.success()),
+        "cc could not build benches/floor/main.c; --floor PROGRAM takes one that is built"
+    );
 }
 
 /// Runs all in turn; those that fail are named and left out.
@@ -164,7 +172,7 @@ fn by_memory(files: &'static Files, programs: &[PathBuf], runs: usize, only: &st
             contenders.push(Contender::new(name, command));
         }
     }
-    contenders.push(Contender::new("QEMU microvm".to_owned(), || qemu(files)));
+    contenders.push(Contender::new(QEMU.to_owned(), || qemu(files)));
     run(&mut contenders, runs);
 
     println!(
@@ -206,7 +214,7 @@ fn by_memory(files: &'static Files, programs: &[PathBuf], runs: usize, only: &st
         }
     }
     let mote = format!("mote, {}", BACKINGS[0].name);
-    ratio(&mote, "QEMU microvm", " (aim: less than 0.5)");
+    ratio(&mote, QEMU, " (aim: less than 0.5)");
 }
 
 fn by_cpus(files: &'static Files, programs: &[PathBuf], runs: usize) {
