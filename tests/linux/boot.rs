@@ -73,7 +73,7 @@ fn the_entropy_devices_share_of_all_exits_to_init_is_known() {
 #[test]
 fn linux_calibrates_nothing() {
     let Some(_) = guests() else { return };
-    let out = in_guest(&[], "dmesg");
+    let out = in_guest(&[], "dmesg | grep -E 'Calibrating|clocksource'");
     assert!(out.contains("Calibrating delay loop (skipped)"), "{out}");
     assert!(!out.contains("Calibrating APIC timer"), "{out}");
     let clock = format!("clocksource: Switched to clocksource {}", native::CLOCK);
@@ -114,7 +114,12 @@ fn the_timings_are_complete_and_exits_are_few() {
     );
     // The figures of docs/performance.md that are exact on any machine.
     assert!(number("/exits/total") < native::EXITS_TO_INIT, "{report}");
-    assert!(number("/process/resident_kib") < 9 << 9, "{report}");
+    // Of the binary as it is released: otherwise the code alone is more.
+    let released = !cfg!(debug_assertions);
+    assert!(
+        !released || number("/process/resident_kib") < 9 << 9,
+        "{report}"
+    );
     assert!(number("/process/private_dirty_kib") < 1 << 10, "{report}");
 }
 

@@ -224,10 +224,13 @@ fn exits_of_net(vm: &Vm) -> u64 {
 
 #[test]
 fn what_is_sent_comes_back_the_same_and_takes_no_exits() {
-    // A gibibyte there and another one back, where that doesn't take minutes; else half of each.
+    // A gibibyte there and another one back, where that doesn't take minutes; else a part of each.
     let emulated = std::env::var_os("MOTE_EMULATED").is_some();
     let whole = std::env::var_os("MOTE_LONG").is_some() || !emulated;
-    let size = if whole { 1 << 30 } else { 512 << 20 };
+    let size = match whole {
+        true => 1 << 30,
+        false => native::EMULATED_BULK,
+    };
     let Some(vm) = echo_through(tap(), "mode tap", size) else {
         return;
     };

@@ -45,6 +45,9 @@ pub const FLOAT_STORED: &str = "signal 7";
 /// The sample of those exits of the first vCPU that the serial port has caused.
 pub const SERIAL_EXITS: &str = "mote_kvm_exits_by_reason_total{vcpu=\"0\",reason=\"mmio_user\"}";
 
+/// Bytes that go each way where the host is emulated: a minute or two.
+pub const EMULATED_BULK: usize = 128 << 20;
+
 /// How another monitor runs the default guest: its machine has no serial port that this kernel knows.
 pub const OTHER_MONITOR: &str = "-M virt,gic-version=host -device virtio-serial-device \
      -chardev stdio,id=console -device virtconsole,chardev=console \

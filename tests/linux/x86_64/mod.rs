@@ -47,6 +47,9 @@ pub const FLOAT_STORED: &str = "signal 4";
 /// The sample of those exits of the first vCPU that the serial port has caused.
 pub const SERIAL_EXITS: &str = "mote_kvm_exits_by_reason_total{vcpu=\"0\",reason=\"io\"}";
 
+/// Bytes that go each way where the host is emulated: a minute or two.
+pub const EMULATED_BULK: usize = 512 << 20;
+
 /// How another monitor runs the default guest on its kind of small machine.
 pub const OTHER_MONITOR: &str = "-M microvm,acpi=off,pit=off,pic=off,rtc=off,isa-serial=on -serial stdio \
      -append 'quiet console=ttyS0 reboot=t root=/dev/vda ro no_timer_check'";
