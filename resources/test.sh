@@ -123,7 +123,7 @@ on_kvm() {
       env "$runner=${machine[*]} --" MOTE_REQUIRE=kvm,hardware cargo test --test kvm_dax --test kvm_idle
   elif [ "$kinds" != linux,peers ]; then
     part "tiny guests with a GICv2" \
-      env "$runner=${machine[*]} -g 2 --" MOTE_REQUIRE=kvm,hardware cargo test "${target[@]}" --test kvm
+      env "$runner=${machine[*]} -g 2 --" MOTE_REQUIRE=kvm,hardware,gicv2 cargo test "${target[@]}" --test kvm
     part "Linux guests with a GICv2" \
       env "$runner=${machine[*]} -g 2 -t 1800 -m 3072 --" MOTE_REQUIRE=linux \
       cargo test "${target[@]}" --release --test linux -- --test-threads 2 boot:: all_cpus_come_online
