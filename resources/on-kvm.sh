@@ -7,7 +7,7 @@
 #     CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER=resources/on-kvm.sh cargo test
 #   A machine of another architecture than this host's has Debian's programs for that one. Of the host's files
 #   it shows the current folder, the project's, cargo's target folder, the cache, TMPDIR if that is set, and the
-#   folder of COMMAND (which may well be a static program: such programs run in it).
+#   folders of COMMAND (which may well be a static program: such programs run in it) and of absolute paths in ARGS.
 #   -a ARCH     x86_64 or aarch64 (default: MOTE_ARCH, else this host's)
 #   -g GIC      aarch64: the interrupt controller's version, 3 (default) or 2
 #   -p CPU      the processor's model, as QEMU names it (default: max with SVM; aarch64: neoverse-n1, which has
@@ -124,19 +124,22 @@ mkdir "$run/ctl"
 
 # What of this host's files a machine of another architecture shows: whole folders, each once.
 folders() {
-  local folder seen=()
-  for folder in "$PWD" "$HERE/.." "${CARGO_TARGET_DIR:-}" "$MOTE_CACHE_DIR" "${TMPDIR:-}" "$(dirname "$(command -v -- "$1")")"; do
-    folder=$(cd "$folder" 2>/dev/null && pwd -P) || continue
+  local word folder shown=()
+  for word in "$PWD" "$HERE/.." "${CARGO_TARGET_DIR:-}" "$MOTE_CACHE_DIR" "${TMPDIR:-}" "$(command -v -- "$1")" "$@"; do
+    case $word in /*) ;; *) continue ;; esac
+    [ -d "$word" ] || word=$(dirname "$word")
+    folder=$(cd "$word" 2>/dev/null && pwd -P) || continue
     case $folder/ in
-      / | /usr/* | /etc/* | /dev/* | /proc/* | /sys/* | /run/) continue ;; # the machine has its own
+      // | /usr/* | /etc/* | /dev/* | /proc/* | /sys/* | /run/) continue ;; # the machine has its own
       *[:,\\]*) die "$folder: the emulated machine can't show a folder with : or , or \\ in its name" ;;
     esac
-    seen+=("$folder")
+    shown+=("$folder")
   done
   # One that is inside of another is there already.
-  printf '%s\n' "${seen[@]}" | LC_ALL=C sort -u | awk '{ for (f in all) if (index($0 "/", f "/") == 1) next; all[$0]; print }'
+  printf '%s\n' "${shown[@]}" | LC_ALL=C sort -u |
+    awk '{ for (other in all) if (index($0 "/", other "/") == 1) next; all[$0]; print }'
 }
-[ -z "$tree" ] || folders "$1" >"$run/ctl/folders"
+[ -z "$tree" ] || folders "$@" >"$run/ctl/folders"
 {
   for name in $(compgen -e); do
     case $name in
