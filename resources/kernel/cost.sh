@@ -8,8 +8,10 @@
 #   kernels NAME=KERNEL[,FLAGS]...         kernels beside each other, with no device, and an initramfs of
 #                                          nothing but the default guest's init
 #   options [NAME...]                      builds the kernel anew for each line of candidates.options, or
-#                                          for those named, with that one change to x86_64.config
+#                                          for those named, with that one change to ARCH.config
 #   initcalls [-k KERNEL] [-f FLAGS] [MOTE RUN ARGS]   one boot by what the kernel calls at boot, and by function
+# MOTE_ARCH is the guest's architecture, by default this host's; on AArch64 only kernels with 39 bits of addresses
+# can be counted, such as the default one.
 # A table in Markdown goes to stdout. It runs in the emulated machine of on-kvm.sh in any case, whose
 # QEMU counts with the plugin count.c, from the first entry into the guest to its init's first instruction.
 #   RUNS=3          boots for each line, of which the medians are told (one is right to a tenth of a percent)
@@ -29,8 +31,12 @@ usage() {
 [ $# -ge 1 ] || usage
 mode=$1
 shift
-guest=$MOTE_CACHE_DIR/guest/x86_64
-kernel=$guest/vmlinux
+guest=$MOTE_CACHE_DIR/guest/$MOTE_ARCH
+case $MOTE_ARCH in
+  x86_64) file=vmlinux ;;
+  aarch64) file=Image ;;
+esac
+kernel=$guest/$file
 flags=
 while [ "${1:-}" = -k ] || [ "${1:-}" = -f ]; do
   if [ "$1" = -k ]; then kernel=$(realpath "$2"); else flags=$2; fi
@@ -38,7 +44,7 @@ while [ "${1:-}" = -k ] || [ "${1:-}" = -f ]; do
 done
 
 if [ -z "${MOTE:-}" ]; then
-  for MOTE in "${CARGO_TARGET_DIR:-$HERE/../../target}/$(host_triple)"/{release,debug}/mote; do
+  for MOTE in "${CARGO_TARGET_DIR:-$HERE/../../target}/$MOTE_ARCH-unknown-linux-gnu"/{release,debug}/mote; do
     [ ! -x "$MOTE" ] || break
   done
 fi
@@ -56,9 +62,10 @@ with_memory=1
 
 # plan NAME KERNEL FLAGS [MOTE RUN ARGS]: a line of the table; FLAGS go with --cmdline.
 plan() { echo "$1|$2|$3|${4:-}|$(loaded "$2")" >>"$work/plan"; }
-# loaded VMLINUX: the KiB of it that are copied to the guest. Most of the file is symbols, and gaps of 2 MiB.
+# loaded KERNEL: the KiB of it that are copied to the guest. Most of a vmlinux is symbols, and gaps of 2 MiB.
 loaded() {
   local size sum=0
+  [ "$MOTE_ARCH" = x86_64 ] || sum=$(stat -Lc %s "$1")
   while read -r size; do sum=$((sum + size)); done < <(readelf -lW "$1" 2>/dev/null | awk '$1 == "LOAD" { print $5 }')
   echo $((sum / 1024))
 }
@@ -100,8 +107,8 @@ while IFS='|' read -r name kernel flags args _; do
   echo "$name|${free:-0}" >>memory
 done <plan
 SCRIPT
-  ON_KVM=emulated ON_KVM_SHARE=$work ON_KVM_QEMU="-plugin $work/count.so,out=$work/counts${1:+,$1}" \
-    "$HERE/../on-kvm.sh" -n -t 3000 -- bash "$work/inside" "$work" "${RUNS:-3}" "$MOTE" "$with_memory" || die "no counts"
+  ON_KVM=emulated ON_KVM_SHARE=$work ON_KVM_QEMU="-plugin $work/count.so,arch=$MOTE_ARCH,out=$work/counts${1:+,$1}" \
+    "$HERE/../on-kvm.sh" -a "$MOTE_ARCH" -n -t 3000 -- bash "$work/inside" "$work" "${RUNS:-3}" "$MOTE" "$with_memory" || die "no counts"
 }
 
 # table: the medians; differences are those to the first line.
@@ -135,12 +142,13 @@ table() {
 
 # default_flags: mote's own, of a VM without ACPI and serial port, from where they stand in its code.
 default_flags() {
-  local source=$HERE/../../src/arch/x86_64/cmdline.rs
+  local source=$HERE/../../src/arch/$MOTE_ARCH/cmdline.rs
   sed -nE '/DEFAULTS: /,/\];/s/^ *"(.*)",$/\1/p; s/^pub const WITHOUT_[A-Z]+: &str = "(.*)";/\1/p' "$source"
 }
 
 case $mode in
   boot)
+    # shellcheck disable=SC2086 # several words
     [ $# -gt 0 ] || set -- $root
     plan boot "$kernel" "$flags" "$*"
     count_boots
@@ -194,7 +202,7 @@ case $mode in
     table
     ;;
   options)
-    tree=${COST_TREE:-$MOTE_CACHE_DIR/kernel-tree}
+    tree=${COST_TREE:-$MOTE_CACHE_DIR/kernel-tree-$MOTE_ARCH}
     need_kernel_tools
     make_command
     mkdir -p "$tree" "$tree/results"
@@ -210,13 +218,16 @@ case $mode in
           +*) echo "CONFIG_${change#+}=y" ;;
         esac
       done >"$work/fragment"
-      result=$tree/results/$(hash_of "$work/fragment" "$HERE/x86_64.config")
+      result=$tree/results/$(hash_of "$work/fragment" "$HERE/$MOTE_ARCH.config")
       if [ ! -e "$result" ]; then
         say "building: $name"
-        configure_kernel "$HERE/x86_64.config" "$work/fragment"
+        configure_kernel "$HERE/$MOTE_ARCH.config" "$work/fragment"
         check_config "$work/fragment"
-        "${make[@]}" vmlinux >"$tree/log" 2>&1 || die "it did not compile: $tree/log"
-        objcopy --strip-debug vmlinux "$result.new"
+        "${make[@]}" "$file" >"$tree/log" 2>&1 || die "it did not compile: $tree/log"
+        case $MOTE_ARCH in
+          x86_64) "${tools}objcopy" --strip-debug vmlinux "$result.new" ;;
+          aarch64) cp arch/arm64/boot/Image "$result.new" ;;
+        esac
         mv "$result.new" "$result"
       fi
       plan "$name" "$result" '' "$root"
@@ -225,9 +236,10 @@ case $mode in
     table
     ;;
   initcalls)
+    # shellcheck disable=SC2086 # several words
     [ $# -gt 0 ] || set -- $root
     plan boot "$kernel" "$flags" "$*"
-    nm "$kernel" >"$work/symbols"
+    nm "$(dirname "$(readlink -f "$kernel")")/vmlinux" >"$work/symbols"
     # What initcalls are named after, and the larger steps of start_kernel (init/main.c) between them.
     awk '
       $3 ~ /^__initcall__kmod_/ {
@@ -241,7 +253,10 @@ case $mode in
           "timekeeping_init random_init perf_event_init console_init x86_late_time_init fork_init proc_root_init " \
           "arch_cpu_finalize_init alternative_instructions rest_init kernel_init kernel_init_freeable smp_init " \
           "sched_init_smp page_alloc_init_late driver_init wait_for_initramfs prepare_namespace " \
-          "async_synchronize_full free_initmem mark_rodata_ro run_init_process", more, " ")
+          "async_synchronize_full free_initmem mark_rodata_ro run_init_process " \
+          "early_map_kernel setup_machine_fdt arm64_memblock_init bootmem_init unflatten_device_tree psci_dt_init " \
+          "smp_init_cpus smp_prepare_boot_cpu time_init of_clk_init smp_prepare_cpus smp_cpus_done " \
+          "apply_alternatives_all setup_system_features", more, " ")
         for (i = 1; i <= n; i++) want[more[i]]
         for (f in want) if (f in address) print address[f]
       }' "$work/symbols" >"$work/marks"

@@ -1,13 +1,15 @@
 // count.c: a plugin of QEMU's translator that counts what a guest of the emulated machine's KVM executes
 // from its first instruction to the first one of its init. Built and loaded by cost.sh.
 //
-// The machine's only CPU runs its own Linux, KVM and mote, and by VMRUN the guest. Guest code is what
-// runs between a VMRUN and the instruction behind it, where each exit from the guest continues.
+// The machine's only CPU runs its own Linux, KVM and mote, and the guest. On x86_64 guest code is what runs
+// between a VMRUN and the instruction behind it, where each exit from the guest continues. On AArch64 it is told by
+// its addresses: the default guest's kernel has 39 bits of them, and so others than the machine's own.
+//   arch=aarch64  for that; x86_64 otherwise
 //   out=FILE      a line is added for each boot: "instructions steps entries host"
 //     instructions  of the guest's kernel; a repeated string instruction counts once, as in a processor
 //     steps         the repetitions of those, each of 1 to 8 bytes copied or cleared
 //     entries       into the guest (VMRUN): one more than there were exits to KVM, for whatever reason
-//     host          instructions of the machine's own Linux, KVM and mote between first entry and init
+//     host          instructions of the machine's own Linux, KVM and mote between first entry and init (x86_64)
 //   profile=FILE  also, for each block of code: "boot address instructions", the latter with all steps
 //   marks=FILE    addresses of functions (hexadecimal, one a line), each told in the file profile=
 //                 when it is called: "mark boot address instructions", those up to there
@@ -41,7 +43,7 @@ __attribute__((visibility("default"))) int qemu_plugin_version = 1;
 static uint64_t executed;                // every instruction of the machine, each step of a string's too
 static uint64_t entered_at, left_at;     // `executed` at the last VMRUN and at the exit after it
 static uint64_t instructions, steps, entries, host; // of this boot
-static bool in_guest, booting;
+static bool in_guest, booting, aarch64;
 static unsigned boots;
 static FILE *out, *profile;
 
@@ -116,6 +118,19 @@ static void on_block(unsigned cpu, void *data) {
     if (in_guest && booting) ((struct block *)data)->runs++;
 }
 
+// --- the same on AArch64, where only the guest's kernel's instructions count as executed ---
+
+static void on_guest(unsigned cpu, void *data) {
+    if (!in_guest) entries++;
+    in_guest = true;
+}
+
+static void on_host(unsigned cpu, void *data) { in_guest = false; }
+
+// The machine's own Linux begins at the same address, long before. Its boot isn't told: between its kernel and
+// its init there is more than the start.
+static void on_start(unsigned cpu, void *data) { start_boot(); }
+
 // --- what to watch ---
 
 static bool is_vmrun(const uint8_t *code, size_t size) { return size == 3 && !memcmp(code, "\x0f\x01\xd8", 3); }
@@ -139,12 +154,42 @@ static bool is_user(uint64_t address) {
     return address >= 1 << 20 && address < 1ul << 47 && !is_entry(address);
 }
 
-static void on_translation(qemu_plugin_id_t id, struct qemu_plugin_tb *tb) {
-    uint64_t address = qemu_plugin_tb_vaddr(tb);
-    size_t count = qemu_plugin_tb_n_insns(tb);
+static void watch_x86_64(struct qemu_plugin_tb *tb, uint64_t address) {
     if (address == after_vmrun) qemu_plugin_register_vcpu_tb_exec_cb(tb, on_guest_exit, CB_NO_REGS, NULL);
     if (is_entry(address)) qemu_plugin_register_vcpu_tb_exec_cb(tb, on_entry, CB_NO_REGS, NULL);
     if (is_user(address)) qemu_plugin_register_vcpu_tb_exec_cb(tb, on_user, CB_NO_REGS, NULL);
+}
+
+static void watch_x86_64_instruction(struct qemu_plugin_insn *insn) {
+    const uint8_t *code = qemu_plugin_insn_data(insn);
+    size_t size = qemu_plugin_insn_size(insn);
+    uint64_t at = qemu_plugin_insn_vaddr(insn);
+    if (is_repeated_string(code, size))
+        qemu_plugin_register_vcpu_insn_exec_cb(insn, on_string, CB_NO_REGS, (void *)(uintptr_t)at);
+    if (is_vmrun(code, size)) {
+        after_vmrun = at + size;
+        qemu_plugin_register_vcpu_insn_exec_cb(insn, on_vmrun, CB_NO_REGS, NULL);
+    }
+}
+
+// A guest's kernel lies 2 MiB into its memory, which begins at 1 GiB, and runs there until it has page tables.
+#define START ((1ul << 30) + (2 << 20))
+static bool is_guest(uint64_t address) {
+    return address >= 0xffffffc0ul << 32 || (address >= START && address < 2ul << 30);
+}
+
+static void watch_aarch64(struct qemu_plugin_tb *tb, uint64_t address) {
+    if (is_guest(address)) qemu_plugin_register_vcpu_tb_exec_cb(tb, on_guest, CB_NO_REGS, NULL);
+    else if (address >> 63) qemu_plugin_register_vcpu_tb_exec_cb(tb, on_host, CB_NO_REGS, NULL);
+    else if (address < 16 << 20) qemu_plugin_register_vcpu_tb_exec_cb(tb, on_user, CB_NO_REGS, NULL);
+    if (address == START) qemu_plugin_register_vcpu_tb_exec_cb(tb, on_start, CB_NO_REGS, NULL);
+}
+
+static void on_translation(qemu_plugin_id_t id, struct qemu_plugin_tb *tb) {
+    uint64_t address = qemu_plugin_tb_vaddr(tb);
+    size_t count = qemu_plugin_tb_n_insns(tb);
+    if (aarch64) watch_aarch64(tb, address);
+    else watch_x86_64(tb, address);
     if (profile) {
         struct block *block = calloc(1, sizeof *block);
         *block = (struct block){address, count, 0, blocks};
@@ -156,16 +201,8 @@ static void on_translation(qemu_plugin_id_t id, struct qemu_plugin_tb *tb) {
             qemu_plugin_register_vcpu_tb_exec_cb(tb, on_mark, CB_NO_REGS, (void *)(uintptr_t)address);
     for (size_t i = 0; i < count; i++) {
         struct qemu_plugin_insn *insn = qemu_plugin_tb_get_insn(tb, i);
-        const uint8_t *code = qemu_plugin_insn_data(insn);
-        size_t size = qemu_plugin_insn_size(insn);
-        uint64_t at = qemu_plugin_insn_vaddr(insn);
-        qemu_plugin_register_vcpu_insn_exec_inline(insn, INLINE_ADD_U64, &executed, 1);
-        if (is_repeated_string(code, size))
-            qemu_plugin_register_vcpu_insn_exec_cb(insn, on_string, CB_NO_REGS, (void *)(uintptr_t)at);
-        if (is_vmrun(code, size)) {
-            after_vmrun = at + size;
-            qemu_plugin_register_vcpu_insn_exec_cb(insn, on_vmrun, CB_NO_REGS, NULL);
-        }
+        if (!aarch64 || is_guest(address)) qemu_plugin_register_vcpu_insn_exec_inline(insn, INLINE_ADD_U64, &executed, 1);
+        if (!aarch64) watch_x86_64_instruction(insn);
     }
 }
 
@@ -182,6 +219,7 @@ static void read_marks(const char *path) {
 __attribute__((visibility("default"))) int qemu_plugin_install(qemu_plugin_id_t id, const qemu_info_t *info,
                                                                int argc, char **argv) {
     for (int i = 0; i < argc; i++) {
+        if (!strcmp(argv[i], "arch=aarch64")) aarch64 = true;
         if (!strncmp(argv[i], "out=", 4)) out = fopen(argv[i] + 4, "a");
         if (!strncmp(argv[i], "profile=", 8)) profile = fopen(argv[i] + 8, "a");
         if (!strncmp(argv[i], "marks=", 6)) read_marks(argv[i] + 6);
