@@ -50,7 +50,7 @@ impl VmChild {
         // The same program, even if its file was replaced meanwhile.
         let mut command = Command::new("/proc/self/exe");
         command
-            .args(["run", "--config", "/dev/stdin", "--notify-fd", "1"])
+            .args(["run", "--config", "/proc/self/fd/0", "--notify-fd", "1"])
             .stdin(input)
             .stdout(Stdio::piped())
             .stderr(messages.try_clone()?)
