@@ -21,8 +21,6 @@ pub const DRIVE: u64 = 0x4800_0000;
 pub const PROGRAM_COUNTER: &str = "pc 0x";
 /// How a report tells of two more of [`Code::exit_in_vain`].
 pub const EXITS_IN_VAIN: &str = "exits.unclaimed-MMIO 5 -> 7";
-/// Whether KVM counts each halt of a guest's: it leaves WFI to one that is alone on its CPU.
-pub const HALTS_ARE_COUNTED: bool = false;
 /// Metrics that are of this architecture's KVM.
 pub const METRICS: [&str; 2] = [
     "mote_kvm_exits_by_reason_total{vcpu=\"0\",reason=\"wfi\"} ",

@@ -16,8 +16,6 @@ pub const DRIVE: u64 = 4 << 20;
 pub const PROGRAM_COUNTER: &str = "rip 0x";
 /// How a report tells of two more of [`Code::exit_in_vain`].
 pub const EXITS_IN_VAIN: &str = "exits.pio-out 5 -> 7";
-/// Whether KVM counts each halt of a guest's.
-pub const HALTS_ARE_COUNTED: bool = true;
 /// Metrics that are of this architecture's KVM.
 pub const METRICS: [&str; 2] = [
     "mote_kvm_exits_by_reason_total{vcpu=\"0\",reason=\"halt\"} ",
