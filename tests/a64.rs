@@ -28,6 +28,8 @@ fn words_are_those_of_the_assembler() {
         (ldr(3, 0, 30), 0xf940_03c0, "ldr x0, [x30]"),
         (ldp(2, 3, 1), 0xa940_0c22, "ldp x2, x3, [x1]"),
         (stp(2, 3, 1), 0xa900_0c22, "stp x2, x3, [x1]"),
+        (ldxr(2, 1), 0x885f_7c22, "ldxr w2, [x1]"),
+        (stxr(3, 2, 1), 0x8803_7c22, "stxr w3, w2, [x1]"),
         (add(1, 1, 1, true), 0x9140_0421, "add x1, x1, #1, lsl #12"),
         (add(0, 0, 48, false), 0x9100_c000, "add x0, x0, #48"),
         (subs(3, 3, 1), 0xf100_0463, "subs x3, x3, #1"),

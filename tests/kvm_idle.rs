@@ -67,7 +67,7 @@ fn wake(
         mmio: Arc::new(Bus::new()),
         ports: Arc::new(Bus::new()),
         memory,
-        read_only_memory: false,
+        read_only_memory: Vec::new(),
         prepare: cpus.prepare,
         on_start: Arc::new(|| ()),
         on_stop: Arc::new(|stop| panic!("{stop:?}")),

@@ -329,6 +329,16 @@ impl Vcpu {
         named("KVM_SET_VCPU_EVENTS", self.fd.set_vcpu_events(&events))
     }
 
+    /// The access at which the guest stopped, where the processor hasn't told KVM what the instruction does
+    /// (KVM_EXIT_ARM_NISV): its syndrome without the class (DDI 0487 §D17.2.37), and its guest address.
+    pub fn unexplained_access(&mut self) -> Option<(u64, u64)> {
+        let run = self.fd.get_kvm_run();
+        let it_is = run.exit_reason == kb::KVM_EXIT_ARM_NISV;
+        // SAFETY: every variant of the union is plain integers, and KVM filled this one.
+        let access = unsafe { run.__bindgen_anon_1.arm_nisv };
+        it_is.then_some((access.esr_iss, access.fault_ipa))
+    }
+
     /// Sets an attribute of the vCPU's: to a value of 32 bits, or to nothing where that is what it is
     /// about.
     ///

@@ -287,8 +287,8 @@ pub fn build(host: &Host, config: &VmConfig, options: BuildOptions) -> Result<Vm
     let surroundings = Surroundings {
         mmio,
         ports,
-        memory,
-        read_only_memory: dax.has_read_only(),
+        memory: for_devices,
+        read_only_memory: dax.read_only_memory(),
         prepare,
         on_start: Arc::new(move || {
             // The first vCPU's is kept.

@@ -140,9 +140,14 @@ impl DaxDrives {
             .and_then(|drive| root_mount(&drive.file))
     }
 
-    /// Whether there is something that the guest may only read.
-    pub fn has_read_only(&self) -> bool {
-        self.drives.iter().any(|d| !d.read_only().is_empty())
+    /// The guest addresses of what the guest may only read.
+    pub fn read_only_memory(&self) -> Vec<Range<u64>> {
+        let place = |drive: &DaxDrive| {
+            let Range { start, end } = drive.read_only();
+            drive.guest + start..drive.guest + end
+        };
+        let places = self.drives.iter().map(place);
+        places.filter(|range| !range.is_empty()).collect()
     }
 
     /// The host addresses of the mappings.

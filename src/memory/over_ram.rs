@@ -68,25 +68,28 @@ pub fn map_private(
     Ok(true)
 }
 
-/// A byte of guest memory; `None` where there is none, and where the page of a file has gone: the
-/// kernel looks for it, so that this is no fault.
-pub fn peek(memory: &GuestMemoryMmap<()>, at: GuestAddress) -> Option<u8> {
-    let host = memory.get_host_address(at).ok()?;
-    let mut byte = 0u8;
+/// Some bytes of guest memory; `None` where there are none, and where the page of a file has gone: the
+/// kernel looks for them, so that this is no fault.
+pub fn peek<const N: usize>(memory: &GuestMemoryMmap<()>, at: GuestAddress) -> Option<[u8; N]> {
+    let (region, offset) = memory.to_region_addr(at)?;
+    let host = region.get_slice(offset, N).ok()?.ptr_guard().as_ptr();
+    let mut bytes = [0u8; N];
     let (to, from) = (
         libc::iovec {
-            iov_base: (&raw mut byte).cast(),
-            iov_len: 1,
+            iov_base: bytes.as_mut_ptr().cast(),
+            iov_len: N,
         },
         libc::iovec {
-            iov_base: host.cast(),
-            iov_len: 1,
+            iov_base: host.cast_mut().cast(),
+            iov_len: N,
         },
     );
-    // SAFETY: writes one byte to `byte`; what it reads may not be there, which is an error.
+    // SAFETY: writes as many bytes as `bytes` has; what it reads may not be there, which is an error.
     let read =
         unsafe { libc::process_vm_readv(libc::getpid(), &raw const to, 1, &raw const from, 1, 0) };
-    (read == 1).then_some(byte)
+    usize::try_from(read)
+        .is_ok_and(|read| read == N)
+        .then_some(bytes)
 }
 
 #[cfg(test)]
@@ -139,10 +142,10 @@ mod tests {
         let at = |page: u64| GuestAddress(0x20_0000 + page * PAGE);
         assert!(map_private(ram.memory(), at(0), 4 * PAGE, &file, 0).unwrap());
         file.set_len(PAGE).unwrap();
-        assert_eq!(peek(ram.memory(), at(0)), Some(1));
-        assert_eq!(peek(ram.memory(), at(1)), None);
-        assert_eq!(peek(ram.memory(), at(4)), Some(0));
-        assert_eq!(peek(ram.memory(), GuestAddress(0)), None);
+        assert_eq!(peek(ram.memory(), at(0)), Some([1]));
+        assert_eq!(peek::<1>(ram.memory(), at(1)), None);
+        assert_eq!(peek(ram.memory(), at(4)), Some([0; 8]));
+        assert_eq!(peek::<1>(ram.memory(), GuestAddress(0)), None);
     }
 
     #[test]

@@ -5,6 +5,7 @@ mod crash;
 mod seat;
 
 use std::io;
+use std::ops::Range;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
@@ -15,7 +16,7 @@ use kvm_ioctls::VcpuExit;
 use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::signal::{self, Killable};
 
-use crate::arch::{Announced, reboot};
+use crate::arch::{Announced, reboot, stores};
 use crate::bus::Bus;
 use crate::kvm::{KvmError, Vcpu};
 use crate::memory::places;
@@ -51,9 +52,9 @@ pub struct Surroundings {
     pub ports: Arc<Bus>,
     /// Where a crash report finds the instruction.
     pub memory: GuestMemoryMmap<()>,
-    /// Whether the guest has memory that it may only read, apart from devices' registers. A write
-    /// to it by an instruction that KVM can't emulate is then the guest's to handle: see `run`.
-    pub read_only_memory: bool,
+    /// What memory the guest may only read, apart from devices' registers: guest addresses. A write
+    /// to it by an instruction that KVM can't emulate is passed over, or the guest's to handle: see `run`.
+    pub read_only_memory: Vec<Range<u64>>,
     /// Gives a vCPU what it still lacks, on its own thread and so beside the others.
     pub prepare: Prepare,
     /// Called on the vCPU's thread just before it first runs the guest.
@@ -241,14 +242,18 @@ fn run(vcpu: &mut Vcpu, around: &Surroundings, counters: &ExitCounters, stop: &A
             Ok(VcpuExit::Intr) => counters.interrupted(),
             // KVM emulates a write to read-only memory, but not by each instruction: on x86_64 it
             // doesn't know SSE and AVX, on AArch64 the processor tells it of single registers only.
-            // The guest's kernel gets an exception, and goes on with that; on x86_64 KVM does so
+            // Most of those that are left are passed over. Of the others the guest's kernel gets an exception, and goes on with that; on x86_64 KVM does so
             // without telling where a program of the guest's was at fault.
             Ok(VcpuExit::InternalError | VcpuExit::Unsupported(KVM_EXIT_ARM_NISV)) => {
+                if passed_over(vcpu, around) {
+                    counters.mmio_write();
+                    continue;
+                }
                 counters.other();
                 let report = CrashReport::of(vcpu, &around.memory, CrashKind::KvmExit);
                 // The same again is a KVM that queues no exception.
                 let again = failed_before.as_ref() == Some(&report);
-                if again || !around.read_only_memory || !report.is_emulation_failure() {
+                if again || around.read_only_memory.is_empty() || !report.is_emulation_failure() {
                     return (around.on_stop)(Stop::Crash(Box::new(report)));
                 }
                 if let Err(e) = vcpu.refuse_access() {
@@ -273,4 +278,21 @@ fn run(vcpu: &mut Vcpu, around: &Surroundings, counters: &ExitCounters, stop: &A
             }
         }
     }
+}
+
+/// Whether the guest goes on behind a store to memory that it may only read, of which KVM knows the address only.
+fn passed_over(vcpu: &mut Vcpu, around: &Surroundings) -> bool {
+    let ignored = |address: &u64| {
+        let mut places = around.read_only_memory.iter();
+        places.any(|place| place.contains(address))
+    };
+    let Some(address) = stores::handed_over(vcpu).filter(ignored) else {
+        return false;
+    };
+    let passed = stores::pass_over(vcpu, &around.memory).unwrap_or(false);
+    if passed {
+        // What is there counts it, and knows of it at the next flush.
+        around.mmio.write(address, &[0]);
+    }
+    passed
 }

@@ -56,6 +56,16 @@ pub fn stp(rt: u32, rt2: u32, rn: u32) -> u32 {
     0xa900_0000 | field(rt2, 5, 10) | field(rn, 5, 5) | rt
 }
 
+/// `ldxr wt, [xn]`: exclusively.
+pub fn ldxr(rt: u32, rn: u32) -> u32 {
+    0x885f_7c00 | field(rn, 5, 5) | rt
+}
+
+/// `stxr ws, wt, [xn]`: if it is still so.
+pub fn stxr(rs: u32, rt: u32, rn: u32) -> u32 {
+    0x8800_7c00 | field(rs, 5, 16) | field(rn, 5, 5) | rt
+}
+
 /// `add xd, xn, #imm12`, of the number shifted left by 12 with `sh`.
 pub fn add(rd: u32, rn: u32, imm12: u32, sh: bool) -> u32 {
     0x9100_0000 | u32::from(sh) << 22 | field(imm12, 12, 10) | field(rn, 5, 5) | rd

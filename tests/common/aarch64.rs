@@ -216,17 +216,20 @@ impl Code {
             .emit(&[a64::ISB])
     }
 
-    /// Writes to memory in many ways, of which none should arrive at a read-only one.
+    /// Writes to memory in many ways, of which none should arrive at a read-only one. A pair of registers is
+    /// one of those that the processor doesn't describe to KVM.
     pub fn write_in_many_ways(self, address: u64) -> Self {
-        (0..8).fold(self, |code, at| {
+        let pair = self.load(ADDRESS, address);
+        let pair = pair.emit(&[a64::stp(VALUE, VALUE, ADDRESS)]);
+        (0..8).fold(pair, |code, at| {
             (0..4).fold(code, |code, size| {
                 code.write(size, address + at * 8, 0x5555_5555_5555_5555)
             })
         })
     }
 
-    /// `stp`, which the processor doesn't describe to KVM. The exception of that (an external abort) goes
-    /// on behind it, with an `U` printed.
+    /// `stxr`, which the processor doesn't describe to KVM, and whose outcome a guest waits for. The exception
+    /// of that (an external abort) goes on behind it, with an `U` printed.
     pub fn write_unemulated(self, address: u64) -> Self {
         const TABLE: u64 = 2048; // the table's size and alignment
         const OWN_SYNCHRONOUS: u64 = 0x200; // of this level's own (DDI 0487 D1.3.1)
@@ -244,7 +247,11 @@ impl Code {
         assert_eq!(table % TABLE, 0);
         code.write_system(a64::VBAR_EL1, table)
             .load(ADDRESS, address)
-            .emit(&[a64::ISB, a64::stp(READ, VALUE, ADDRESS)])
+            .emit(&[
+                a64::ISB,
+                a64::ldxr(VALUE, ADDRESS),
+                a64::stxr(READ, VALUE, ADDRESS),
+            ])
     }
 
     /// `mrs`: reads a system register.

@@ -54,7 +54,7 @@ fn vcpu_thread_with(
         mmio: defect(),
         ports: defect(),
         memory: ram.memory().clone(),
-        read_only_memory: false,
+        read_only_memory: Vec::new(),
         prepare,
         on_start: Arc::new(|| ()),
         on_stop: Arc::new(move |stop| send.lock().unwrap().send(stop).unwrap()),

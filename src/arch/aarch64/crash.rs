@@ -10,7 +10,7 @@ use crate::kvm::{KvmError, Vcpu};
 use crate::memory::over_ram;
 
 /// The length of an instruction.
-const INSTRUCTION: u64 = 4;
+const INSTRUCTION: usize = 4;
 /// System registers that tell why and where it went wrong, and how the guest sees memory.
 const SYSTEM: &[(&str, u64)] = &[
     ("esr_el1", system_register(3, 0, 5, 2, 0)),
@@ -34,9 +34,8 @@ pub fn describe(vcpu: &Vcpu, memory: &GuestMemoryMmap<()>) -> (String, Vec<u8>) 
     let mut code = Vec::new();
     let mmu = vcpu.one_reg(SCTLR_EL1).map_or(MMU, |sctlr| sctlr & MMU);
     if let (0, Ok(pc)) = (mmu, vcpu.one_reg(PC)) {
-        let bytes =
-            (0..INSTRUCTION).map(|n| over_ram::peek(memory, GuestAddress(pc.wrapping_add(n))));
-        code = bytes.collect::<Option<_>>().unwrap_or_default();
+        let bytes = over_ram::peek::<INSTRUCTION>(memory, GuestAddress(pc));
+        code = bytes.map_or_else(Vec::new, Vec::from);
     }
     (text, code)
 }

@@ -15,6 +15,7 @@ pub mod layout;
 pub mod mask;
 pub mod reboot;
 pub mod responder;
+pub mod stores;
 pub mod tables;
 pub mod vcpus;
 

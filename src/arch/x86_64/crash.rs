@@ -68,7 +68,7 @@ pub fn describe(vcpu: &Vcpu, memory: &GuestMemoryMmap<()>) -> (String, Vec<u8>) 
     for offset in 0..INSTRUCTION_MAX as u64 {
         let address = vcpu.translate(linear.wrapping_add(offset));
         match address.and_then(|a| over_ram::peek(memory, GuestAddress(a))) {
-            Some(byte) => code.push(byte),
+            Some([byte]) => code.push(byte),
             None => break,
         }
     }

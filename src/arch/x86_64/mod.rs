@@ -16,6 +16,7 @@ pub mod mptable;
 mod numa;
 pub mod reboot;
 pub mod responder;
+pub mod stores;
 pub mod tables;
 pub mod vcpus;
 

@@ -114,7 +114,7 @@ impl Guest {
             mmio: Arc::new(Bus::new()),
             ports: Arc::new(Bus::new()),
             memory,
-            read_only_memory: false,
+            read_only_memory: Vec::new(),
             prepare,
             on_start: Arc::new(move || starting.begin(cpu)),
             on_stop: Arc::new(move |stop| {
