@@ -242,8 +242,9 @@ fn run(vcpu: &mut Vcpu, around: &Surroundings, counters: &ExitCounters, stop: &A
             Ok(VcpuExit::Intr) => counters.interrupted(),
             // KVM emulates a write to read-only memory, but not by each instruction: on x86_64 it
             // doesn't know SSE and AVX, on AArch64 the processor tells it of single registers only.
-            // Most of those that are left are passed over. Of the others the guest's kernel gets an exception, and goes on with that; on x86_64 KVM does so
-            // without telling where a program of the guest's was at fault.
+            // Most of those that are left are passed over. Of the others the guest's kernel gets an
+            // exception, and goes on with that; on x86_64 KVM does so without telling where a program
+            // of the guest's was at fault.
             Ok(VcpuExit::InternalError | VcpuExit::Unsupported(KVM_EXIT_ARM_NISV)) => {
                 if passed_over(vcpu, around) {
                     counters.mmio_write();
