@@ -26,6 +26,7 @@ esac
 case $NAME in # files to compile, for the progress line
   x86_64) ESTIMATE=1034 ;;
   x86_64-record) ESTIMATE=620 ;;
+  aarch64) ESTIMATE=926 ;;
   *) ESTIMATE=1000 ;;
 esac
 
