@@ -71,8 +71,8 @@ impl Mode {
 fn asked_mode(root: &Root) -> Option<String> {
     let line = root.read("proc/cmdline")?;
     let words = line.split_whitespace();
-    let asked = words.filter_map(|word| word.strip_prefix("kvm-arm.mode="));
-    asked.last().map(str::to_owned)
+    let mut asked = words.filter_map(|word| word.strip_prefix("kvm-arm.mode="));
+    asked.next_back().map(str::to_owned)
 }
 
 /// Whether exits are cheap.

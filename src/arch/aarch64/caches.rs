@@ -13,7 +13,7 @@ const UNIFIED: u64 = 4;
 /// The level behind which all agree on what memory holds.
 const COHERENCE_SHIFT: u32 = 24;
 /// All of these.
-const LEVELS: u64 = (1 << 21) - 1 | 7 << COHERENCE_SHIFT;
+const LEVELS: u64 = ((1 << 21) - 1) | (7 << COHERENCE_SHIFT);
 
 /// Has a vCPU say that it has the host's caches, as far as they are known. By itself KVM tells of as few as
 /// it can. Before Linux 6.3 it tells of the host's own, and doesn't let them be changed.

@@ -187,7 +187,7 @@ const ISB: u32 = 0xd503_3fdf;
 
 /// `str wt, [xn, #offset]`
 fn str(from: u32, address: u32, offset: u32) -> u32 {
-    0xb900_0000 | offset / 4 << 10 | address << 5 | from
+    0xb900_0000 | (offset / 4) << 10 | address << 5 | from
 }
 
 /// `ldr wt, [xn]`

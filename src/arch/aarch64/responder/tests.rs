@@ -36,8 +36,8 @@ fn run(has_v3: bool, interrupts: &[u64]) -> Vec<Did> {
             4 * (value - (value >> (bits - 1) << bits))
         };
         match word >> 21 {
-            0b0101_0010_100 => x[rt] = u64::from(word >> 5 & 0xffff),
-            0b0111_0010_101 => x[rt] |= u64::from(word >> 5 & 0xffff) << 16,
+            0b010_1001_0100 => x[rt] = u64::from(word >> 5 & 0xffff),
+            0b011_1001_0101 => x[rt] |= u64::from(word >> 5 & 0xffff) << 16,
             _ if word >> 22 == 0b10_1110_0100 => {
                 let address = x[rn] as u32 + (word >> 10 & 0xfff) * 4;
                 did.push(Did::Store(address, x[rt] as u32));

@@ -50,7 +50,7 @@ fn upper(bits: u64, page: u64) -> u64 {
 }
 
 fn lower(bits: u64, page: u64) -> u64 {
-    64 - bits | page << 14
+    (64 - bits) | (page << 14)
 }
 
 #[test]
@@ -58,7 +58,7 @@ fn code_is_found_by_blocks_and_by_pages() {
     let memory = memory();
     let put = |at: u64, value: u64| memory.write_obj(value, GuestAddress(RAM + at)).unwrap();
     // 39 bits and 4 KiB: three levels. A block of 2 MiB, and a page, with attributes all around.
-    let table = |at: u64| RAM + at | 3;
+    let table = |at: u64| (RAM + at) | 3;
     let kernel = 0xffff_ff80_4000_0000_u64;
     put(0x1000 + 8, 0x60_0000_0000_0000 << 1 | table(0x2000));
     put(0x2000, 0x40_0000_4020_0705 & !3 | 1);
@@ -67,7 +67,7 @@ fn code_is_found_by_blocks_and_by_pages() {
     let tables = Tables::new(
         true,
         upper(39, 2),
-        0xb000_0000_0000 << 4 | RAM + 0x1001,
+        (0xb000_0000_0000 << 4) | (RAM + 0x1001),
         true,
     );
     let found = |address| tables.translate(&memory, address);
@@ -78,7 +78,7 @@ fn code_is_found_by_blocks_and_by_pages() {
         assert_eq!(found(nothing), None, "{nothing:#x}");
     }
     // 64 KiB and 42 bits: two levels, each of a page.
-    put(0x1_0000 + 8, RAM + 0x2_0000 | 3);
+    put(0x1_0000 + 8, (RAM + 0x2_0000) | 3);
     put(0x2_0000 + 16, 0x5555_0000 | 0x703);
     let tables = Tables::new(true, lower(42, 1), RAM + 0x1_0000, false);
     let at = (1 << 29) + (2 << 16) + 0x4444;
