@@ -159,7 +159,7 @@ fn wait_for_end(code: Code, cpu: u64) -> Code {
 
 /// The affinity of a vCPU as KVM makes it: 16 to a cluster, which is what GICv3 needs.
 fn affinity(index: u64) -> u64 {
-    index % 16 | index / 16 << 8
+    (index % 16) | (index / 16) << 8
 }
 
 #[test]
