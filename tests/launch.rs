@@ -181,7 +181,7 @@ fn a_vm_that_fails_is_told_in_its_own_words() {
         return;
     };
     std::fs::write(place.path("odd"), [0; 1000]).unwrap();
-    let mut command = place.launch(&["--count", "3", "--disk", "odd"]);
+    let mut command = place.launch(&["--count", "3", "--disk", "odd,ro"]);
     let (code, out, err) = texts(command.output().unwrap());
     assert_eq!(
         (code, out.as_str(), err.lines().count()),
