@@ -312,7 +312,7 @@ mod tests {
         };
         let text = report.to_string();
         assert!(
-            text.contains("exits to KVM until the end: 200 (of them halt 20, io 14, mmio_user 6)"),
+            text.contains("exits to KVM until the end: 200 (of them halt 20, io 14, mmio user 6)"),
             "{text}"
         );
         assert!(text.contains("20 halts; polling: 8 of 12 polls"), "{text}");
