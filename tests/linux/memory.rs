@@ -99,10 +99,10 @@ impl Drop for Pool {
 #[test]
 fn a_guest_boots_on_pages_of_the_hosts_pool_or_is_refused_in_time() {
     let Some(_) = guests() else { return };
-    let too_much = boot(&["--memory", "1T,hugepages=2M"], "true");
+    let too_much = boot(&["--memory", "512G,hugepages=2M"], "true");
     assert_eq!(too_much.code, Some(3), "{too_much:?}");
     assert!(too_much.err.contains(POOL), "{too_much:?}");
-    assert!(too_much.err.contains("524288 huge pages"), "{too_much:?}");
+    assert!(too_much.err.contains("262144 huge pages"), "{too_much:?}");
     let Some(pool) = Pool::of(64) else { return };
     let memory = ["--memory", "128M,hugepages=2M"];
     let guest = Waiting::start(&memory);
