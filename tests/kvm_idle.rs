@@ -8,8 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use common::{Code, METRICS, kvm};
-use motevm::arch::vcpus::{self, CpuOptions};
-use motevm::arch::{idle, irqchip, layout, responder};
+use motevm::arch::{CpuOptions, idle, irqchip, layout, responder, vcpus};
 use motevm::bus::Bus;
 use motevm::config::{HaltPoll, Idle, IdleMode, Metrics};
 use motevm::machine::{Halts, Values};

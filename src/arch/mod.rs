@@ -36,6 +36,19 @@ pub enum Announced {
     Panic,
 }
 
+/// What a VM's processors are to be.
+#[derive(Clone, Copy, Debug)]
+pub struct CpuOptions<'a> {
+    /// How many.
+    pub cpus: u8,
+    /// Features that the guest isn't to see.
+    pub mask: &'a [features::Feature],
+    /// The ways of waiting that are the guest's own.
+    pub own_waits: idle::OwnWaits,
+    /// Whether the guest has performance counters.
+    pub pmu: bool,
+}
+
 /// What the guest is told of its machine, apart from the devices that it always has.
 #[derive(Clone, Copy, Debug)]
 pub struct Machine<'a> {

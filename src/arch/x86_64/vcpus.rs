@@ -7,25 +7,11 @@ use vm_memory::{GuestMemoryError, GuestMemoryMmap};
 
 use super::cpu;
 use super::cpuid::{self, CpuidOptions};
-use super::features::Feature;
-use super::idle::OwnWaits;
 use super::irqchip::Irqchip;
+use crate::arch::CpuOptions;
 use crate::boot::Entry;
 use crate::kvm::{Host, KvmError, Vcpu, Vm};
 use crate::vcpu::Prepare;
-
-/// What a VM's processors are to be.
-#[derive(Clone, Copy, Debug)]
-pub struct CpuOptions<'a> {
-    /// How many.
-    pub cpus: u8,
-    /// Features that the guest isn't to see.
-    pub mask: &'a [Feature],
-    /// The ways of waiting that are the guest's own.
-    pub own_waits: OwnWaits,
-    /// Whether the guest has performance counters.
-    pub pmu: bool,
-}
 
 /// Why there are no vCPUs.
 #[derive(Debug, thiserror::Error)]

@@ -6,8 +6,8 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use motevm::arch::irqchip::{self, IrqchipError};
-use motevm::arch::vcpus::{self, CpuError, CpuOptions, Cpus};
-use motevm::arch::{idle::OwnWaits, layout, responder};
+use motevm::arch::vcpus::{self, CpuError, Cpus};
+use motevm::arch::{CpuOptions, idle::OwnWaits, layout, responder};
 use motevm::bus::Bus;
 use motevm::config::HaltPoll;
 use motevm::kvm::{Host, KvmError, Statistics, StatisticsError, Vm};
