@@ -12,6 +12,8 @@ pub const DEFAULTS: &[&str] = &[
     "reboot=panic_warm",
     // Seed the random number generator from the CPU, and the device tree, instead of waiting for noise.
     "random.trust_cpu=on",
+    // Devices reach all of memory: no buffer for those that don't, 64 MiB of it where RAM goes beyond 4 GiB.
+    "swiotlb=noforce",
     // Known crypto code needs no self-tests at each boot of a stock kernel.
     "cryptomgr.notests",
 ];
