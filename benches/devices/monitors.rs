@@ -198,11 +198,16 @@ fn qemu(files: &Files, network: Option<&Network>, by_kernel: ByKernel) -> Comman
     }
     command.arg("-kernel").arg(&files.kernel);
     command.args(["-append", &format!("{CMDLINE} {OBEY}")]);
-    for (id, path, more) in [
+    let mut drives = [
         ("root", &files.rootfs, ",readonly=on"),
         ("null", &files.null, ""),
         ("file", &files.file, ""),
-    ] {
+    ];
+    // `virt` gives its places away from the last one on.
+    if cfg!(target_arch = "aarch64") {
+        drives.reverse();
+    }
+    for (id, path, more) in drives {
         let path = path.display();
         let drive = format!("file={path},format=raw,if=none,id={id},{drive}{more}");
         let device = format!("virtio-blk-device,drive={id}{device}");
