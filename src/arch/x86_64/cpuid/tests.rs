@@ -19,6 +19,7 @@ fn intel() -> CpuId {
         entry(1, 0, [0, 0x0504_0800, 1 << 13, 1 << 28]),
         entry(4, 1, [0x0400_4122, 0, 0, 0]), // L1, shared by two
         entry(4, 3, [0x0400_4163, 0, 0, 0]), // L3
+        entry(0xa, 0, [0x0830_0802, 0, 0, 0x603]), // performance counters
         entry(0xb, 0, [1, 2, 0x100, 5]),
         entry(0x4000_0000, 0, [0x4000_0001, 0, 0, 0]),
         entry(0x8000_0001, 0, [0, 0, 1 << 5, 0]),
@@ -92,6 +93,18 @@ fn intel_has_none_of_amds_bits() {
     let cpuid = template(&intel(), &options(4, &[]));
     assert_eq!(leaf(&cpuid, 0x8000_0001, 0).unwrap().ecx, 1 << 5);
     assert_eq!(leaf(&cpuid, 0x8000_0008, 0).unwrap().ecx, 0);
+}
+
+#[test]
+fn performance_counters_are_for_those_who_ask() {
+    for (pmu, expected) in [(false, 0), (true, 0x0830_0802)] {
+        let options = CpuidOptions {
+            pmu,
+            ..options(1, &[])
+        };
+        let counters = leaf(&template(&intel(), &options), 0xa, 0).unwrap().eax;
+        assert_eq!(counters, expected, "{pmu}");
+    }
 }
 
 #[test]
