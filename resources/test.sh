@@ -82,7 +82,7 @@ prepare() {
     # Tiny hand-assembled guests need a /dev/kvm, but not a processor's support: they run here if they can.
     if can_open_kvm; then here=(env); else here=(env "$runner=$HERE/on-kvm.sh"); fi
     part "unit tests" env MOTE_REQUIRE=dtc cargo test --lib --bins --examples
-    part "tiny guests on KVM" "${here[@]}" MOTE_REQUIRE=kvm cargo test "${tests[@]}"
+    part "tiny guests on KVM" "${here[@]}" MOTE_REQUIRE=kvm,halts cargo test "${tests[@]}"
     part "examples in the documentation" cargo test --doc
   else
     part "building the tests" cargo test "${target[@]}" --lib --bins --examples "${tests[@]}" --no-run
@@ -96,7 +96,7 @@ prepare() {
 
 # on_kvm ARCH: real Linux guests, run by the release binary, and whatever else needs a KVM with hardware.
 on_kvm() {
-  local machine=("$HERE/on-kvm.sh" -a "$1") kinds=linux,peers
+  local machine=("$HERE/on-kvm.sh" -a "$1") kinds=linux,peers,release
   use "$1"
   # The emulated machine has all that a test can ask for; another host may lack some of it.
   if [ "$("${machine[@]}" -w)" = emulated ]; then
@@ -109,7 +109,7 @@ on_kvm() {
   if [ "$arch" != "$HOST_ARCH" ]; then
     part "unit tests" env "$runner=${machine[*]} -t 1800 -m 3072 --" MOTE_REQUIRE=dtc \
       cargo test "${target[@]}" --lib --bins --examples
-    part "tiny guests on KVM" env "$runner=${machine[*]} -c 2 --" MOTE_REQUIRE=kvm,hardware,id-registers,cpus \
+    part "tiny guests on KVM" env "$runner=${machine[*]} -c 2 --" MOTE_REQUIRE=kvm,hardware,id-registers,cpus,halts \
       cargo test "${target[@]}" "${tests[@]}"
   fi
   # One CPU: with more, the emulated x86_64 machine's kernel may trip over code that it patches while another
@@ -120,12 +120,12 @@ on_kvm() {
   if [ "$arch" = x86_64 ]; then
     # Some of what a KVM does only shows where there is hardware behind it.
     part "tiny guests on a KVM with hardware" \
-      env "$runner=${machine[*]} --" MOTE_REQUIRE=kvm,hardware cargo test --test kvm_dax --test kvm_idle
-  elif [ "$kinds" != linux,peers ]; then
+      env "$runner=${machine[*]} --" MOTE_REQUIRE=kvm,hardware,halts cargo test --test kvm_dax --test kvm_idle
+  elif [ "$kinds" != linux,peers,release ]; then
     part "tiny guests with a GICv2" \
       env "$runner=${machine[*]} -g 2 --" MOTE_REQUIRE=kvm,hardware,gicv2 cargo test "${target[@]}" --test kvm
     part "Linux guests with a GICv2" \
-      env "$runner=${machine[*]} -g 2 -t 1800 -m 3072 --" MOTE_REQUIRE=linux \
+      env "$runner=${machine[*]} -g 2 -t 1800 -m 3072 --" MOTE_REQUIRE=linux,release \
       cargo test "${target[@]}" --release --test linux -- --test-threads 2 boot:: all_cpus_come_online
   fi
 }

@@ -21,7 +21,7 @@ use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{BOOT_TIMER, Code, EXITS_IN_VAIN, PATIENCE, PROGRAM_COUNTER, kvm};
+use common::{BOOT_TIMER, Code, EXITS_IN_VAIN, KERNEL_ADVICE, PATIENCE, PROGRAM_COUNTER, kvm};
 
 fn mote(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_mote"));
@@ -115,7 +115,7 @@ fn a_mistake_is_one_line_that_names_option_value_and_remedy() {
             &["--numa", "node=0,cpus=0,memory=1M"],
             &["--numa memory=", "1M together", "--memory 128M"],
         ),
-        (&["--kernel", folder], &[folder, "give a"]),
+        (&["--kernel", folder], &[folder, KERNEL_ADVICE]),
         (&["--kernel", "/etc/passwd"], &["/etc/passwd"]),
     ];
     if kvm().is_none() {

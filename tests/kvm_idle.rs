@@ -4,10 +4,9 @@ mod common;
 
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
-use std::thread;
 use std::time::{Duration, Instant};
 
-use common::{Code, METRICS, kvm};
+use common::{Code, METRICS, kvm, run_and_stop};
 use motevm::arch::{CpuOptions, idle, irqchip, layout, responder, vcpus};
 use motevm::bus::Bus;
 use motevm::config::{HaltPoll, Idle, IdleMode, Metrics};
@@ -145,13 +144,7 @@ fn a_guest_that_halts_by_itself_is_stopped() {
             force: true,
         };
     });
-    let stopper = vm.stopper();
-    let thread = thread::spawn(move || {
-        thread::sleep(Duration::from_millis(50));
-        stopper.stop();
-    });
-    assert_eq!(vm.run().unwrap(), Exit::Stopped);
-    thread.join().unwrap();
+    assert_eq!(run_and_stop(&mut vm), Exit::Stopped);
 }
 
 #[test]

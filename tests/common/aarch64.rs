@@ -19,6 +19,8 @@ pub const NOWHERE: u64 = 0x0b00_0000;
 pub const DRIVE: u64 = 0x4800_0000;
 /// A crash report has this before the address of the instruction.
 pub const PROGRAM_COUNTER: &str = "pc 0x";
+/// What a user is advised to give as the kernel.
+pub const KERNEL_ADVICE: &str = "give an arm64 Image";
 /// How a report tells of two more of [`Code::exit_in_vain`].
 pub const EXITS_IN_VAIN: &str = "exits.unclaimed-MMIO 5 -> 7";
 /// Metrics that are of this architecture's KVM.

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use motevm::config::{Console, VmConfig};
-use motevm::{BuildOptions, Host, Vm, build};
+use motevm::{BuildOptions, Exit, Host, Vm, build};
 
 // The same names in each: `Code`, and where things are in its guests.
 #[allow(dead_code)] // each test binary uses its own part
@@ -49,6 +49,19 @@ pub fn kvm() -> Option<Host> {
             None
         }
     }
+}
+
+/// Runs a guest that never ends by itself, and stops it soon after.
+#[allow(dead_code)] // each test binary uses its own part
+pub fn run_and_stop(vm: &mut Vm) -> Exit {
+    let stopper = vm.stopper();
+    let thread = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(50));
+        stopper.stop();
+    });
+    let exit = vm.run().unwrap();
+    thread.join().unwrap();
+    exit
 }
 
 #[allow(dead_code)] // each test binary uses its own part

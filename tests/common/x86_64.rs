@@ -14,6 +14,8 @@ pub const NOWHERE: u64 = 0xd00f_0000;
 pub const DRIVE: u64 = 4 << 20;
 /// A crash report has this before the address of the instruction.
 pub const PROGRAM_COUNTER: &str = "rip 0x";
+/// What a user is advised to give as the kernel.
+pub const KERNEL_ADVICE: &str = "vmlinux or a bzImage";
 /// How a report tells of two more of [`Code::exit_in_vain`].
 pub const EXITS_IN_VAIN: &str = "exits.pio-out 5 -> 7";
 /// Metrics that are of this architecture's KVM.

@@ -1,8 +1,7 @@
 //! What only AArch64 has: firmware's calls (PSCI), the GIC, the timer, the clock, ID registers, and what a
 //! guest is told of them by its device tree.
 
-use std::thread;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use motevm::config::{Cpus, MAX_CPUS, Size, VmConfig};
 use motevm::kvm::{KvmError, Vcpu, Vm};
@@ -10,7 +9,7 @@ use motevm::vcpu::CrashKind;
 use motevm::{Exit, Host};
 use vm_memory::GuestAddress;
 
-use crate::common::{Code, NOWHERE, RAM, a64, can_run, kvm};
+use crate::common::{Code, NOWHERE, RAM, a64, can_run, kvm, run_and_stop};
 use crate::run;
 
 /// The address of a device that panics.
@@ -127,13 +126,7 @@ fn running_where_there_is_no_memory_goes_on_until_the_vm_is_stopped() {
     // KVM gives the guest an exception, whose vector is at 0: there is nothing either.
     let code = Code::new().load(1, NOWHERE).emit(&[a64::br(1)]);
     let mut vm = code.vm(&host, folder.path(), |_| ());
-    let stopper = vm.stopper();
-    let thread = thread::spawn(move || {
-        thread::sleep(Duration::from_millis(100));
-        stopper.stop();
-    });
-    assert_eq!(vm.run().unwrap(), Exit::Stopped);
-    thread.join().unwrap();
+    assert_eq!(run_and_stop(&mut vm), Exit::Stopped);
 }
 
 #[test]

@@ -16,7 +16,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-use common::{Code, PATIENCE, kvm};
+use common::{Code, PATIENCE, kvm, run_and_stop};
 use motevm::Exit;
 use motevm::config::{Cpus, KernelLoad, Size};
 use motevm::vcpu::CrashKind;
@@ -68,13 +68,7 @@ fn a_guest_that_never_ends_is_stopped() {
     for code in [Code::new().spin(), Code::new().halt().spin()] {
         let folder = tempfile::tempdir().unwrap();
         let mut vm = code.vm(&host, folder.path(), |config| config.cpus = Cpus(3));
-        let stopper = vm.stopper();
-        let thread = thread::spawn(move || {
-            thread::sleep(Duration::from_millis(50));
-            stopper.stop();
-        });
-        assert_eq!(vm.run().unwrap(), Exit::Stopped);
-        thread.join().unwrap();
+        assert_eq!(run_and_stop(&mut vm), Exit::Stopped);
     }
 }
 

@@ -88,6 +88,12 @@ fn until(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
+/// The options that boot the stock kernel, with memory enough for it.
+fn stock(guests: &Guests) -> [&str; 6] {
+    let (kernel, initrd) = (path(&guests.debian_kernel), path(&guests.debian_initrd));
+    ["--kernel", kernel, "--initrd", initrd, "--memory", "512M"]
+}
+
 /// `mote run` with these arguments.
 fn mote(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_mote"));

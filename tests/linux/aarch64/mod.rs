@@ -52,6 +52,12 @@ pub const OTHER_MONITOR: &str = "-M virt,gic-version=host -device virtio-serial-
      -chardev stdio,id=console -device virtconsole,chardev=console \
      -append 'quiet console=hvc0 root=/dev/vda ro'";
 
+/// A size in KiB that the kernel's code and read-only data stay below, with a file of so many bytes: an Image
+/// doesn't tell them from its data, so that all of its pages are taken for them.
+pub fn least_beyond_text(file: u64) -> u64 {
+    (file.next_multiple_of(4096) >> 10) + 1
+}
+
 /// Why KVM can't run Linux here: where there is a /dev/kvm, it can.
 pub fn no_hardware() -> Option<&'static str> {
     let missing = !std::path::Path::new("/dev/kvm").exists();

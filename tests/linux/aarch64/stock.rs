@@ -2,24 +2,11 @@
 
 use crate::*;
 
-/// The stock kernel with its initrd; further options, and a script.
-fn stock(guests: &Guests, more: &[&str], script: &str) -> Ended {
-    let kernel = [
-        "--kernel",
-        path(&guests.debian_kernel),
-        "--initrd",
-        path(&guests.debian_initrd),
-        "--memory",
-        "512M",
-    ];
-    boot(&[&kernel, more].concat(), script)
-}
-
 #[test]
 fn performance_counters_are_there_where_the_host_has_them() {
     let Some(guests) = guests() else { return };
     let script = "ls /sys/bus/event_source/devices; ls -d /proc/device-tree/pmu";
-    let ended = stock(&guests, &["--pmu"], script);
+    let ended = boot(&[&stock(&guests)[..], &["--pmu"]].concat(), script);
     let host = common::kvm().unwrap();
     if host.capability_raw(kvm_bindings::KVM_CAP_ARM_PMU_V3) > 0 {
         let out = ended.success();

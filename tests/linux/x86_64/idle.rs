@@ -15,6 +15,13 @@ fn what_the_user_says_of_idling_wins() {
 }
 
 #[test]
+fn linux_says_that_it_polls() {
+    let Some(_) = guests() else { return };
+    let script = "dmesg | grep -c 'using polling[ ]idle threads'";
+    assert_eq!(in_guest(&["--idle", "poll"], script), "1\n");
+}
+
+#[test]
 fn linux_waits_without_an_exit_where_the_cpus_are_its_own() {
     let Some(_) = guests() else { return };
     if pass_through().is_some() {
@@ -27,16 +34,7 @@ fn linux_waits_without_an_exit_where_the_cpus_are_its_own() {
 fn a_stock_kernel_polls_before_it_halts_and_sees_that_its_cpus_are_its_own() {
     let Some(guests) = guests() else { return };
     let rootfs = format!("{},ro", path(&guests.rootfs));
-    let stock = [
-        "--kernel",
-        path(&guests.debian_kernel),
-        "--initrd",
-        path(&guests.debian_initrd),
-        "--rootfs",
-        &rootfs,
-        "--memory",
-        "512M",
-    ];
+    let stock = [&stock(&guests)[..], &["--rootfs", &rootfs]].concat();
     let script = "cat /sys/devices/system/cpu/cpuidle/current_governor; \
                   dmesg | grep -c KVM[_]HINTS_REALTIME; true";
     let lines = |mode| {

@@ -54,6 +54,12 @@ pub const EMULATED_BULK: usize = 512 << 20;
 pub const OTHER_MONITOR: &str = "-M microvm,acpi=off,pit=off,pic=off,rtc=off,isa-serial=on -serial stdio \
      -append 'quiet console=ttyS0 reboot=t root=/dev/vda ro no_timer_check'";
 
+/// A size in KiB that the kernel's code and read-only data stay below, with a file of so many bytes: a vmlinux
+/// has its data apart.
+pub fn least_beyond_text(file: u64) -> u64 {
+    file >> 10
+}
+
 /// Why KVM can't run Linux here: a /dev/kvm alone says little.
 pub fn no_hardware() -> Option<&'static str> {
     let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
