@@ -117,7 +117,10 @@ fn the_timings_are_complete_and_exits_are_few() {
     assert!(number("/process/private_dirty_kib") < 1 << 10, "{report}");
     let obstacle = cfg!(debug_assertions).then(|| "a debug binary's code is more".to_owned());
     if can_run("release", obstacle) {
-        assert!(number("/process/resident_kib") < 9 << 9, "{report}");
+        assert!(
+            number("/process/resident_kib") < native::RESIDENT_KIB,
+            "{report}"
+        );
     }
 }
 
