@@ -17,6 +17,8 @@
 //! - [`memory`]: guest RAM: backing and placement
 //! - [`metrics`]: counters, and their text form
 //! - [`placement`]: which CPUs and NUMA nodes of the host threads and memory are on
+//! - [`sandbox`]: what a VM's threads may still do once the guest runs
+//! - [`threads`]: who starts a VM's threads
 //! - [`kvm`]: the only place that calls KVM ioctls
 //! - [`boot`]: kernel images and their entry, initrd, command line
 //! - [`arch`]: what differs between processors: layout, registers, tables
@@ -39,6 +41,8 @@ pub mod machine;
 pub mod memory;
 pub mod metrics;
 pub mod placement;
+pub mod sandbox;
+pub mod threads;
 pub mod vcpu;
 
 pub use config::VmConfig;

@@ -62,6 +62,7 @@ fn wake(
     let vcpu = cpus.vcpus.remove(0);
     let statistics = vcpu.statistics().unwrap();
     let surroundings = Surroundings {
+        vm: None,
         mmio: Arc::new(Bus::new()),
         ports: Arc::new(Bus::new()),
         memory,

@@ -10,6 +10,7 @@ mod mem;
 mod notify_fd;
 mod run;
 mod run_help;
+mod sandbox;
 mod signals;
 mod status;
 mod terminal;

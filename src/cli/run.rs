@@ -1,17 +1,19 @@
 //! `mote run`: a VM from arguments or a file, run until its guest ends it.
 
+use std::fs::File;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use clap::Args;
 use log::LevelFilter;
-use motevm::check::{Root, has_hardware};
+use motevm::arch::cpu::virtualizes;
 use motevm::config::{Console, Endpoint};
 use motevm::machine::{Phase, Report, Timeline, Until};
 use motevm::{BuildOptions, Exit, Host, build};
 
 use super::run_help::TOLD;
+use super::sandbox::{Sandbox, SandboxArgs};
 use super::signals::{ResizeOnSignal, StopOnSignals};
 use super::terminal::RawTerminal;
 use super::vm_args::VmArgs;
@@ -46,6 +48,8 @@ pub struct RunArgs {
     /// signalled: `running` or `init`, and the microseconds since exec
     #[arg(long, value_name = "N", help_heading = TOLD, value_parser = clap::value_parser!(i32).range(0..))]
     notify_fd: Option<i32>,
+    #[command(flatten)]
+    sandbox: SandboxArgs,
     /// What mote says of itself on standard error: off, error, warn, info, debug or trace
     #[arg(long, value_name = "LEVEL", default_value = "warn", help_heading = TOLD)]
     log: LevelFilter,
@@ -83,6 +87,9 @@ pub fn run(args: RunArgs, exec: Instant) -> Result<Status, CliError> {
     if config.memory.mlock {
         limits::lock_process()?;
     }
+    let sandbox = Sandbox::enter(args.sandbox, &config, args.notify_fd)?;
+    // Once the guest runs, no file can be opened.
+    let written = args.timings.as_ref().map(Timings::open).transpose()?;
     let mut timeline = Timeline::starting_at(exec);
     let host = Host::open().map_err(|e| CliError::new(Status::Host, e))?;
     timeline.mark(Phase::KvmOpen);
@@ -94,6 +101,7 @@ pub fn run(args: RunArgs, exec: Instant) -> Result<Status, CliError> {
             tell_memory: args.timings.is_some(),
             notify: args.notify_fd.map(notify_fd::take).transpose()?,
             until,
+            confine: sandbox.confine(),
             dump_fdt: args.dump_fdt,
             ..BuildOptions::default()
         },
@@ -116,6 +124,7 @@ pub fn run(args: RunArgs, exec: Instant) -> Result<Status, CliError> {
         }
         _ => None,
     };
+    sandbox.forget_environment();
     let exit = vm.run().map_err(|e| CliError::new(Status::Host, e));
     drop(terminal);
     drop(resize_on_signal);
@@ -126,8 +135,8 @@ pub fn run(args: RunArgs, exec: Instant) -> Result<Status, CliError> {
     if let Some(hint) = host_hint(&exit).or_else(|| vm.hint()) {
         say(format_args!("hint: {hint}"));
     }
-    if let Some(timings) = &args.timings {
-        write_report(timings, &vm.report())?;
+    if let Some(written) = written {
+        written.write(&vm.report())?;
     }
     Ok(Status::of(&exit, signals::received()))
 }
@@ -146,24 +155,48 @@ fn tell(exit: &Exit) {
 /// Advice where a crash is the host's doing.
 fn host_hint(exit: &Exit) -> Option<String> {
     let crashed = matches!(exit, Exit::Crash(_));
-    (crashed && !has_hardware(&Root::default())).then(|| {
+    (crashed && !virtualizes()).then(|| {
         "this host's KVM has no hardware behind it and can't run Linux (`mote check`); \
          resources/on-kvm.sh in mote's source tree runs a command in an emulated machine that can."
             .to_owned()
     })
 }
 
-fn write_report(timings: &Timings, report: &Report) -> Result<(), CliError> {
-    match timings {
-        Timings::Text => say(format_args!("boot time\n{}", report.to_string().trim_end())),
-        Timings::Json(path) => {
-            let text = serde_json::to_string_pretty(report);
-            let text = text.map_err(|e| CliError::new(Status::Internal, e))? + "\n";
-            std::fs::write(path, text)
-                .map_err(|e| CliError::usage(format!("--timings json={}: {e}", path.display())))?;
+/// Where the report is written, once it can be.
+enum Written {
+    Text,
+    Json(PathBuf, File),
+}
+
+impl Timings {
+    fn open(&self) -> Result<Written, CliError> {
+        match self {
+            Timings::Text => Ok(Written::Text),
+            Timings::Json(path) => match File::create(path) {
+                Ok(file) => Ok(Written::Json(path.clone(), file)),
+                Err(e) => Err(not_written(path, &e)),
+            },
         }
     }
-    Ok(())
+}
+
+impl Written {
+    fn write(self, report: &Report) -> Result<(), CliError> {
+        match self {
+            Written::Text => say(format_args!("boot time\n{}", report.to_string().trim_end())),
+            Written::Json(path, mut file) => {
+                let text = serde_json::to_string_pretty(report);
+                let text = text.map_err(|e| CliError::new(Status::Internal, e))? + "\n";
+                let written = file.write_all(text.as_bytes());
+                written.map_err(|e| not_written(&path, &e))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn not_written(path: &Path, error: &std::io::Error) -> CliError {
+    CliError::usage(format!("--timings json={}: {error}", path.display()))
 }
 
 fn parse_timings(text: &str) -> Result<Timings, String> {

@@ -7,6 +7,8 @@ pub const OTHERS: &str = "Other devices";
 pub const TOLD: &str = "What mote tells";
 pub const PLACEMENT: &str = "Place on the host (docs/placement.md)";
 
+pub const ISOLATION: &str = "Isolation (docs/sandbox.md)";
+
 pub const MEMORY: &str = "\
 Guest memory, for example 512M [default: 128M]. Keys, separated by commas:
   SIZE or size=SIZE             how much

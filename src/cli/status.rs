@@ -17,6 +17,7 @@ Exit status:
   4    the guest's kernel panicked
   5    the guest crashed (triple fault, or an instruction that KVM can't run)
   7    the process that serves a device went away (on-disconnect=exit)
+  9    a thread of mote made a system call that its filter forbids
   129, 130, 131, 143
        ended by SIGHUP, by SIGINT or Ctrl-A x, by SIGQUIT, by SIGTERM";
 
@@ -41,6 +42,8 @@ pub enum Status {
     Disconnected,
     /// A figure is worse than was allowed (`mote bench` only).
     Gate,
+    /// A thread made a system call that its filter forbids.
+    Violation,
     /// A signal ended it, or the user did as if by one.
     Signal(i32),
 }
@@ -64,6 +67,7 @@ impl Status {
             Status::Emulated => 6,
             Status::Disconnected => 7,
             Status::Gate => 8,
+            Status::Violation => 9,
             Status::Signal(number) => 128u8.saturating_add(u8::try_from(number).unwrap_or(127)),
         }
     }

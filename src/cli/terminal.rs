@@ -11,6 +11,8 @@ use super::signals;
 static MODES: OnceLock<Modes> = OnceLock::new();
 
 struct Modes {
+    /// The process group, which a handler may not ask for.
+    job: libc::pid_t,
     original: libc::termios,
     raw: libc::termios,
 }
@@ -24,7 +26,9 @@ impl RawTerminal {
     /// Puts the terminal on standard input into raw mode; `None` where there is none, or where
     /// it belongs to another job now.
     pub fn enter() -> io::Result<Option<Self>> {
-        if !io::stdin().is_terminal() || !in_foreground() {
+        // SAFETY: takes nothing.
+        let job = unsafe { libc::getpgrp() };
+        if !io::stdin().is_terminal() || !is_foreground(job) {
             return Ok(None);
         }
         // SAFETY: an all-zero termios is a valid value, filled in by the call.
@@ -34,6 +38,7 @@ impl RawTerminal {
             return Err(io::Error::last_os_error());
         }
         let modes = MODES.get_or_init(|| Modes {
+            job,
             original,
             raw: raw(original),
         });
@@ -61,7 +66,7 @@ impl RawTerminal {
             resume as *const () as usize,
             libc::SA_RESTART,
         )?;
-        set(&modes.raw);
+        set(job, &modes.raw);
         Ok(Some(RawTerminal(())))
     }
 }
@@ -83,15 +88,15 @@ fn raw(original: libc::termios) -> libc::termios {
 }
 
 /// Whether the terminal is this job's at the moment, not the shell's or another job's.
-fn in_foreground() -> bool {
-    // SAFETY: async-signal-safe calls without pointers.
-    unsafe { libc::tcgetpgrp(STDIN) == libc::getpgrp() }
+fn is_foreground(job: libc::pid_t) -> bool {
+    // SAFETY: an async-signal-safe call without pointers.
+    unsafe { libc::tcgetpgrp(STDIN) == job }
 }
 
 /// Not in the background: there the kernel would stop the process for it (SIGTTOU), and the
 /// terminal is as whoever has it wants it.
-fn set(mode: &libc::termios) {
-    if in_foreground() {
+fn set(job: libc::pid_t, mode: &libc::termios) {
+    if is_foreground(job) {
         // SAFETY: a valid termios; tcsetattr is async-signal-safe.
         unsafe { libc::tcsetattr(STDIN, libc::TCSANOW, mode) };
     }
@@ -100,7 +105,7 @@ fn set(mode: &libc::termios) {
 /// Async-signal-safe.
 pub fn restore() {
     if let Some(modes) = MODES.get() {
-        set(&modes.original);
+        set(modes.job, &modes.original);
     }
 }
 
@@ -120,6 +125,6 @@ extern "C" fn pause(_: i32) {
 
 extern "C" fn resume(_: i32) {
     if let Some(modes) = MODES.get() {
-        set(&modes.raw);
+        set(modes.job, &modes.raw);
     }
 }

@@ -8,6 +8,7 @@ use vm_memory::{GuestAddress, GuestMemoryBackend};
 
 use super::attach::{attach_boot_timer, attach_serial, event, marker};
 use super::command_line::command_line;
+use super::confined;
 use super::dax::DaxDrives;
 use super::devices::{Placed, place_devices};
 use super::ending::Endings;
@@ -20,7 +21,7 @@ use super::notify::Notify;
 use super::placement;
 use super::timings::{BootClock, Phase, Timeline};
 use super::until::Until;
-use super::usage::cpu_time;
+use super::usage::{Smaps, cpu_time};
 use super::virtio::{Registers, VirtioPlacer};
 use super::vm::Vm;
 use crate::arch::features::Feature;
@@ -39,6 +40,7 @@ use crate::memory::{Backing, GuestRam, MemoryError};
 use crate::metrics::Registry;
 use crate::metrics::export::Exporter;
 use crate::placement::Plan;
+use crate::sandbox::Confine;
 use crate::vcpu::{ExitCounters, Surroundings};
 
 /// What the embedding program decides, apart from the VM itself.
@@ -79,6 +81,8 @@ pub struct BuildOptions {
     /// Have KVM's statistics in [`Vm::metrics`] also where the configuration sends metrics nowhere:
     /// a few system calls for each vCPU.
     pub kvm_statistics: bool,
+    /// Whose threads are confined, once the guest runs.
+    pub confine: Confine,
     /// The file that gets the guest's device tree, which AArch64 guests have.
     pub dump_fdt: Option<PathBuf>,
 }
@@ -93,6 +97,7 @@ impl Default for BuildOptions {
             notify: None,
             until: Until::default(),
             kvm_statistics: false,
+            confine: Confine::default(),
             dump_fdt: None,
         }
     }
@@ -111,6 +116,7 @@ pub fn build(host: &Host, config: &VmConfig, options: BuildOptions) -> Result<Vm
         notify,
         until,
         kvm_statistics,
+        confine,
         dump_fdt,
     } = options;
     config.validate()?;
@@ -289,6 +295,7 @@ pub fn build(host: &Host, config: &VmConfig, options: BuildOptions) -> Result<Vm
         ports,
         memory: for_devices,
         read_only_memory: dax.read_only_memory(),
+        vm: None,
         prepare,
         on_start: Arc::new(move || {
             // The first vCPU's is kept.
@@ -300,7 +307,9 @@ pub fn build(host: &Host, config: &VmConfig, options: BuildOptions) -> Result<Vm
         }),
         on_stop: Arc::new(move |stop| stop_endings.vcpu(stop)),
     };
+    let smaps = Arc::new(Smaps::open());
     metrics.add(Arc::new(VmSource {
+        smaps: smaps.clone(),
         clock: clock.clone(),
         timeline: timeline.clone(),
         memory: config.memory.size,
@@ -314,10 +323,14 @@ pub fn build(host: &Host, config: &VmConfig, options: BuildOptions) -> Result<Vm
             Err(e) => log::warn!("there are no metrics of KVM's own: {e}"),
         }
     }
+    let confinement = confined::confinement(confine, config, tell_memory)?;
+    timeline.mark(Phase::Sandbox);
     let bytes_loaded = kernel.bytes_loaded + initrd.map_or(0, |initrd| initrd.size);
     Ok(Vm {
         vcpus,
         plan,
+        confine,
+        confinement,
         surroundings,
         transports,
         console,
@@ -327,6 +340,7 @@ pub fn build(host: &Host, config: &VmConfig, options: BuildOptions) -> Result<Vm
         init_event,
         usage_at_init: None,
         tell_memory,
+        smaps,
         footprint_at_init: None,
         notify,
         timeline,

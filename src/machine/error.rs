@@ -21,6 +21,7 @@ use crate::kvm::KvmError;
 use crate::memory::MemoryError;
 use crate::metrics::export::ExportError;
 use crate::placement::PlacementError;
+use crate::sandbox::SandboxError;
 
 /// Why a VM could not be built.
 #[derive(Debug, thiserror::Error)]
@@ -88,6 +89,9 @@ pub enum BuildError {
     /// Boot structures could not be written to guest memory.
     #[error("writing boot structures: {0}")]
     GuestMemory(#[from] vm_memory::GuestMemoryError),
+    /// The VM can't be confined.
+    #[error(transparent)]
+    Sandbox(#[from] SandboxError),
     /// Two devices at one place: a defect of the layout.
     #[error(transparent)]
     Bus(#[from] BusError),
@@ -138,6 +142,7 @@ impl BuildError {
             BuildError::Memory(_)
             | BuildError::Idle(_)
             | BuildError::Kvm(_)
+            | BuildError::Sandbox(_)
             | BuildError::Event(_) => Fault::Host,
             BuildError::Tables(_) | BuildError::GuestMemory(_) | BuildError::Bus(_) => Fault::Mote,
         }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::timings::{BootClock, Phase, Timeline};
-use super::usage::{Usage, cpu_time};
+use super::usage::{Smaps, Usage, cpu_time};
 use crate::config::Size;
 use crate::metrics::{Samples, Source};
 
@@ -17,6 +17,7 @@ pub(super) struct VmSource {
     pub cpus: u8,
     /// The host addresses of the guest's RAM.
     pub ranges: Vec<Range<u64>>,
+    pub smaps: Arc<Smaps>,
 }
 
 impl Source for VmSource {
@@ -111,7 +112,7 @@ impl VmSource {
     fn usage(&self, samples: &mut Samples) {
         let help = "Guest memory, as configured.";
         samples.gauge("mote_memory_bytes", help, &[], self.memory.bytes() as f64);
-        let usage = Usage::now(&self.ranges);
+        let usage = Usage::now(&self.smaps, &self.ranges);
         for (of, kib) in [("guest", usage.guest_kib), ("monitor", usage.resident_kib)] {
             samples.gauge(
                 "mote_memory_resident_bytes",

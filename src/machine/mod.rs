@@ -8,6 +8,7 @@
 mod attach;
 mod builder;
 mod command_line;
+mod confined;
 mod console;
 mod dax;
 mod devices;

@@ -23,8 +23,7 @@ pub fn seats(plan: &Plan, moved: Option<&Moved>) -> Result<(Gate, Vec<Seat>), Pl
         Some(moved) => moved.back().clone(),
         None => current()?,
     };
-    let elsewhere = plan.io.as_ref().unwrap_or(&own);
-    Ok(Gate::new(&plan.vcpus, &own, elsewhere))
+    Ok(Gate::new(&plan.vcpus, &own))
 }
 
 /// Binds guest RAM to the host's nodes that it is to be on. Before it is touched, so that nothing has

@@ -30,6 +30,8 @@ pub struct Report {
     pub devices_us: u64,
     /// Waiting for guest memory after that, with `prefault=on`.
     pub prefault_us: u64,
+    /// Making up what the VM's threads may do.
+    pub sandbox_us: u64,
     /// From exec to the first KVM_RUN: all of the monitor's part, and starting the threads.
     pub exec_to_first_run_us: Option<u64>,
     /// CPU time of all threads from exec to the first KVM_RUN.
@@ -83,6 +85,7 @@ impl Report {
             vcpus_us: timeline.duration(Phase::Vcpus),
             devices_us: timeline.duration(Phase::Devices),
             prefault_us: timeline.duration(Phase::Prefault),
+            sandbox_us: timeline.duration(Phase::Sandbox),
             exec_to_first_run_us: first_run.map(|at| micros(timeline.start, at)),
             exec_to_first_run_cpu_us: cpu.map(|us| u64::try_from(us).unwrap_or(u64::MAX)),
             first_run_to_init_us: first_run.zip(init).map(|(run, (at, _))| micros(run, *at)),
@@ -119,6 +122,7 @@ impl fmt::Display for Report {
         if self.prefault_us > 0 {
             line("prefault", Some(self.prefault_us), "(what was left of it)")?;
         }
+        line("sandbox", Some(self.sandbox_us), "")?;
         line("exec to first KVM_RUN", self.exec_to_first_run_us, "= mote")?;
         let unsignalled = "the guest's init did not write to the boot timer (docs/boot.md)";
         let guest = if self.first_run_to_init_us.is_some() {

@@ -27,6 +27,8 @@ pub enum Phase {
     Devices,
     /// All of guest memory is there, where that was asked for.
     Prefault,
+    /// What the VM's threads may do is made up; each takes it on as it starts.
+    Sandbox,
 }
 
 /// When each phase ended.
@@ -41,7 +43,7 @@ impl Timeline {
     pub fn starting_at(start: Instant) -> Self {
         Timeline {
             start,
-            ends: Vec::with_capacity(8),
+            ends: Vec::with_capacity(9),
         }
     }
 

@@ -1,7 +1,9 @@
 //! What the process uses: page faults, and memory besides the guest's.
 
 use std::fmt;
+use std::fs::File;
 use std::ops::Range;
+use std::os::unix::fs::FileExt;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -32,9 +34,31 @@ pub(super) fn cpu_time() -> Duration {
     Duration::new(used.tv_sec as u64, used.tv_nsec as u32)
 }
 
+/// /proc/self/smaps, opened before the process may open no more files.
+#[derive(Debug)]
+pub struct Smaps(Option<File>);
+
+impl Smaps {
+    /// Opens it; where the host has no such file, what it says is empty.
+    pub fn open() -> Self {
+        Smaps(File::open("/proc/self/smaps").ok())
+    }
+
+    fn read(&self) -> String {
+        let mut text = Vec::new();
+        let mut part = [0; 4096];
+        while let Some(file) = &self.0
+            && let Ok(count @ 1..) = file.read_at(&mut part, text.len() as u64)
+        {
+            text.extend_from_slice(&part[..count]);
+        }
+        String::from_utf8(text).unwrap_or_default()
+    }
+}
+
 impl Usage {
     /// Reads it from the kernel; `guest` are the host addresses of guest memory.
-    pub fn now(guest: &[Range<u64>]) -> Self {
+    pub fn now(smaps: &Smaps, guest: &[Range<u64>]) -> Self {
         let mut usage = Usage::default();
         // SAFETY: an all-zero rusage is a valid value, filled in by the call.
         let mut rusage: libc::rusage = unsafe { std::mem::zeroed() };
@@ -43,8 +67,7 @@ impl Usage {
             usage.minor_faults = rusage.ru_minflt as u64;
             usage.major_faults = rusage.ru_majflt as u64;
         }
-        let smaps = std::fs::read_to_string("/proc/self/smaps").unwrap_or_default();
-        usage.add_mappings(&smaps, guest);
+        usage.add_mappings(&smaps.read(), guest);
         usage
     }
 
@@ -110,7 +133,7 @@ mod tests {
 
     #[test]
     fn this_process_uses_something() {
-        let usage = Usage::now(&[]);
+        let usage = Usage::now(&Smaps::open(), &[]);
         assert!(usage.minor_faults > 0 && usage.resident_kib > 0 && usage.guest_kib == 0);
     }
 }

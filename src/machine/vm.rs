@@ -17,7 +17,7 @@ use super::notify::Notify;
 use super::placement;
 use super::report::Report;
 use super::timings::{BootClock, Counts, Timeline};
-use super::usage::Usage;
+use super::usage::{Smaps, Usage};
 use crate::arch::reboot;
 use crate::devices::console::Request;
 use crate::devices::virtio::MmioTransport;
@@ -31,13 +31,15 @@ use crate::memory::places::Told;
 use crate::metrics::Registry;
 use crate::metrics::export::{ExportError, Exporter};
 use crate::placement::{PlacementError, Plan};
+use crate::sandbox::{Confine, Confinement, ThreadKind};
+use crate::threads::Threads;
 use crate::vcpu::{CrashKind, Surroundings, VcpuThread};
 
 /// Why a VM could not be run to its end.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
     /// A thread could not be started.
-    #[error("starting the vCPU threads: {0}; is the limit on processes (ulimit -u) reached?")]
+    #[error("starting the VM's threads: {0}; is the limit on processes (ulimit -u) reached?")]
     Thread(io::Error),
     /// A thread could not be put in its place.
     #[error(transparent)]
@@ -60,6 +62,8 @@ pub enum RunError {
 pub struct Vm {
     pub(super) vcpus: Vec<kvm::Vcpu>,
     pub(super) plan: Option<Plan>,
+    pub(super) confine: Confine,
+    pub(super) confinement: Option<Arc<Confinement>>,
     pub(super) surroundings: Surroundings,
     pub(super) transports: Vec<Arc<Mutex<MmioTransport>>>,
     pub(super) console: Option<ConsoleEnd>,
@@ -69,6 +73,7 @@ pub struct Vm {
     pub(super) init_event: Arc<EventFd>,
     pub(super) usage_at_init: Option<Usage>,
     pub(super) tell_memory: bool,
+    pub(super) smaps: Arc<Smaps>,
     pub(super) footprint_at_init: Option<Footprint>,
     pub(super) notify: Option<Notify>,
     pub(super) timeline: Timeline,
@@ -150,6 +155,8 @@ impl Vm {
         let seats = |plan| placement::seats(plan, moved.as_ref());
         let (gate, seats) = self.plan.as_ref().map(seats).transpose()?.unzip();
         let mut seats = seats.into_iter().flatten();
+        let helpers = Threads::start(self.confinement.clone()).map_err(RunError::Thread)?;
+        self.surroundings.vm = Some(helpers.member().clone());
         let mut threads = Vec::with_capacity(self.vcpus.len());
         let mut result = Ok(());
         let mut exporting = None;
@@ -171,10 +178,13 @@ impl Vm {
             }
         }
         if let Some(exporter) = self.exporter.take() {
-            let started = exporter.start(self.metrics.clone());
+            let started = exporter.start(self.metrics.clone(), helpers.member());
             exporting = started.map_err(|e| result = Err(RunError::Metrics(e))).ok();
         }
         if result.is_ok() {
+            if let (Confine::Process, Some(confinement)) = (self.confine, &self.confinement) {
+                confinement.confine(ThreadKind::Main);
+            }
             result = self.serve();
         }
         threads.iter().for_each(VcpuThread::request_stop);
@@ -193,6 +203,7 @@ impl Vm {
         }
         // A last time, with all that was counted.
         drop(exporting);
+        drop(helpers);
         let exit = self.endings.exit(reboot::announced(self.ram.memory()));
         self.ended = Some(exit.clone());
         result.map(|()| exit)
@@ -269,7 +280,7 @@ impl Vm {
     fn usage(&self) -> Usage {
         let mut guest = self.ram.host_ranges();
         guest.extend(self.dax.host_ranges());
-        Usage::now(&guest)
+        Usage::now(&self.smaps, &guest)
     }
 
     /// The event loop: console input and the boot timer, until something ends the VM.

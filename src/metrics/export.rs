@@ -19,15 +19,14 @@ use vmm_sys_util::timerfd::TimerFd;
 use super::Registry;
 use super::client::Client;
 use crate::config;
+use crate::sandbox::ThreadKind;
+use crate::threads::Member;
 
 /// The most peers that are served at once; further ones wait to be accepted.
 const MAX_CLIENTS: usize = 16;
 
 /// How long peers wait where the host has no descriptor for one.
 const PAUSE: Duration = Duration::from_millis(500);
-
-/// It needs little stack.
-const STACK: usize = 256 * 1024;
 
 /// Why metrics can't be shown.
 #[derive(Debug, thiserror::Error)]
@@ -117,7 +116,7 @@ impl Exporter {
     /// # Errors
     ///
     /// [`ExportError::Host`]
-    pub fn start(self, registry: Registry) -> Result<Exporting, ExportError> {
+    pub fn start(self, registry: Registry, vm: &Member) -> Result<Exporting, ExportError> {
         let stop = Arc::new(EventFd::new(EFD_CLOEXEC)?);
         let timer = match &self.file {
             Some((_, interval)) => {
@@ -139,12 +138,12 @@ impl Exporter {
             clients: Vec::new(),
             not_before: None,
         };
-        let thread = std::thread::Builder::new().name("mote-metrics".to_owned());
-        let thread = thread.stack_size(STACK).spawn(move || {
+        let serve = move || {
             if let Err(error) = server.run() {
                 log::error!("metrics are not shown any more: {error}");
             }
-        })?;
+        };
+        let thread = vm.spawn(ThreadKind::Metrics, "mote-metrics", serve)?;
         Ok(Exporting {
             registry,
             stop,

@@ -1,6 +1,5 @@
-//! Moving threads: their CPUs, their scheduling policy, and what they start.
+//! Moving threads: their CPUs and their scheduling policy.
 
-use std::cell::RefCell;
 use std::fs;
 use std::io;
 use std::marker::PhantomData;
@@ -86,48 +85,14 @@ impl Drop for Moved {
     }
 }
 
-thread_local! {
-    /// Of a placed vCPU thread: its own CPUs, and those of what it starts.
-    static PLACED: RefCell<Option<(CpuList, CpuList)>> = const { RefCell::new(None) };
-}
-
 /// Makes the calling thread that of a vCPU: on `place`'s CPUs, or else on `own`, with its policy.
-/// What it starts from now on by [`start_elsewhere`] is on `elsewhere`.
 ///
 /// # Errors
 ///
 /// The host refused.
-pub fn become_vcpu(
-    vcpu: u8,
-    place: &VcpuPlace,
-    own: &CpuList,
-    elsewhere: &CpuList,
-) -> Result<(), PlacementError> {
-    let cpus = place.cpus.as_ref().unwrap_or(own);
-    move_to(cpus)?;
-    set_policy(vcpu, place.policy)?;
-    PLACED.with_borrow_mut(|placed| *placed = Some((cpus.clone(), elsewhere.clone())));
-    Ok(())
-}
-
-/// Runs what starts threads or programs for a device. A vCPU thread does that when the guest's driver
-/// is ready; what it starts must not be left on the vCPU's CPUs, where a new thread would first have
-/// to wait for the guest. So it starts them from where they belong. (They don't inherit a real-time
-/// policy: see [`become_vcpu`].)
-pub fn start_elsewhere<T>(start: impl FnOnce() -> T) -> T {
-    let elsewhere = PLACED.with_borrow(|placed| {
-        let (_, elsewhere) = placed.as_ref().filter(|(own, other)| own != other)?;
-        let moved = Moved::to(elsewhere);
-        moved.inspect_err(|error| log::warn!("{error}")).ok()
-    });
-    let result = start();
-    drop(elsewhere);
-    result
-}
-
-/// Where what the calling thread starts is, if it is a vCPU's and has a place.
-pub fn elsewhere() -> Option<CpuList> {
-    PLACED.with_borrow(|placed| placed.as_ref().map(|(_, elsewhere)| elsewhere.clone()))
+pub fn become_vcpu(vcpu: u8, place: &VcpuPlace, own: &CpuList) -> Result<(), PlacementError> {
+    move_to(place.cpus.as_ref().unwrap_or(own))?;
+    set_policy(vcpu, place.policy)
 }
 
 fn set_policy(vcpu: u8, policy: Policy) -> Result<(), PlacementError> {
@@ -233,28 +198,6 @@ mod tests {
     fn cpus_that_are_not_there_are_an_error_that_names_them() {
         let error = move_to(&[8191].into_iter().collect()).unwrap_err();
         assert!(error.to_string().contains("CPUs 8191"), "{error}");
-    }
-
-    #[test]
-    fn what_a_vcpu_thread_starts_is_elsewhere() {
-        let test = || {
-            let all = current().unwrap();
-            // Nothing is done for a thread that has no place.
-            assert_eq!(elsewhere(), None);
-            start_elsewhere(|| assert_eq!(current().unwrap(), all));
-            let last: CpuList = all.iter().last().into_iter().collect();
-            let place = VcpuPlace {
-                cpus: Some(last.clone()),
-                policy: Policy::Other,
-            };
-            become_vcpu(0, &place, &all, &all).unwrap();
-            assert_eq!(current().unwrap(), last);
-            assert_eq!(elsewhere().as_ref(), Some(&all));
-            let child = start_elsewhere(|| thread::spawn(|| current().unwrap()));
-            assert_eq!(child.join().unwrap(), all);
-            assert_eq!(current().unwrap(), last, "and it is back");
-        };
-        thread::spawn(test).join().unwrap();
     }
 
     #[test]

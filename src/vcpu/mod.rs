@@ -20,6 +20,8 @@ use crate::arch::{Announced, reboot, stores};
 use crate::bus::Bus;
 use crate::kvm::{KvmError, Vcpu};
 use crate::memory::places;
+use crate::sandbox::ThreadKind;
+use crate::threads::Member;
 
 pub use counters::{ExitCounters, ExitCounts};
 pub use crash::{CrashKind, CrashReport};
@@ -55,6 +57,8 @@ pub struct Surroundings {
     /// What memory the guest may only read, apart from devices' registers: guest addresses. A write
     /// to it by an instruction that KVM can't emulate is passed over, or the guest's to handle: see `run`.
     pub read_only_memory: Vec<Range<u64>>,
+    /// What the vCPUs' threads are members of, and confined as.
+    pub vm: Option<Member>,
     /// Gives a vCPU what it still lacks, on its own thread and so beside the others.
     pub prepare: Prepare,
     /// Called on the vCPU's thread just before it first runs the guest.
@@ -124,6 +128,9 @@ impl VcpuThread {
                 // After that: KVM takes no other CPUID once a vCPU has been in KVM_RUN.
                 if seat.is_some_and(|seat| !seat.take(&mut vcpu)) {
                     return;
+                }
+                if let Some(vm) = &surroundings.vm {
+                    vm.join(ThreadKind::Vcpu);
                 }
                 (surroundings.on_start)();
                 run(&mut vcpu, &surroundings, &counters, &thread_stop);

@@ -11,7 +11,6 @@ use crate::placement::{PlacementError, VcpuPlace, thread};
 pub struct Seat {
     place: VcpuPlace,
     own: CpuList,
-    elsewhere: CpuList,
     taken: Sender<Result<(), PlacementError>>,
     go: Receiver<()>,
 }
@@ -23,9 +22,8 @@ pub struct Gate {
 }
 
 impl Gate {
-    /// A seat for each of `places`. A vCPU that has no CPUs of its own is on `own`; what vCPU threads
-    /// start is on `elsewhere`.
-    pub fn new(places: &[VcpuPlace], own: &CpuList, elsewhere: &CpuList) -> (Self, Vec<Seat>) {
+    /// A seat for each of `places`. A vCPU that has no CPUs of its own is on `own`.
+    pub fn new(places: &[VcpuPlace], own: &CpuList) -> (Self, Vec<Seat>) {
         let (taken, results) = channel();
         let (mut seats, mut gates) = (Vec::new(), Vec::new());
         for place in places {
@@ -34,7 +32,6 @@ impl Gate {
             seats.push(Seat {
                 place: place.clone(),
                 own: own.clone(),
-                elsewhere: elsewhere.clone(),
                 taken: taken.clone(),
                 go,
             });
@@ -71,7 +68,7 @@ impl Seat {
         // recovers huge pages. It is to be where other threads are, not where this one will be.
         vcpu.enter_and_leave();
         let id = vcpu.id();
-        let result = thread::become_vcpu(id, &self.place, &self.own, &self.elsewhere);
+        let result = thread::become_vcpu(id, &self.place, &self.own);
         let _ = self.taken.send(result);
         drop(self.taken);
         self.go.recv().is_ok()

@@ -1,6 +1,9 @@
 //! How the command ends where something outside stands in its way: outputs that can't be written,
 //! signals, a host that hangs, limits.
 
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+
 use super::*;
 
 /// A file to which nothing can be written.
@@ -98,11 +101,18 @@ fn a_host_that_hangs_does_not_keep_mote_from_ending() {
         return;
     }
     let (folder, kernel) = guest(Code::new().print("ready").reset());
-    // Writing the report waits for somebody to read this.
+    // Writing the report waits for somebody to read this: it is full.
     let fifo = folder.path().join("fifo");
     let path = std::ffi::CString::new(fifo.to_str().unwrap()).unwrap();
     // SAFETY: the path has a terminator.
     assert_eq!(unsafe { libc::mkfifo(path.as_ptr(), 0o600) }, 0);
+    let mut options = fs::File::options();
+    let options = options
+        .read(true)
+        .write(true)
+        .custom_flags(libc::O_NONBLOCK);
+    let mut pipe = options.open(&fifo).unwrap();
+    while pipe.write(&[0; 4096]).is_ok() {}
     let report = format!("json={}", fifo.display());
     let mut mote = running(mote(&["run", "--kernel", &kernel, "--timings", &report]));
     // It hears signals as long as there is a VM to end.

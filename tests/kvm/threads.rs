@@ -51,6 +51,7 @@ fn vcpu_thread_with(
     let (send, stops) = mpsc::channel();
     let send = Mutex::new(send);
     let surroundings = Surroundings {
+        vm: None,
         mmio: defect(),
         ports: defect(),
         memory: ram.memory().clone(),

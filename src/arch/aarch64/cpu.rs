@@ -79,3 +79,8 @@ pub fn publish(word: &AtomicU32) {
         std::arch::asm!("dc cvac, {0}", "dsb sy", in(reg) word.as_ptr(), options(nostack, preserves_flags));
     }
 }
+
+/// Whether the host's processor virtualizes in hardware: KVM is not there without.
+pub fn virtualizes() -> bool {
+    true
+}

@@ -16,6 +16,7 @@ pub mod mask;
 pub mod reboot;
 pub mod responder;
 pub mod stores;
+pub mod syscalls;
 pub mod tables;
 pub mod vcpus;
 

@@ -150,6 +150,15 @@ fn write_identity_map(memory: &GuestMemoryMmap<()>) -> Result<(), vm_memory::Gue
     Ok(())
 }
 
+/// Whether the host's processor virtualizes in hardware, without which no Linux runs in a VM. Asks the
+/// processor itself: a confined process can't ask the kernel, which may know that the firmware forbids it.
+pub fn virtualizes() -> bool {
+    /// VMX (SDM vol. 2, CPUID leaf 1 ECX), SVM (APM vol. 3, leaf 0x8000_0001 ECX).
+    const BITS: [(u32, u32); 2] = [(1, 1 << 5), (0x8000_0001, 1 << 2)];
+    BITS.iter()
+        .any(|(leaf, bit)| std::arch::x86_64::__cpuid(*leaf).ecx & bit != 0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -17,6 +17,7 @@ mod numa;
 pub mod reboot;
 pub mod responder;
 pub mod stores;
+pub mod syscalls;
 pub mod tables;
 pub mod vcpus;
 

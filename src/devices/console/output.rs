@@ -5,14 +5,15 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::AsRawFd;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use vmm_sys_util::eventfd::EventFd;
 
 use super::Marker;
 use crate::metrics::{Samples, Source};
-use crate::placement::thread::start_elsewhere;
+use crate::sandbox::ThreadKind;
+use crate::threads;
 
 /// How much output waits at most.
 const CAPACITY: usize = 64 << 10;
@@ -103,13 +104,12 @@ impl Output {
     fn start_thread(&mut self) -> io::Result<()> {
         if let Some(file) = self.file.take() {
             let shared = self.shared.clone();
-            let thread = thread::Builder::new().name("mote-console".into());
             let work = move || {
                 write_out(&shared, file);
                 shared.lock().done = true;
                 shared.emptied.notify_all();
             };
-            let thread = start_elsewhere(|| thread.spawn(work))?;
+            let thread = threads::spawn(ThreadKind::Console, "mote-console", work)?;
             self.shared.lock().thread = Some(thread);
         }
         Ok(())
@@ -292,6 +292,7 @@ mod tests {
     use super::*;
     use std::io::Read;
     use std::os::fd::{FromRawFd, OwnedFd};
+    use std::thread;
     use std::time::Instant;
 
     /// For a reader that reads, but may be kept from it by a busy host.

@@ -7,6 +7,7 @@
 use std::net::Shutdown;
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -14,6 +15,8 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EventFd};
 
 use super::VhostUserError;
 use super::wait;
+use crate::sandbox::ThreadKind;
+use crate::threads;
 
 /// Does `work`, which talks over `socket`, in at most `time`. After that, or as soon as `stop` is
 /// readable, the socket is shut down, which ends whatever `work` waits for there.
@@ -27,26 +30,29 @@ pub fn limited<T>(
     time: Duration,
     work: impl FnOnce() -> Result<T, VhostUserError>,
 ) -> Result<T, VhostUserError> {
-    let done = EventFd::new(EFD_CLOEXEC).map_err(VhostUserError::Host)?;
-    let late = AtomicBool::new(false);
-    let result = std::thread::scope(|scope| {
-        let watch = || {
-            let stop = stop.map_or(-1, |stop| stop.as_raw_fd());
+    let done = Arc::new(EventFd::new(EFD_CLOEXEC).map_err(VhostUserError::Host)?);
+    let late = Arc::new(AtomicBool::new(false));
+    let watch = {
+        let (done, late) = (done.clone(), late.clone());
+        let socket = socket.try_clone().map_err(VhostUserError::Host)?;
+        let stop = stop.map(EventFd::try_clone).transpose();
+        let stop = stop.map_err(VhostUserError::Host)?;
+        move || {
+            let stop = stop.as_ref().map_or(-1, EventFd::as_raw_fd);
             let ready = wait::readable([done.as_raw_fd(), stop], Some(time));
             if !ready.is_ok_and(|[done, _]| done) {
                 late.store(true, Ordering::SeqCst);
                 let _ = socket.shutdown(Shutdown::Both); // gone already, if not
             }
-        };
-        std::thread::Builder::new()
-            .name("mote-time-limit".to_owned())
-            .stack_size(64 * 1024)
-            .spawn_scoped(scope, watch)
-            .map_err(VhostUserError::Host)?;
-        let result = work();
-        let _ = done.write(1); // of a counter that nobody else writes
-        result
-    });
+        }
+    };
+    let watch = threads::spawn(ThreadKind::VhostUser, "mote-time-limit", watch);
+    let watch = watch.map_err(VhostUserError::Host)?;
+    let result = work();
+    let _ = done.write(1); // of a counter that nobody else writes
+    if watch.join().is_err() {
+        log::error!("a time limit's thread has panicked");
+    }
     match late.load(Ordering::SeqCst) && result.is_err() {
         true => Err(VhostUserError::Stalled(time)),
         false => result,

@@ -55,6 +55,8 @@ use self::thread::{Shared, Worker};
 use super::vhost::VhostError;
 use super::virtio::{ActivateError, Activation, VirtioDevice, read_config_bytes};
 use crate::metrics::Source;
+use crate::sandbox::ThreadKind;
+use crate::threads;
 
 /// A size that every back-end seen so far takes.
 const QUEUE_SIZE: u16 = 256;
@@ -355,11 +357,9 @@ impl<K: Kind> VirtioDevice for VhostUserDevice<K> {
         };
         let link = self.link.clone();
         let name = format!("mote-{}", self.name);
-        let handle = std::thread::Builder::new()
-            .name(name.clone())
-            .stack_size(128 * 1024)
-            .spawn(move || worker.run(&mut link.lock().unwrap_or_else(PoisonError::into_inner)))
-            .map_err(|source| ActivateError::Thread { name, source })?;
+        let serve = move || worker.run(&mut link.lock().unwrap_or_else(PoisonError::into_inner));
+        let handle = threads::spawn(ThreadKind::VhostUser, &name, serve);
+        let handle = handle.map_err(|source| ActivateError::Thread { name, source })?;
         self.thread = Some((handle, stop));
         Ok(())
     }

@@ -86,7 +86,8 @@ pub trait VirtioDevice: Send {
 
     /// The driver has finished set-up (DRIVER_OK): start serving the queues.
     ///
-    /// Runs on a vCPU thread, so whatever takes long belongs to a thread started here.
+    /// A vCPU waits for it, so whatever takes long belongs to a thread started here, by
+    /// [`crate::threads::spawn`].
     ///
     /// # Errors
     ///

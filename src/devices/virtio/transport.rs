@@ -17,9 +17,9 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EventFd};
 
 use super::queue::QueueRegisters;
 use super::registers::{CONFIG_SIZE, RegisterPage};
-use super::{Activation, ActiveQueue, Interrupt, VirtioDevice};
+use super::{ActivateError, Activation, ActiveQueue, Interrupt, VirtioDevice};
 use crate::bus::BusDevice;
-use crate::placement::thread::start_elsewhere;
+use crate::threads;
 
 /// "virt", little-endian.
 const MAGIC: u32 = 0x7472_6976;
@@ -316,17 +316,35 @@ impl MmioTransport {
             queues,
             interrupt: self.interrupt.clone(),
         };
-        let result = start_elsewhere(|| self.device.activate(activation));
-        match result {
+        match self.apart(|device| device.activate(activation)).flatten() {
             Ok(()) => self.driver_ok = true,
             Err(error) => self.interrupt.fail(&error),
         }
     }
 
+    /// Sets the device up or tears it down where a thread may: a vCPU's may not.
+    fn apart<T: Send + 'static>(
+        &mut self,
+        work: impl FnOnce(&mut dyn VirtioDevice) -> T + Send + 'static,
+    ) -> Result<T, ActivateError> {
+        let apart = threads::apart().map_err(|source| ActivateError::Thread {
+            name: "mote-setup".to_owned(),
+            source,
+        })?;
+        let mut device = std::mem::replace(&mut self.device, Box::new(Away));
+        let (device, result) = apart.run(move || {
+            let result = work(&mut *device);
+            (device, result)
+        });
+        self.device = device;
+        Ok(result)
+    }
+
     /// Back to the state before the driver came: on return, nothing of the device is running.
     pub fn reset(&mut self) {
         if std::mem::take(&mut self.activated) {
-            self.device.reset();
+            let done = self.apart(|device| device.reset());
+            done.expect("the thread that has set it up");
         }
         self.interrupt.reset();
         for queue in &mut self.queues {
@@ -354,6 +372,29 @@ impl MmioTransport {
         };
         log::log!(level, "{}: the guest's driver {what}", self.device.name());
     }
+}
+
+/// In the device's place while it is elsewhere. Nobody asks it anything: who could waits for the device.
+struct Away;
+
+impl VirtioDevice for Away {
+    fn name(&self) -> &str {
+        "away"
+    }
+    fn device_type(&self) -> u32 {
+        0
+    }
+    fn features(&self) -> u64 {
+        0
+    }
+    fn queue_sizes(&self) -> &[u16] {
+        &[]
+    }
+    fn read_config(&self, _: u64, _: &mut [u8]) {}
+    fn activate(&mut self, _: Activation) -> Result<(), ActivateError> {
+        Ok(())
+    }
+    fn reset(&mut self) {}
 }
 
 impl BusDevice for MmioTransport {

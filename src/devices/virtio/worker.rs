@@ -26,12 +26,11 @@ use vmm_sys_util::eventfd::EventFd;
 use super::buffers::{Buffers, ChainError};
 use super::queue::{pop, push_used, waiting};
 use super::{ActivateError, Activation, ActiveQueue, Interrupt};
+use crate::sandbox::ThreadKind;
+use crate::threads;
 
 /// How long a thread stays that isn't needed any more.
 const LINGER: Duration = Duration::from_secs(1);
-
-/// A worker needs little stack, and what it doesn't have it can't make resident.
-pub(super) const STACK: usize = 128 * 1024;
 
 /// What a device does with a request.
 pub trait RequestHandler: Send + Sync + 'static {
@@ -198,10 +197,7 @@ impl<H: RequestHandler> Pool<H> {
 
     fn spawn(self: &Arc<Self>) -> std::io::Result<JoinHandle<()>> {
         let pool = self.clone();
-        std::thread::Builder::new()
-            .name(self.name.clone())
-            .stack_size(STACK)
-            .spawn(move || pool.run())
+        threads::spawn(ThreadKind::Worker, &self.name, move || pool.run())
     }
 
     fn run(self: Arc<Self>) {

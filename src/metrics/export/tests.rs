@@ -5,6 +5,7 @@ use std::io::{Read, Write};
 use super::super::{Samples, Source};
 use super::*;
 use crate::devices::virtio::testing::leave_socket;
+use crate::threads::Threads;
 
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -28,6 +29,7 @@ fn registry(lines: usize) -> Registry {
 struct Test {
     folder: tempfile::TempDir,
     exporting: Exporting,
+    _threads: Threads,
     text: String,
 }
 
@@ -39,11 +41,13 @@ fn start(lines: usize) -> Test {
         unix: Some(folder.path().join("socket")),
     };
     let registry = registry(lines);
+    let threads = Threads::start(None).unwrap();
     Test {
         exporting: Exporter::open(&config)
             .unwrap()
-            .start(registry.clone())
+            .start(registry.clone(), threads.member())
             .unwrap(),
+        _threads: threads,
         text: registry.render(),
         folder,
     }
@@ -164,6 +168,7 @@ fn the_file_is_always_whole_and_last_written_at_the_end() {
         folder,
         exporting,
         text,
+        ..
     } = test;
     drop(exporting);
     assert_eq!(fs::read_to_string(&file).unwrap(), text);

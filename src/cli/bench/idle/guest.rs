@@ -111,6 +111,7 @@ impl Guest {
         let seen = Arc::new(Seen::default());
         let (starting, stopping, woken) = (seen.clone(), seen.clone(), answer.clone());
         let surroundings = Surroundings {
+            vm: None,
             mmio: Arc::new(Bus::new()),
             ports: Arc::new(Bus::new()),
             memory,

@@ -19,11 +19,10 @@ use super::super::{Activation, ActiveQueue, Interrupt};
 use super::PAGE;
 use super::handle::{GuestStats, Shared};
 use crate::memory::release::release;
+use crate::sandbox::ThreadKind;
+use crate::threads;
 
 pub(super) const THREAD: &str = "mote-balloon";
-
-/// It needs little stack.
-const STACK: usize = 128 * 1024;
 
 /// The most pages that one request can give up; the rest of it is passed over, which only means
 /// that the host doesn't get those back. Linux sends 256 at a time.
@@ -117,8 +116,7 @@ impl Service {
     }
 
     pub fn spawn(mut self) -> io::Result<JoinHandle<()>> {
-        let thread = std::thread::Builder::new().name(THREAD.to_owned());
-        thread.stack_size(STACK).spawn(move || {
+        threads::spawn(ThreadKind::Balloon, THREAD, move || {
             let mut buffers = Buffers::new(&self.memory);
             if let Err(error) = self.run(&mut buffers) {
                 self.interrupt.fail(&error);

@@ -26,12 +26,11 @@ use super::tx::Transmitter;
 use crate::devices::rate_limit::RateLimiter;
 use crate::devices::virtio::Interrupt;
 use crate::devices::virtio::buffers::ChainError;
+use crate::sandbox::ThreadKind;
+use crate::threads;
 
 /// Packets of one direction before the other has its turn.
 const BATCH: usize = 64;
-/// The thread needs little stack.
-const STACK: usize = 128 * 1024;
-
 const STOP: u64 = 0;
 const TAP: u64 = 1;
 const RX: u64 = 2;
@@ -199,15 +198,12 @@ impl Waiting {
 impl Pair {
     /// Starts the thread. When the driver errs, all threads of the device are stopped by `stop`.
     pub fn start(mut self, name: &str, stop: Arc<EventFd>) -> io::Result<JoinHandle<()>> {
-        std::thread::Builder::new()
-            .name(name.to_owned())
-            .stack_size(STACK)
-            .spawn(move || {
-                if let Err(error) = self.serve() {
-                    let _ = stop.write(1); // a full counter stops just as well
-                    self.interrupt.fail(&error);
-                }
-            })
+        threads::spawn(ThreadKind::Net, name, move || {
+            if let Err(error) = self.serve() {
+                let _ = stop.write(1); // a full counter stops just as well
+                self.interrupt.fail(&error);
+            }
+        })
     }
 
     fn serve(&mut self) -> Result<(), PairError> {

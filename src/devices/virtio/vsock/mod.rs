@@ -40,6 +40,8 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EventFd};
 
 use super::{ActivateError, Activation, VirtioDevice, read_config_bytes};
 use crate::metrics::Source;
+use crate::sandbox::ThreadKind;
+use crate::threads;
 use counts::Counts;
 use host::SocketFile;
 pub use kernel::KernelVsock;
@@ -63,8 +65,6 @@ const F_STREAM: u64 = 1 << 0;
 
 /// The thread's name, and its stack.
 const THREAD: &str = "mote-vsock";
-const STACK: usize = 128 * 1024;
-
 /// What a device allows.
 #[derive(Clone, Copy, Debug)]
 struct Limits {
@@ -212,14 +212,12 @@ impl VirtioDevice for VsockDevice {
             stop: stop.clone(),
             transport_reset: self.transport_reset.clone(),
         };
-        let thread = std::thread::Builder::new()
-            .name(THREAD.to_owned())
-            .stack_size(STACK)
-            .spawn(move || Muxer::run(given, activation))
-            .map_err(|source| ActivateError::Thread {
-                name: THREAD.to_owned(),
-                source,
-            })?;
+        let serve = move || Muxer::run(given, activation);
+        let thread = threads::spawn(ThreadKind::Vsock, THREAD, serve);
+        let thread = thread.map_err(|source| ActivateError::Thread {
+            name: THREAD.to_owned(),
+            source,
+        })?;
         self.thread = Some((thread, stop));
         Ok(())
     }

@@ -19,10 +19,11 @@ use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::request::Requests;
-use crate::config::CpuList;
 use crate::devices::virtio::worker::WorkerPool;
 use crate::devices::virtio::{ActivateError, ActiveQueue, Interrupt};
-use crate::placement::thread::elsewhere;
+use crate::placement::thread;
+use crate::sandbox::ThreadKind;
+use crate::threads;
 use queue::RingQueue;
 use uring::Uring;
 
@@ -50,8 +51,6 @@ struct Start {
     memory: GuestMemoryMmap<()>,
     interrupt: Arc<Interrupt>,
     control: Arc<Control>,
-    /// The CPUs of the kernel's threads for the ring, if they are to have some.
-    cpus: Option<CpuList>,
 }
 
 impl RingThread {
@@ -79,16 +78,12 @@ impl RingThread {
             memory,
             interrupt,
             control: control.clone(),
-            cpus: elsewhere(),
         };
-        let handle = std::thread::Builder::new()
-            .name(name.to_owned())
-            .stack_size(crate::devices::virtio::worker::STACK)
-            .spawn(move || start.run())
-            .map_err(|source| ActivateError::Thread {
-                name: name.to_owned(),
-                source,
-            })?;
+        let handle = threads::spawn(ThreadKind::Ring, name, move || start.run());
+        let handle = handle.map_err(|source| ActivateError::Thread {
+            name: name.to_owned(),
+            source,
+        })?;
         Ok(Self {
             control,
             notify,
@@ -142,7 +137,8 @@ impl Control {
 
 impl Start {
     fn run(self) {
-        match Uring::new(self.max_threads, self.cpus.as_ref()) {
+        // The kernel's threads for the ring are to be where this one is.
+        match Uring::new(self.max_threads, thread::current().ok().as_ref()) {
             Ok(uring) => {
                 let (control, interrupt) = (self.control.clone(), self.interrupt.clone());
                 let served = RingQueue::new(uring, self).serve();

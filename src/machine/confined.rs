@@ -1,0 +1,117 @@
+//! What a VM of a configuration is confined to: filters for the threads that it has, and the places where it
+//! makes files ([`crate::sandbox`]).
+
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::config::{Console, Engine, Rng, VmConfig};
+use crate::sandbox::{Confine, Confinement, Kept, Places, SandboxError, ThreadKind};
+
+/// `None` where nothing is to be confined.
+pub fn confinement(
+    confine: Confine,
+    config: &VmConfig,
+    tell_memory: bool,
+) -> Result<Option<Arc<Confinement>>, SandboxError> {
+    if confine == Confine::Nothing {
+        return Ok(None);
+    }
+    let places = places(config, tell_memory);
+    let kept = Kept {
+        lock_memory: config.memory.mlock,
+        any_folder: !places.is_empty(),
+    };
+    Confinement::new(&kinds(config), &places, kept).map(Some)
+}
+
+/// The threads that the VM can have, besides those that each has.
+fn kinds(config: &VmConfig) -> Vec<ThreadKind> {
+    let own_drives = || config.drives().filter(|drive| drive.vhost_user.is_none());
+    let served = config.nets.iter().any(|net| net.is_served_elsewhere())
+        || config.drives().any(|drive| drive.vhost_user.is_some())
+        || !config.fs.is_empty();
+    let console = &config.console;
+    let has = [
+        (
+            ThreadKind::Worker,
+            config.rng == Rng::On
+                || own_drives().next().is_some()
+                || matches!(console, Console::Hvc(_)),
+        ),
+        (
+            ThreadKind::Ring,
+            own_drives().any(|drive| drive.engine == Engine::IoUring),
+        ),
+        (
+            ThreadKind::Net,
+            config.nets.iter().any(|net| !net.is_served_elsewhere()),
+        ),
+        (
+            ThreadKind::Vsock,
+            config.vsock.as_ref().is_some_and(|vsock| !vsock.vhost),
+        ),
+        (ThreadKind::VhostUser, served),
+        (ThreadKind::Balloon, config.balloon.is_some()),
+        (ThreadKind::Console, *console != Console::None),
+        (ThreadKind::Metrics, config.metrics.is_some()),
+    ];
+    let wanted = has.into_iter().filter(|(_, has)| *has);
+    wanted.map(|(kind, _)| kind).collect()
+}
+
+/// Where files are made or removed by name once the guest runs.
+fn places(config: &VmConfig, tell_memory: bool) -> Places {
+    let metrics = config.metrics.as_ref();
+    let servers = (config.drives().filter(|drive| drive.server))
+        .filter_map(|drive| drive.vhost_user.as_deref())
+        .chain(
+            config
+                .fs
+                .iter()
+                .filter(|fs| fs.server)
+                .map(|fs| &*fs.socket),
+        )
+        .chain(
+            (config.nets.iter().filter(|net| net.server))
+                .filter_map(|net| net.vhost_user.as_deref()),
+        );
+    let vsock = config
+        .vsock
+        .iter()
+        .filter_map(|vsock| vsock.socket.as_deref());
+    let metrics_socket = metrics.and_then(|metrics| metrics.unix.as_deref());
+    let sockets = vsock.chain(metrics_socket).chain(servers);
+    let file: Option<&Path> = metrics.and_then(|metrics| metrics.file.as_deref());
+    Places {
+        sockets: sockets.map(Places::folder_of).collect(),
+        files: file.into_iter().map(Places::folder_of).collect(),
+        proc: tell_memory,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(text: &str) -> VmConfig {
+        toml::from_str(text).unwrap()
+    }
+
+    #[test]
+    fn a_vm_is_allowed_what_its_devices_need() {
+        let small = of("console = \"none\"\nrng = \"off\"");
+        assert_eq!(kinds(&small), []);
+        assert_eq!(places(&small, false), Places::default());
+        let large = of("[rootfs]\npath = 'r'\nengine = 'io_uring'\n\
+             [[nets]]\ntap = 't'\n[[fs]]\ntag = 't'\nsocket = '/run/a/fs'\nserver = true\n\
+             [vsock]\ncid = 3\nsocket = 'v'\n[balloon]\n[metrics]\nfile = '/var/m/a'\nunix = '/run/b/m'");
+        assert_eq!(kinds(&large).len(), 8);
+        let places = places(&large, true);
+        assert_eq!(
+            places.sockets,
+            [Path::new("."), Path::new("/run/b"), Path::new("/run/a")]
+        );
+        assert_eq!(places.files, [Path::new("/var/m")]);
+        assert!(places.proc);
+    }
+}

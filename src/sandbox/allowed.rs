@@ -1,0 +1,331 @@
+//! The system calls of each kind of thread, once the guest runs: the only place that says so. What differs between
+//! architectures has one name in [`crate::arch::syscalls`].
+//!
+//! Whoever adds a line says what needs it. tests/sandbox.rs holds the lists to what VMs are seen to use.
+
+use libc::*;
+
+use super::ThreadKind;
+use crate::arch::syscalls::{ALARM, EPOLL_WAIT, POLL, READLINK, RENAME, UNLINK, VCPU_STATE};
+
+/// A system call, and with which arguments: one of the ways in `when`.
+#[derive(Clone, Copy, Debug)]
+pub struct Allowed {
+    /// Its number.
+    pub number: i64,
+    /// The arguments.
+    pub when: &'static [When],
+}
+
+/// A condition on an argument, of which the lower 32 bits are looked at; arguments count from 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum When {
+    /// No condition.
+    Always,
+    /// The argument is this.
+    Is(u8, u64),
+    /// The argument's bits in the first word (the mask) are those of the second.
+    Masked(u8, u64, u64),
+    /// The argument is the number of this process.
+    ThisProcess(u8),
+}
+
+use When::{Always, Is, Masked, ThisProcess};
+
+const fn any(number: i64) -> Allowed {
+    let when = &[Always];
+    Allowed { number, when }
+}
+
+const fn only(number: i64, when: &'static [When]) -> Allowed {
+    Allowed { number, when }
+}
+
+/// An ioctl of KVM's that reads a `T`, by the macro _IOR of uapi/asm-generic/ioctl.h.
+pub const fn kvm_read<T>(number: u64) -> When {
+    Is(
+        1,
+        2 << 30 | (size_of::<T>() as u64) << 16 | KVM << 8 | number,
+    )
+}
+
+/// The same for one that writes a `T`, by the macro _IOW.
+pub const fn kvm_write<T>(number: u64) -> When {
+    Is(
+        1,
+        1 << 30 | (size_of::<T>() as u64) << 16 | KVM << 8 | number,
+    )
+}
+
+/// The same for one that does both, by the macro _IOWR.
+pub const fn kvm_exchange<T>(number: u64) -> When {
+    Is(
+        1,
+        3 << 30 | (size_of::<T>() as u64) << 16 | KVM << 8 | number,
+    )
+}
+
+/// The type of KVM's ioctls (uapi/linux/kvm.h), and of vhost's (uapi/linux/vhost.h).
+const KVM: u64 = 0xae;
+const VHOST: u64 = 0xaf;
+const KVM_RUN: When = Is(1, KVM << 8 | 0x80);
+const KVM_GET_STATS_FD: When = Is(1, KVM << 8 | 0xce);
+const BLKDISCARD: u64 = 0x1277;
+
+/// No memory to be run as code.
+const NO_CODE: &[When] = &[Masked(2, PROT_EXEC as u64, 0)];
+
+/// Every thread: memory of its own, waiting for others, telling them and the user, its end.
+const ALL: &[Allowed] = &[
+    any(SYS_futex),
+    any(SYS_write),
+    any(SYS_brk),
+    only(SYS_mmap, NO_CODE),
+    any(SYS_munmap),
+    any(SYS_mremap),                                   // a long vector that grows
+    only(SYS_madvise, &[Is(2, MADV_DONTNEED as u64)]), // a stack that is left
+    any(SYS_rt_sigreturn),
+    any(SYS_rt_sigprocmask), // abort(3), and the end of a thread
+    only(
+        SYS_rt_sigaction,
+        &[Is(0, SIGSEGV as u64), Is(0, SIGBUS as u64)],
+    ), // how a fault ends the process
+    any(SYS_sigaltstack),    // the end of a thread
+    only(SYS_ioctl, TERMINAL), // given back when the process ends by a fault
+    only(SYS_tgkill, &[ThisProcess(0)]), // abort(3); main stops vCPUs
+    any(SYS_getpid),
+    any(SYS_gettid),
+    any(SYS_clock_gettime), // CPU time; all clocks, on hosts where reading one takes a call
+    any(SYS_restart_syscall), // what a stopped process goes on with
+    any(SYS_exit),
+    any(SYS_exit_group),
+];
+
+/// In debug builds, Rust's library looks whether a descriptor is open before it closes it.
+const DEBUG: &[Allowed] = match cfg!(debug_assertions) {
+    true => &[only(SYS_fcntl, &[Is(1, F_GETFD as u64)])],
+    false => &[],
+};
+
+const TERMINAL: &[When] = &[Is(1, TCSETS as u64), Is(1, TIOCGPGRP as u64)];
+
+const fn vcpu() -> [When; VCPU_STATE.len() + 1] {
+    let mut when = [KVM_RUN; VCPU_STATE.len() + 1];
+    let mut index = 0;
+    while index < VCPU_STATE.len() {
+        when[index + 1] = VCPU_STATE[index];
+        index += 1;
+    }
+    when
+}
+
+const VCPU: &[Allowed] = &[
+    only(SYS_ioctl, &vcpu()),
+    only(SYS_process_vm_readv, &[ThisProcess(0)]), // a crash report: memory that may have gone
+];
+
+const WORKER: &[Allowed] = &[
+    any(SYS_read),
+    any(SYS_preadv),
+    any(SYS_pwritev),
+    any(SYS_pread64),
+    any(SYS_pwrite64),
+    any(SYS_fdatasync),
+    any(SYS_fallocate),
+    only(SYS_ioctl, &[Is(1, BLKDISCARD)]),
+    any(SYS_getrandom), // the entropy device
+    any(SYS_close),
+];
+
+const RING: &[Allowed] = &[
+    any(SYS_read),
+    any(SYS_io_uring_setup),
+    any(SYS_io_uring_register),
+    any(SYS_io_uring_enter),
+    any(SYS_close),
+    any(SYS_sched_getaffinity), // the kernel's own threads are to be where this one is
+    only(SYS_ioctl, &[Is(1, BLKDISCARD)]),
+    any(SYS_pwrite64),
+    any(SYS_fallocate),
+    any(SYS_fdatasync),
+];
+
+const NET: &[Allowed] = &[
+    any(SYS_read),
+    any(EPOLL_WAIT),
+    any(SYS_epoll_ctl),
+    any(SYS_readv),
+    any(SYS_writev),
+    any(SYS_close),
+    only(SYS_ioctl, TAP),
+];
+
+const TAP: &[When] = &[
+    Is(1, TUNSETOFFLOAD as u64),
+    Is(1, TUNSETVNETHDRSZ as u64),
+    Is(1, TUNSETQUEUE as u64),
+    Is(1, TUNSETCARRIER as u64),
+];
+
+const VSOCK: &[Allowed] = &[
+    any(SYS_read),
+    any(EPOLL_WAIT),
+    any(SYS_epoll_create1),
+    any(SYS_epoll_ctl),
+    only(SYS_socket, &[Is(0, AF_UNIX as u64)]),
+    any(SYS_connect),
+    any(SYS_accept4),
+    any(SYS_readv),
+    any(SYS_sendmsg),
+    any(SYS_sendto),
+    any(SYS_recvfrom),
+    any(SYS_shutdown),
+    any(SYS_getsockopt),
+    any(SYS_close),
+    any(SYS_getrandom), // the seed of its tables
+];
+
+const VHOST_USER: &[Allowed] = &[
+    any(SYS_read),
+    any(POLL),
+    only(SYS_socket, &[Is(0, AF_UNIX as u64)]),
+    any(SYS_connect),
+    any(SYS_bind),
+    any(SYS_listen),
+    any(SYS_accept4),
+    any(SYS_sendmsg),
+    any(SYS_recvmsg),
+    any(SYS_shutdown),
+    any(SYS_eventfd2),
+    any(SYS_close),
+    any(UNLINK),
+];
+
+const BALLOON: &[Allowed] = &[
+    any(SYS_read),
+    any(POLL),
+    any(SYS_fallocate),
+    only(
+        SYS_madvise,
+        &[Is(2, MADV_DONTNEED as u64), Is(2, MADV_REMOVE as u64)],
+    ),
+    any(SYS_close),
+];
+
+const CONSOLE: &[Allowed] = &[any(SYS_read), any(POLL), any(SYS_close)];
+
+const METRICS: &[Allowed] = &[
+    any(SYS_read),
+    any(POLL),
+    any(SYS_accept4),
+    any(SYS_sendto),
+    any(SYS_recvfrom),
+    any(SYS_pread64),
+    any(SYS_openat), // where Landlock lets it
+    any(RENAME),
+    any(UNLINK),
+    any(SYS_close),
+];
+
+const MAIN: &[Allowed] = &[
+    any(SYS_read),
+    any(POLL),
+    any(SYS_close),
+    any(SYS_pread64), // KVM's statistics, and /proc/self/smaps
+    any(SYS_getrusage),
+    any(UNLINK),
+    only(SYS_rt_sigaction, SIGNALS),
+    any(ALARM), // a signal that asks for the end
+    only(SYS_ioctl, &[Is(1, TIOCGWINSZ as u64), KVM_GET_STATS_FD]),
+];
+
+/// Those that end the VM or tell of the terminal's size. Not SIGSYS, which tells of a violation.
+const SIGNALS: &[When] = &[
+    Is(0, SIGHUP as u64),
+    Is(0, SIGINT as u64),
+    Is(0, SIGQUIT as u64),
+    Is(0, SIGTERM as u64),
+    Is(0, SIGALRM as u64),
+    Is(0, SIGWINCH as u64),
+];
+
+const SETUP: &[Allowed] = &[
+    any(SYS_read),
+    any(SYS_eventfd2),
+    any(SYS_epoll_create1),
+    any(SYS_epoll_ctl),
+    any(SYS_timerfd_create),
+    any(SYS_timerfd_settime),
+    only(SYS_ioctl, VHOST_KERNEL),
+    any(SYS_close),
+];
+
+const VHOST_KERNEL: &[When] = &[Masked(1, 0xff00, VHOST << 8)];
+
+/// What makes a thread: one of this process, in no namespace of its own.
+const STARTER: &[Allowed] = &[
+    only(
+        SYS_clone,
+        &[Masked(
+            0,
+            (CLONE_THREAD | CLONE_VM | NAMESPACES) as u64,
+            (CLONE_THREAD | CLONE_VM) as u64,
+        )],
+    ),
+    any(SYS_clone3), // made to fail: see filter::threads_only
+    only(SYS_mprotect, NO_CODE),
+    only(
+        SYS_prctl,
+        &[Is(0, PR_SET_NAME as u64), Is(0, PR_SET_NO_NEW_PRIVS as u64)],
+    ),
+    only(SYS_seccomp, &[Is(0, SECCOMP_SET_MODE_FILTER as u64)]),
+    any(SYS_rseq),
+    any(SYS_set_robust_list),
+    any(SYS_sched_getaffinity), // where the new thread's stack ends
+];
+
+const NAMESPACES: i32 = CLONE_NEWNS
+    | CLONE_NEWCGROUP
+    | CLONE_NEWUTS
+    | CLONE_NEWIPC
+    | CLONE_NEWUSER
+    | CLONE_NEWPID
+    | CLONE_NEWNET;
+
+/// What telling of memory needs besides, of files in /proc.
+const TELLS: &[Allowed] = &[
+    any(SYS_openat),
+    any(SYS_getdents64),
+    any(READLINK),
+    any(SYS_statx),
+    any(SYS_newfstatat),
+    any(SYS_lseek),
+];
+
+/// What main needs, where it tells what memory is used for.
+pub fn of_telling(kind: ThreadKind) -> impl Iterator<Item = Allowed> {
+    let own = match kind {
+        ThreadKind::Main => TELLS,
+        _ => &[],
+    };
+    own.iter().copied()
+}
+
+/// What a thread of this kind may do. The starter may do all that those may that it starts, besides.
+pub fn of(kind: ThreadKind) -> impl Iterator<Item = Allowed> {
+    let own = match kind {
+        ThreadKind::Vcpu => VCPU,
+        ThreadKind::Worker => WORKER,
+        ThreadKind::Ring => RING,
+        ThreadKind::Net => NET,
+        ThreadKind::Vsock => VSOCK,
+        ThreadKind::VhostUser => VHOST_USER,
+        ThreadKind::Balloon => BALLOON,
+        ThreadKind::Console => CONSOLE,
+        ThreadKind::Metrics => METRICS,
+        ThreadKind::Main => MAIN,
+        ThreadKind::Setup => SETUP,
+        ThreadKind::Starter => STARTER,
+    };
+    ALL.iter().chain(own).chain(DEBUG).copied()
+}

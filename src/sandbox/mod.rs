@@ -1,0 +1,191 @@
+//! What a VM's threads may still do on the host once the guest runs: next to nothing.
+//!
+//! A guest that has taken over a thread of the monitor has what that thread has. So each takes off
+//! what it needs no more, before the guest runs or a byte of the guest's comes by:
+//!
+//! - [`allowed`]: the system calls of each kind of thread, with the arguments that matter; the rest
+//!   ends the process ([`filter`], [`violation`])
+//! - [`landlock`]: files can be opened only where the VM still makes some
+//! - [`privileges`]: no capabilities, and none to be had by running a program
+//!
+//! A thread that the starter starts ([`crate::threads`]) inherits all but its own list from it.
+
+pub mod allowed;
+pub mod filter;
+pub mod landlock;
+pub mod privileges;
+pub mod violation;
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+
+use seccompiler::BpfProgram;
+
+pub use landlock::Places;
+pub use privileges::Kept;
+
+/// What a thread is for, and so what it may do. Each runs a list of [`allowed`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum ThreadKind {
+    /// Runs the guest.
+    Vcpu,
+    /// Serves a queue of a drive or of the entropy device.
+    Worker,
+    /// Serves a queue of a drive by an io_uring.
+    Ring,
+    /// Serves a pair of queues of a network.
+    Net,
+    /// Serves vsock.
+    Vsock,
+    /// Speaks with another process that serves a device, or watches how long that takes.
+    VhostUser,
+    /// Serves the balloon.
+    Balloon,
+    /// Writes what the console prints.
+    Console,
+    /// Shows metrics.
+    Metrics,
+    /// Waits for the end, for the console's input and for the boot timer; ends the VM.
+    Main,
+    /// Sets devices up when their drivers are ready ([`crate::threads`]).
+    Setup,
+    /// Starts the others ([`crate::threads`]).
+    Starter,
+}
+
+/// Whose threads are confined.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Confine {
+    /// Nobody's.
+    #[default]
+    Nothing,
+    /// The threads that are started for the VM. The one that calls [`run`](crate::Vm::run), which is
+    /// the embedding program's, stays as it is.
+    Threads,
+    /// The calling thread, too, for good: for a program whose only work is the VM. All its threads are
+    /// confined then, if it has no others.
+    Process,
+}
+
+/// Why a VM can't be confined.
+#[derive(Debug, thiserror::Error)]
+pub enum SandboxError {
+    /// The host's kernel has no seccomp filters.
+    #[error(
+        "this host's kernel has no seccomp filters ({0}), which confine a VM; \
+         --no-sandbox runs it without"
+    )]
+    NoSeccomp(io::Error),
+    /// A filter could not be made.
+    #[error("making the system call filter of {0:?} threads: {1}")]
+    Filter(ThreadKind, seccompiler::BackendError),
+    /// Landlock refused what it is there for.
+    #[error("Landlock rules: {0}")]
+    Landlock(#[from] landlock::LandlockError),
+}
+
+/// What a VM is confined to.
+pub struct Confinement {
+    /// Sorted, with no kind that the VM has no thread of.
+    programs: Vec<(ThreadKind, BpfProgram)>,
+    /// Of the starter, besides its list.
+    threads_only: BpfProgram,
+    rules: Option<landlock::Rules>,
+    kept: Kept,
+}
+
+impl Confinement {
+    /// Makes the filters of a VM that has threads of these kinds, besides those that each has, and is to make
+    /// files in these places.
+    ///
+    /// # Errors
+    ///
+    /// The host can't confine it.
+    pub fn new(
+        kinds: &[ThreadKind],
+        places: &Places,
+        kept: Kept,
+    ) -> Result<Arc<Self>, SandboxError> {
+        filter::available().map_err(SandboxError::NoSeccomp)?;
+        let mut kinds = [
+            &[ThreadKind::Vcpu, ThreadKind::Main, ThreadKind::Setup],
+            kinds,
+        ]
+        .concat();
+        kinds.sort_unstable();
+        kinds.dedup();
+        let tells = |kind| {
+            places
+                .proc
+                .then(|| allowed::of_telling(kind))
+                .into_iter()
+                .flatten()
+        };
+        let of = |kind| allowed::of(kind).chain(tells(kind));
+        let all = kinds
+            .iter()
+            .chain([&ThreadKind::Starter])
+            .flat_map(|&kind| allowed::of(kind));
+        let mut programs = vec![(ThreadKind::Starter, all.collect::<Vec<_>>())];
+        programs.extend(kinds.iter().map(|&kind| (kind, of(kind).collect())));
+        let program = |(kind, list): (ThreadKind, Vec<_>)| {
+            let program = filter::program(&list).map_err(|e| SandboxError::Filter(kind, e))?;
+            Ok((kind, program))
+        };
+        let failed = |e| SandboxError::Filter(ThreadKind::Starter, e);
+        Ok(Arc::new(Confinement {
+            programs: programs
+                .into_iter()
+                .map(program)
+                .collect::<Result<_, SandboxError>>()?,
+            threads_only: filter::threads_only().map_err(failed)?,
+            rules: landlock::Rules::new(places)?,
+            kept,
+        }))
+    }
+
+    /// Confines the calling thread for good.
+    ///
+    /// # Panics
+    ///
+    /// The host refused: no guest may run then.
+    pub fn confine(&self, kind: ThreadKind) {
+        let failed =
+            |what, e: &dyn fmt::Display| panic!("confining a {kind:?} thread ({what}): {e}");
+        privileges::no_new_ones().unwrap_or_else(|e| failed("no_new_privs", &e));
+        if let Some(rules) = &self.rules {
+            rules.enforce().unwrap_or_else(|e| failed("Landlock", &e));
+        }
+        self.kept
+            .drop_others(kind)
+            .unwrap_or_else(|e| failed("capabilities", &e));
+        self.confine_further(kind);
+        if kind == ThreadKind::Starter {
+            filter::install(&self.threads_only).unwrap_or_else(|e| failed("seccomp", &e));
+        }
+    }
+
+    /// The same, for a thread that the starter has started.
+    ///
+    /// # Panics
+    ///
+    /// The host refused, or the VM was said to have no such thread.
+    pub fn confine_further(&self, kind: ThreadKind) {
+        violation::name_thread();
+        let program = self.programs.iter().find(|(of, _)| *of == kind);
+        let (_, program) = program.unwrap_or_else(|| panic!("no filter for a {kind:?} thread"));
+        if let Err(error) = filter::install(program) {
+            panic!("confining a {kind:?} thread (seccomp): {error}");
+        }
+    }
+}
+
+impl fmt::Debug for Confinement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kinds: Vec<_> = self.programs.iter().map(|(kind, _)| kind).collect();
+        f.debug_struct("Confinement")
+            .field("kinds", &kinds)
+            .finish_non_exhaustive()
+    }
+}
