@@ -54,6 +54,24 @@ pub enum ThreadKind {
     Starter,
 }
 
+impl ThreadKind {
+    /// All there are.
+    pub const ALL: [ThreadKind; 12] = [
+        ThreadKind::Vcpu,
+        ThreadKind::Worker,
+        ThreadKind::Ring,
+        ThreadKind::Net,
+        ThreadKind::Vsock,
+        ThreadKind::VhostUser,
+        ThreadKind::Balloon,
+        ThreadKind::Console,
+        ThreadKind::Metrics,
+        ThreadKind::Main,
+        ThreadKind::Setup,
+        ThreadKind::Starter,
+    ];
+}
+
 /// Whose threads are confined.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Confine {
