@@ -142,6 +142,12 @@ impl Member {
         have_done(&self.starter, start)?
     }
 
+    /// As [`soon`], from any thread. What is wished for first is done first.
+    pub fn soon(&self, work: impl FnOnce() + Send + 'static) {
+        // Where the VM is ending, nobody misses it.
+        let _ = self.starter.send(Wish::Do(Box::new(work)));
+    }
+
     fn setup(&self) -> std::sync::MutexGuard<'_, Option<Setup>> {
         self.setup.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -175,6 +181,15 @@ pub fn spawn<T: Send + 'static>(
     match MEMBER.with_borrow(Clone::clone) {
         Some((member, _)) => member.spawn(kind, name, work),
         None => thread(kind, name).spawn(work),
+    }
+}
+
+/// Has something small done soon: by the VM's starter, which must not be kept waiting; at once where the
+/// calling thread is no VM's.
+pub fn soon(work: impl FnOnce() + Send + 'static) {
+    match MEMBER.with_borrow(Clone::clone) {
+        Some((member, _)) => member.soon(work),
+        None => work(),
     }
 }
 

@@ -41,6 +41,7 @@ use crate::metrics::Registry;
 use crate::metrics::export::Exporter;
 use crate::placement::Plan;
 use crate::sandbox::Confine;
+use crate::threads;
 use crate::vcpu::{ExitCounters, Surroundings};
 
 /// What the embedding program decides, apart from the VM itself.
@@ -301,8 +302,8 @@ pub fn build(host: &Host, config: &VmConfig, options: BuildOptions) -> Result<Vm
             // The first vCPU's is kept.
             let now = Instant::now();
             let first = start_clock.first_run.set((now, cpu_time())).is_ok();
-            if let (true, Some((notify, timeline))) = (first, &start_notify) {
-                notify.say("running", timeline, now);
+            if let (true, Some((notify, timeline))) = (first, start_notify.clone()) {
+                threads::soon(move || notify.say("running", &timeline, now));
             }
         }),
         on_stop: Arc::new(move |stop| stop_endings.vcpu(stop)),

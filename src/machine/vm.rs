@@ -305,8 +305,13 @@ impl Vm {
             // Before the end, which may be meant to follow from it (Until::Init).
             if ready[1] {
                 init_seen = true;
-                if let (Some(notify), Some((at, _))) = (&self.notify, self.clock.init.get()) {
-                    notify.say("init", &self.timeline, *at);
+                let at = self.clock.init.get().map(|(at, _)| *at);
+                if let (Some(notify), Some(at), Some(vm)) =
+                    (self.notify.clone(), at, &self.surroundings.vm)
+                {
+                    // Behind the line that says `running`.
+                    let timeline = self.timeline.clone();
+                    vm.soon(move || notify.say("init", &timeline, at));
                 }
                 self.usage_at_init = Some(self.usage());
                 self.footprint_at_init = self.footprint();

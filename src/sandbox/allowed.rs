@@ -236,7 +236,7 @@ const MAIN: &[Allowed] = &[
     any(UNLINK),
     only(SYS_rt_sigaction, SIGNALS),
     any(SYS_timerfd_settime), // input that the guest takes only later
-    any(ALARM), // a signal that asks for the end
+    any(ALARM),               // a signal that asks for the end
     only(SYS_ioctl, &[Is(1, TIOCGWINSZ as u64), KVM_GET_STATS_FD]),
 ];
 
