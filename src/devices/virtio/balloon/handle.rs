@@ -1,6 +1,6 @@
 //! The host's end of a balloon: what the guest shall give up, what it says of itself, and counts.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::super::Interrupt;
@@ -219,6 +219,8 @@ pub(super) struct Shared {
     /// The way to the driver, while there is one. Held while the target changes.
     live: Mutex<Option<Arc<Interrupt>>>,
     stats: Mutex<GuestStats>,
+    /// The host has refused something, and that is in its log.
+    pub refused_before: AtomicBool,
     pub counts: Counts,
 }
 
@@ -246,6 +248,7 @@ impl Shared {
             poison: AtomicU32::new(0),
             live: Mutex::new(None),
             stats: Mutex::default(),
+            refused_before: AtomicBool::new(false),
             counts: Counts::default(),
         }
     }

@@ -71,7 +71,6 @@ pub(super) struct Service {
     /// The buffer in which the driver has told its statistics last. Giving it back asks for the
     /// next (§5.5.6.3).
     stats_head: Option<u16>,
-    refused_before: bool,
 }
 
 /// Why the thread ends before it is asked to.
@@ -111,7 +110,6 @@ impl Service {
             timer,
             pages: Vec::new(),
             stats_head: None,
-            refused_before: false,
         })
     }
 
@@ -279,10 +277,10 @@ impl Service {
     }
 
     /// Says once that the host keeps memory that the guest would give.
-    fn note(&mut self, refused: Option<io::Error>) {
+    fn note(&self, refused: Option<io::Error>) {
         let Some(error) = refused else { return };
         self.shared.counts.errors.inc();
-        let level = match std::mem::replace(&mut self.refused_before, true) {
+        let level = match self.shared.refused_before.swap(true, Ordering::Relaxed) {
             false => log::Level::Warn,
             true => log::Level::Debug,
         };

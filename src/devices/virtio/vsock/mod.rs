@@ -32,6 +32,7 @@ mod tests;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -127,6 +128,7 @@ pub struct VsockDevice {
     socket: Arc<SocketFile>,
     counts: Arc<Counts>,
     transport_reset: Arc<EventFd>,
+    erred: Arc<AtomicBool>,
     thread: Option<(JoinHandle<()>, Arc<EventFd>)>,
 }
 
@@ -152,6 +154,7 @@ impl VsockDevice {
             socket: Arc::new(SocketFile::bind(path)?),
             counts: Arc::default(),
             transport_reset: Arc::new(EventFd::new(EFD_CLOEXEC).map_err(VsockError::Event)?),
+            erred: Arc::default(),
             thread: None,
         })
     }
@@ -211,6 +214,7 @@ impl VirtioDevice for VsockDevice {
             counts: self.counts.clone(),
             stop: stop.clone(),
             transport_reset: self.transport_reset.clone(),
+            erred: self.erred.clone(),
         };
         let serve = move || Muxer::run(given, activation);
         let thread = threads::spawn(ThreadKind::Vsock, THREAD, serve);

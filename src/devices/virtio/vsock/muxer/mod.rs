@@ -16,6 +16,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use vm_memory::GuestMemoryMmap;
@@ -86,6 +87,8 @@ pub struct Given {
     pub stop: Arc<EventFd>,
     /// Written to have all connections end, and the guest told to ask for its CID again.
     pub transport_reset: Arc<EventFd>,
+    /// An error has been logged: of this device, however often its driver resets it.
+    pub erred: Arc<AtomicBool>,
 }
 
 /// A refusal that waits for a buffer.
@@ -114,7 +117,6 @@ pub struct Muxer {
     next_port: u32,
     reset_due: bool,
     interrupt_due: bool,
-    erred: bool,
 }
 
 impl Muxer {
@@ -152,7 +154,6 @@ impl Muxer {
             next_port: programs::FIRST_PORT,
             reset_due: false,
             interrupt_due: false,
-            erred: false,
         };
         muxer.watch(muxer.given.stop.as_raw_fd(), STOP, EventSet::IN)?;
         let reset = muxer.given.transport_reset.as_raw_fd();
@@ -327,18 +328,18 @@ impl Muxer {
     }
 
     /// Logged once where people see it, and then for those who ask.
-    fn level(&mut self) -> log::Level {
-        match std::mem::replace(&mut self.erred, true) {
+    fn level(&self) -> log::Level {
+        match self.given.erred.swap(true, Ordering::Relaxed) {
             false => log::Level::Warn,
             true => log::Level::Debug,
         }
     }
 
-    fn driver_error(&mut self, what: &str) {
+    fn driver_error(&self, what: &str) {
         log::log!(self.level(), "vsock: the guest's driver {what}");
     }
 
-    fn host_error(&mut self, what: &dyn std::fmt::Display) {
+    fn host_error(&self, what: &dyn std::fmt::Display) {
         log::log!(self.level(), "vsock: {what}");
     }
 }
