@@ -34,6 +34,8 @@ fn words_are_those_of_the_assembler() {
         (add(0, 0, 48, false), 0x9100_c000, "add x0, x0, #48"),
         (subs(3, 3, 1), 0xf100_0463, "subs x3, x3, #1"),
         (subs(ZR, 0, 113), 0xf101_c41f, "cmp x0, #113"),
+        (add_register(1, 1, 4), 0x8b04_0021, "add x1, x1, x4"),
+        (subs_register(ZR, 0, 2), 0xeb02_001f, "cmp x0, x2"),
         (lsr(0, 0, 8), 0xd348_fc00, "lsr x0, x0, #8"),
         (lsr(0, 0, 63), 0xd37f_fc00, "lsr x0, x0, #63"),
         (b(0), 0x1400_0000, "b ."),

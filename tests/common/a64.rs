@@ -76,6 +76,16 @@ pub fn subs(rd: u32, rn: u32, imm12: u32) -> u32 {
     0xf100_0000 | field(imm12, 12, 10) | field(rn, 5, 5) | rd
 }
 
+/// `add xd, xn, xm`
+pub fn add_register(rd: u32, rn: u32, rm: u32) -> u32 {
+    0x8b00_0000 | field(rm, 5, 16) | field(rn, 5, 5) | rd
+}
+
+/// `subs xd, xn, xm`; into [`ZR`] it is `cmp`.
+pub fn subs_register(rd: u32, rn: u32, rm: u32) -> u32 {
+    0xeb00_0000 | field(rm, 5, 16) | field(rn, 5, 5) | rd
+}
+
 /// `lsr xd, xn, #shift`, which is a `ubfm`.
 pub fn lsr(rd: u32, rn: u32, shift: u32) -> u32 {
     0xd340_fc00 | field(shift, 6, 16) | field(rn, 5, 5) | rd

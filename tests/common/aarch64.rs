@@ -57,6 +57,11 @@ impl Code {
         self
     }
 
+    /// The instructions so far.
+    pub fn words(&self) -> &[u32] {
+        &self.0
+    }
+
     /// Where the next instruction is.
     pub fn here(&self) -> u64 {
         KERNEL + (HEADER + 4 * self.0.len()) as u64
