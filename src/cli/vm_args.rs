@@ -1,5 +1,7 @@
 //! The options that say what a VM is: the same for every subcommand that runs one.
 
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueHint};
@@ -219,17 +221,41 @@ impl VmArgs {
     }
 }
 
+/// Far more than a VM has to say: what isn't a configuration at all shall not fill the memory.
+const MOST_CONFIG: u64 = 1 << 20;
+/// The longest description of a mistake there, in bytes.
+const MOST_SHOWN: usize = 4096;
+
 fn read_config(path: &Path) -> Result<VmConfig, CliError> {
-    let named =
-        |e: &dyn std::fmt::Display| CliError::usage(format!("--config {}: {e}", path.display()));
-    let text = std::fs::read_to_string(path).map_err(|e| named(&e))?;
+    let named = |e: &dyn std::fmt::Display| {
+        let mut what = e.to_string();
+        if what.len() > MOST_SHOWN {
+            what.truncate(what.floor_char_boundary(MOST_SHOWN));
+            what.push_str("...");
+        }
+        CliError::usage(format!("--config {}: {what}", path.display()))
+    };
+    let mut text = String::new();
+    let file = File::open(path).map_err(|e| named(&e))?;
+    let read = file.take(MOST_CONFIG + 1).read_to_string(&mut text);
+    let length = read.map_err(|e| named(&e))? as u64;
+    if length > MOST_CONFIG {
+        let what = "is larger than 1 MiB; give a TOML or JSON file that describes a VM";
+        return Err(named(&what));
+    }
     if path
         .extension()
         .is_some_and(|extension| extension == "json")
     {
         serde_json::from_str(&text).map_err(|e| named(&e))
     } else {
-        toml::from_str(&text).map_err(|e| named(&e))
+        toml::from_str(&text).map_err(|e| {
+            // With the line in question, if that is one to be read.
+            match e.to_string() {
+                shown if shown.len() > MOST_SHOWN => named(&e.message()),
+                shown => named(&shown.trim_end()),
+            }
+        })
     }
 }
 
