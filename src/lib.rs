@@ -42,6 +42,7 @@ pub mod memory;
 pub mod metrics;
 pub mod placement;
 pub mod sandbox;
+mod sockets;
 pub mod threads;
 pub mod vcpu;
 

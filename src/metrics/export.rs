@@ -7,7 +7,7 @@ use std::fs;
 use std::io::{self, Write};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::FileTypeExt;
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -20,6 +20,7 @@ use super::Registry;
 use super::client::Client;
 use crate::config;
 use crate::sandbox::ThreadKind;
+use crate::sockets::{Made, connect};
 use crate::threads::Member;
 
 /// The most peers that are served at once; further ones wait to be accepted.
@@ -70,18 +71,7 @@ pub enum ExportError {
 pub struct Exporter {
     file: Option<(PathBuf, Duration)>,
     listener: Option<UnixListener>,
-    socket: Option<SocketFile>,
-}
-
-/// The name of a socket of ours, removed at the end.
-struct SocketFile(PathBuf);
-
-impl Drop for SocketFile {
-    fn drop(&mut self) {
-        if let Err(error) = fs::remove_file(&self.0) {
-            log::debug!("--metrics unix={}: {error}", self.0.display());
-        }
-    }
+    made: Option<Made>,
 }
 
 impl Exporter {
@@ -100,14 +90,11 @@ impl Exporter {
                 source,
             })?;
         }
-        let listener = config.unix.as_deref().map(listen).transpose()?;
+        let (listener, made) = config.unix.as_deref().map(listen).transpose()?.unzip();
         Ok(Exporter {
             file,
-            socket: listener
-                .is_some()
-                .then(|| config.unix.clone().map(SocketFile))
-                .flatten(),
             listener,
+            made,
         })
     }
 
@@ -149,7 +136,7 @@ impl Exporter {
             stop,
             path,
             thread: Some(thread),
-            _socket: self.socket,
+            _made: self.made,
         })
     }
 }
@@ -160,7 +147,7 @@ pub struct Exporting {
     stop: Arc<EventFd>,
     path: Option<PathBuf>,
     thread: Option<JoinHandle<()>>,
-    _socket: Option<SocketFile>,
+    _made: Option<Made>,
 }
 
 impl Drop for Exporting {
@@ -271,33 +258,40 @@ fn poll(fds: &mut [libc::pollfd], deadline: Option<Instant>) -> io::Result<()> {
 }
 
 /// Makes the socket; one that a program left behind which has ended is replaced.
-fn listen(path: &Path) -> Result<UnixListener, ExportError> {
+fn listen(path: &Path) -> Result<(UnixListener, Made), ExportError> {
     let failed = |source| ExportError::Socket {
         path: path.to_owned(),
         source,
     };
-    match UnixListener::bind(path) {
-        Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
-        result => return result.and_then(nonblocking).map_err(failed),
-    }
+    let listener = match UnixListener::bind(path) {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => replace(path)?,
+        result => result.map_err(failed)?,
+    };
+    let made = Made::at(path).map_err(failed)?;
+    listener.set_nonblocking(true).map_err(failed)?;
+    Ok((listener, made))
+}
+
+fn replace(path: &Path) -> Result<UnixListener, ExportError> {
+    let failed = |source| ExportError::Socket {
+        path: path.to_owned(),
+        source,
+    };
     let path = path.to_owned();
     if !fs::symlink_metadata(&path).is_ok_and(|file| file.file_type().is_socket()) {
         return Err(ExportError::NoSocket { path });
     }
-    match UnixStream::connect(&path) {
+    match connect(&path) {
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {}
+        // Somebody listens, who may be too busy to take this.
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+            return Err(ExportError::InUse { path });
+        }
         Ok(_) => return Err(ExportError::InUse { path }),
         Err(source) => return Err(ExportError::Socket { path, source }),
     }
     fs::remove_file(&path).map_err(failed)?;
-    UnixListener::bind(&path)
-        .and_then(nonblocking)
-        .map_err(failed)
-}
-
-fn nonblocking(listener: UnixListener) -> io::Result<UnixListener> {
-    listener.set_nonblocking(true)?;
-    Ok(listener)
+    UnixListener::bind(&path).map_err(failed)
 }
 
 fn update_file(path: &Path, registry: &Registry) {

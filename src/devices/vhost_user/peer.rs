@@ -1,9 +1,7 @@
 //! How a back-end is reached: by connecting to its socket, or by waiting for it at one of mote's.
 
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd};
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::FileTypeExt;
+use std::os::fd::AsRawFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -12,6 +10,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::passt::Passt;
 use super::wait;
+use crate::sockets::{Made, connect, is_stale};
 
 /// Where the back-end of a device is.
 #[derive(Debug)]
@@ -27,7 +26,7 @@ pub enum Peer {
 /// A socket of mote's, removed when it isn't needed any more.
 #[derive(Debug)]
 pub struct Listener {
-    path: PathBuf,
+    made: Made,
     socket: UnixListener,
 }
 
@@ -48,7 +47,7 @@ impl Peer {
     pub fn path(&self) -> &Path {
         match self {
             Peer::Client(path) => path,
-            Peer::Server(listener) => &listener.path,
+            Peer::Server(listener) => listener.made.path(),
             Peer::Passt(passt) => passt.path(),
         }
     }
@@ -99,56 +98,11 @@ impl Listener {
             }
             result => result?,
         };
-        let path = path.to_owned();
-        Ok(Listener { path, socket })
+        let made = Made::at(path)?;
+        Ok(Listener { made, socket })
     }
 
     fn accept(&self) -> io::Result<UnixStream> {
         Ok(self.socket.accept()?.0)
     }
-}
-
-impl Drop for Listener {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.path); // someone else was quicker
-    }
-}
-
-/// Whether a socket was left by a process that has ended.
-fn is_stale(path: &Path) -> bool {
-    let is_socket = path.symlink_metadata();
-    is_socket.is_ok_and(|meta| meta.file_type().is_socket())
-        && connect(path).is_err_and(|e| e.kind() == io::ErrorKind::ConnectionRefused)
-}
-
-/// Connects at once or not at all. The library's own would wait for someone who listens but
-/// doesn't accept.
-fn connect(path: &Path) -> io::Result<UnixStream> {
-    // SAFETY: a structure of integers, for which zeros are valid.
-    let mut address: libc::sockaddr_un = unsafe { std::mem::zeroed() };
-    address.sun_family = libc::AF_UNIX as libc::sa_family_t;
-    let bytes = path.as_os_str().as_bytes();
-    if bytes.len() >= address.sun_path.len() {
-        let limit = address.sun_path.len() - 1;
-        let what = format!("a socket's path has at most {limit} bytes");
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
-    }
-    for (to, from) in address.sun_path.iter_mut().zip(bytes) {
-        *to = *from as libc::c_char;
-    }
-    let flags = libc::SOCK_STREAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
-    // SAFETY: takes no pointer.
-    let fd = unsafe { libc::socket(libc::AF_UNIX, flags, 0) };
-    if fd < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: a socket that was just made.
-    let socket = unsafe { UnixStream::from_raw_fd(fd) };
-    let size = size_of_val(&address) as libc::socklen_t;
-    // SAFETY: an address with its size.
-    if unsafe { libc::connect(fd, (&raw const address).cast(), size) } < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    socket.set_nonblocking(false)?;
-    Ok(socket)
 }

@@ -1,6 +1,7 @@
 //! Peers of all sorts at the socket, and a reader of the file.
 
 use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
 
 use super::super::{Samples, Source};
 use super::*;
