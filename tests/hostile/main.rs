@@ -1,23 +1,31 @@
 //! What a malicious guest, file, peer or local user would do. Each test is one attack on the command as it is;
 //! the monitor survives it, or ends with the status that the documents name: no panic, no hang, no growth.
 
+#[allow(dead_code)] // it is for more tests than these
+#[path = "../../src/devices/vhost_user/tests/backend.rs"]
+mod backend;
 #[path = "../common/mod.rs"]
 mod common;
 mod devices;
 mod driver;
 #[cfg(target_arch = "x86_64")]
 mod elf;
+mod files;
+#[cfg(target_arch = "x86_64")]
+mod kernels;
 mod memory;
 mod monitor;
 #[cfg_attr(target_arch = "x86_64", path = "native_x86_64.rs")]
 #[cfg_attr(target_arch = "aarch64", path = "native_aarch64.rs")]
 mod native;
+mod peers;
 mod probes;
 mod queues;
 mod random;
 mod registers;
 mod script;
 mod storms;
+mod user;
 mod vcpus;
 mod vsock;
 

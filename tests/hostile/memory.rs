@@ -120,7 +120,7 @@ fn free_pages_are_reported_wherever_they_are() {
                 script
                     .offer(ring, &[0], 1)
                     .notify(DEVICE, queue)
-                    .wait(ring.used + 2, 1, 300);
+                    .wait_a_little(ring.used + 2, 1);
             }
         }
     }
@@ -144,7 +144,7 @@ fn a_guest_that_gives_away_what_it_runs_in_harms_itself_alone() {
         let running = monitor.with(&["--balloon", "1M"]).start();
         // It is without code, so it may do anything, also nothing any more.
         let ended = running.end_soon();
-        let expected = matches!(ended.status.code(), Some(0 | 5 | 143));
+        let expected = matches!(ended.status.code(), None | Some(0 | 5 | 143));
         assert!(expected, "{}: {}", ended.status, ended.err);
     }
 }

@@ -3,6 +3,7 @@
 
 use std::ffi::OsStr;
 use std::io::Read;
+use std::os::fd::AsRawFd;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -116,6 +117,10 @@ impl Monitor {
         let reads = self.reads;
         let out = child.stdout.take();
         let (out, held) = if reads { (out, None) } else { (None, out) };
+        if let Some(held) = &held {
+            // As little as a pipe can hold. SAFETY: a descriptor that lives, and a number.
+            unsafe { libc::fcntl(held.as_raw_fd(), libc::F_SETPIPE_SZ, 4096) };
+        }
         let out = out.map(keep);
         let err = child.stderr.take().map(keep);
         Running {
@@ -131,6 +136,12 @@ impl Monitor {
 
     pub fn run(self) -> Ended {
         self.start().end()
+    }
+
+    /// The same, where what is said may have the user's own words in it, however long they are.
+    pub fn run_loudly(mut self) -> Ended {
+        self.said = 2 << 20;
+        self.run()
     }
 }
 
@@ -160,6 +171,14 @@ pub struct Running {
     limits: (Duration, u64, u64),
 }
 
+impl Drop for Running {
+    /// Of a test that failed, nothing is left.
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
 impl Running {
     pub fn pid(&self) -> i32 {
         self.child.id() as i32
@@ -182,7 +201,7 @@ impl Running {
         let pid = self.pid();
         let (ended, heard) = mpsc::channel::<()>();
         let signaller = std::thread::spawn(move || {
-            if let Err(mpsc::RecvTimeoutError::Timeout) = heard.recv_timeout(Duration::from_secs(2))
+            if let Err(mpsc::RecvTimeoutError::Timeout) = heard.recv_timeout(Duration::from_secs(1))
             {
                 // SAFETY: a process that this test started; the one who waits for it says so after this thread.
                 unsafe { libc::kill(pid, libc::SIGTERM) };
@@ -211,7 +230,8 @@ impl Running {
                     output.map(|o| String::from_utf8_lossy(&o.join().unwrap().0).into_owned())
                 };
                 let (out, err) = (read(self.out.take()), read(self.err.take()));
-                panic!("{} hangs: {stuck}\n{out:?}\n{err:?}", self.words);
+                let said = format!("{out:?}\n{err:?}");
+                panic!("{} hangs: {stuck}\n{}", brief(&self.words), brief(&said));
             }
             std::thread::sleep(Duration::from_millis(5));
         }
@@ -221,10 +241,14 @@ impl Running {
         };
         let ((out, _), (err, err_length)) = (read(self.out.take()), read(self.err.take()));
         let err = String::from_utf8_lossy(&err).into_owned();
-        let words = &self.words;
-        assert!(!err.contains("panicked"), "{words}: {err}");
+        let words = brief(&self.words);
+        assert!(!err.contains("panicked"), "{words}: {}", brief(&err));
         assert!(!status.core_dumped(), "{words}: {status}");
-        assert!(err_length <= said, "{words} says {err_length} bytes: {err}");
+        let told = brief(&err);
+        assert!(
+            err_length <= said,
+            "{words} says {err_length} bytes: {told}"
+        );
         assert!(peak_kib <= memory_kib, "{words} takes {peak_kib} KiB");
         Ended {
             status,
@@ -233,6 +257,11 @@ impl Running {
             took: self.began.elapsed(),
         }
     }
+}
+
+/// The start of a text, for a test that failed.
+fn brief(text: &str) -> &str {
+    &text[..text.floor_char_boundary(2000)]
 }
 
 /// The most memory that the process has had so far.
@@ -277,7 +306,6 @@ impl Ended {
     }
 
     /// It was refused in one line that has these words, and with the status of a wrong option or file.
-    #[allow(dead_code)]
     pub fn refused(&self, words: &[&str]) -> &Self {
         self.has_status(2);
         assert_eq!(self.err.lines().count(), 1, "{}", self.err);

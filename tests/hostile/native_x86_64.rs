@@ -17,8 +17,10 @@ pub const VIRTIO: u64 = 0xd000_1000;
 pub const DRIVES: u64 = 1 << 32;
 /// What isn't memory, from here to there.
 pub const GAP: std::ops::Range<u64> = 0xc000_0000..0x1_0000_0000;
-/// How far apart probes of it are.
-pub const PROBE_STRIDE: u64 = 0x1000;
+/// Of how many attacks in a long list one is carried out: here an exit takes some microseconds.
+pub const ONE_OF: usize = 1;
+/// How much longer than here a guest must wait, in turns of a loop, for what the monitor does.
+pub const TURNS: u64 = 1;
 /// Interrupt controllers, which KVM has for itself.
 pub const CONTROLLERS: [u64; 2] = [0xfec0_0000, 0xfee0_0000];
 

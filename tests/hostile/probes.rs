@@ -20,7 +20,7 @@ fn all_of_the_gap_between_devices() {
     }
     let mut script = Script::new();
     let pages = |stride| (GAP.end - GAP.start) / stride;
-    let stride = native::PROBE_STRIDE;
+    let stride = 0x1000 * (8 * native::ONE_OF as u64).next_power_of_two() / 8;
     script
         .read(Width::Four, GAP.start)
         .along(pages(stride), stride);

@@ -1,5 +1,7 @@
 //! Numbers for what is tried at random; `MOTE_SEED` makes them the same again.
 
+use crate::native::ONE_OF;
+
 /// A generator (splitmix64).
 pub struct Random(u64);
 
@@ -23,6 +25,12 @@ impl Random {
 
     pub fn below(&mut self, end: u64) -> u64 {
         self.next() % end
+    }
+
+    /// Those of a long list that there is time for here: each in turn, over many seeds.
+    pub fn some<T>(&mut self, list: Vec<T>) -> Vec<T> {
+        let first = self.below(ONE_OF as u64) as usize;
+        list.into_iter().skip(first).step_by(ONE_OF).collect()
     }
 
     pub fn of<T: Copy>(&mut self, choices: &[T]) -> T {

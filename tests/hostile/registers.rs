@@ -3,7 +3,7 @@
 use crate::devices::{COUNT, with_all_devices};
 use crate::driver::{self, *};
 use crate::kvm;
-use crate::native::{BOOT_TIMER, VIRTIO};
+use crate::native::{BOOT_TIMER, ONE_OF, VIRTIO};
 use crate::random::Random;
 use crate::script::{Script, WIDTHS, Width};
 
@@ -38,21 +38,20 @@ fn every_register_takes_every_width_at_every_place() {
     let mut random = Random::new();
     let mut script = Script::new();
     let pages = (0..COUNT).map(driver::device).chain([BOOT_TIMER]);
-    for page in pages {
-        for width in WIDTHS {
-            // All that there is in the first 512 bytes, aligned and not; the rest of the page here and there.
-            script.read(width, page).along(512, 1);
-            script.read(width, page + 512).along(4096 / 56, 49);
-            script.write(width, page, 0).along(512, 1);
-            script
-                .write(width, page, random.next())
-                .times_by(512, 1, random.next());
-            script.write(width, page + 512, !0).along(4096 / 56, 49);
-            // Past the page's end, half of it in the next one.
-            script
-                .write(width, page + 0xfff, !0)
-                .read(width, page + 0xfff);
-        }
+    let attacks = pages.flat_map(|page| WIDTHS.map(|width| (page, width)));
+    for (page, width) in random.some(attacks.collect()) {
+        // All that there is in the first 512 bytes, aligned and not; the rest of the page here and there.
+        script.read(width, page).along(512, 1);
+        script.read(width, page + 512).along(4096 / 56, 49);
+        script.write(width, page, 0).along(512, 1);
+        script
+            .write(width, page, random.next())
+            .times_by(512, 1, random.next());
+        script.write(width, page + 512, !0).along(4096 / 56, 49);
+        // Past the page's end, half of it in the next one.
+        script
+            .write(width, page + 0xfff, !0)
+            .read(width, page + 0xfff);
     }
     all_survive(&mut script);
 }
@@ -62,23 +61,24 @@ fn every_register_takes_every_pattern_at_every_status() {
     if !kvm() {
         return;
     }
-    let patterns = patterns(&mut Random::new());
+    let mut random = Random::new();
+    let patterns = patterns(&mut random);
     let mut script = Script::new();
     for device in (0..COUNT).map(driver::device) {
-        for status in [0, 1, 3, 11, 15, 0x4f, 0x80] {
-            for pattern in &patterns {
+        for status in [0, 3, 11, 15] {
+            for pattern in random.some(patterns.clone()) {
                 script
                     .greet(device, VERSION_1)
                     .write32(device + STATUS, status);
                 // Not Status itself, which would be the end of this.
                 script
-                    .write(Width::Four, device, *pattern)
+                    .write(Width::Four, device, pattern)
                     .along(0x70 / 4, 4);
                 script
-                    .write(Width::Four, device + 0x80, *pattern)
+                    .write(Width::Four, device + 0x80, pattern)
                     .along(0x80 / 4, 4);
                 script
-                    .write(Width::Eight, device + CONFIG, *pattern)
+                    .write(Width::Eight, device + CONFIG, pattern)
                     .along(16, 8);
             }
         }
@@ -91,13 +91,12 @@ fn status_goes_in_every_order() {
     if !kvm() {
         return;
     }
-    let values = [
-        0, 1, 2, 3, 4, 7, 8, 11, 15, 0x40, 0x4f, 0x80, 0x8f, 0xff, !0,
-    ];
+    let values = [0, 1, 2, 3, 7, 8, 11, 15, 0x4f, 0x80, !0];
+    let mut random = Random::new();
     let mut script = Script::new();
     for device in (0..COUNT).map(driver::device) {
         for first in values {
-            for second in values {
+            for second in random.some(values.to_vec()) {
                 // A queue before, between and after; each is at its time somewhere.
                 script.queue(device, 0, Ring::number(0));
                 script.write32(device + STATUS, first);
@@ -121,10 +120,11 @@ fn features_that_are_refused_do_not_start_a_device() {
     if !kvm() {
         return;
     }
+    let mut random = Random::new();
     let mut script = Script::new();
     for device in (0..COUNT).map(driver::device) {
         let bits = (0..64).map(|bit| VERSION_1 | 1 << bit);
-        for features in bits.chain([0, !0, INDIRECT, !VERSION_1]) {
+        for features in random.some(bits.chain([0, !0, INDIRECT, !VERSION_1]).collect()) {
             script.greet(device, features);
             // Past the 64 that there are, too.
             script
@@ -156,7 +156,7 @@ fn drivers_that_do_anything_at_any_time() {
         VIRTIO,
         1 << 40,
     ];
-    for _ in 0..6000 {
+    for _ in 0..6000 / ONE_OF {
         let device = driver::device(random.below(COUNT));
         let queue = random.of(&[0, 0, 1, 2, 3, 7, 0xffff]);
         match random.below(12) {
@@ -197,7 +197,7 @@ fn a_reset_in_the_middle_of_requests_ends_them_all() {
     let mut script = Script::new();
     // Reads of a whole 64 KiB each, in the first drive; and the same of the entropy device.
     for (device, queues) in [(driver::device(0), 4), (driver::device(COUNT - 1), 1)] {
-        for _ in 0..60 {
+        for _ in 0..60 / ONE_OF {
             script.bring_up(device, VERSION_1, queues);
             for head in 0..2 {
                 script.descriptor(

@@ -131,9 +131,15 @@ impl Script {
         self.op(Act::Read(width), address, 0)
     }
 
-    /// Waits until there are these 2 bytes, but not for ever.
-    pub fn wait(&mut self, address: u64, value: u16, tries: u64) -> &mut Self {
-        self.op(Act::Await, address, value.into()).times(tries)
+    /// Waits until there are these 2 bytes, which the monitor is to put there, but not for ever.
+    pub fn wait(&mut self, address: u64, value: u16, turns: u64) -> &mut Self {
+        self.op(Act::Await, address, value.into())
+            .times(turns * native::TURNS)
+    }
+
+    /// The same where they may well never come.
+    pub fn wait_a_little(&mut self, address: u64, value: u16) -> &mut Self {
+        self.op(Act::Await, address, value.into()).times(40)
     }
 
     pub fn spin(&mut self, count: u64) -> &mut Self {

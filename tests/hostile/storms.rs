@@ -27,7 +27,7 @@ fn notifications_of_queues_with_nothing_in_them() {
         ] {
             script
                 .write(width, device + QUEUE_NOTIFY, value)
-                .times(2000);
+                .times(2000 / ONE_OF);
         }
     }
     script.prove_entropy(driver::device(COUNT - 1)).end();
@@ -35,6 +35,9 @@ fn notifications_of_queues_with_nothing_in_them() {
     let ended = with_all_devices(folder.path(), &script, false).run();
     assert_eq!(ended.survived().out[0], 1);
 }
+
+const ONE_OF: u64 = native::ONE_OF as u64;
+const REQUESTS: u64 = 3000 / ONE_OF;
 
 #[test]
 fn interrupts_that_nobody_acknowledges() {
@@ -47,7 +50,7 @@ fn interrupts_that_nobody_acknowledges() {
     script.bring_up(device, VERSION_1, 1);
     script.descriptor(ring.descriptors, 0, (BUFFER, 8, WRITE, 0));
     // Each with an interrupt of its own; the guest takes none.
-    script.repeat(3000, |script, n| {
+    script.repeat(REQUESTS, |script, n| {
         script
             .write16(ring.available + 2, n as u16 + 1)
             .notify(device, 0);
@@ -56,7 +59,7 @@ fn interrupts_that_nobody_acknowledges() {
     script.show(ring.used + 2).show(ring.used + 3).end();
     let folder = tempfile::tempdir().unwrap();
     let ended = Monitor::of(folder.path(), &script).run();
-    let expected = [&3000u16.to_le_bytes()[..], b"alive"].concat();
+    let expected = [&(REQUESTS as u16).to_le_bytes()[..], b"alive"].concat();
     assert_eq!(ended.survived().out, expected);
 }
 
@@ -82,7 +85,7 @@ fn what_is_done_wrong_after_each_reset_is_told_once() {
             for queue in 0..3 {
                 script.notify(device, queue);
             }
-            script.wait(ring.used + 2, 1, 60);
+            script.wait_a_little(ring.used + 2, 1);
         }
     }
     let folder = tempfile::tempdir().unwrap();
@@ -99,8 +102,12 @@ fn the_boot_timer_is_written_for_ever() {
         return;
     }
     let mut script = Script::new();
-    script.write(Width::One, BOOT_TIMER, 123).times(20_000);
-    script.write(Width::One, BOOT_TIMER, 0).times_by(2000, 0, 1);
+    script
+        .write(Width::One, BOOT_TIMER, 123)
+        .times(20_000 / ONE_OF);
+    script
+        .write(Width::One, BOOT_TIMER, 0)
+        .times_by(2000 / ONE_OF, 0, 1);
     let folder = tempfile::tempdir().unwrap();
     let (mut lines, writer) = std::io::pipe().unwrap();
     let monitor = Monitor::of(folder.path(), script.end()).with(&["--notify-fd", "0"]);
@@ -114,11 +121,13 @@ fn the_boot_timer_is_written_for_ever() {
     assert_eq!(told.lines().count(), 2, "{told}");
 }
 
-/// Prints 30,000 lines' ends on the serial port.
+/// So many lines' ends are printed on the serial port.
+const LINES: u64 = 30_000 / ONE_OF;
+
 fn flood() -> Script {
     let mut script = Script::new();
     script.ops.push(native::print(b'\n'));
-    script.times(30_000).end();
+    script.times(LINES).end();
     script
 }
 
@@ -129,7 +138,7 @@ fn serial_output_with_a_reader() {
     }
     let folder = tempfile::tempdir().unwrap();
     let ended = Monitor::of(folder.path(), &flood()).run();
-    assert_eq!(ended.survived().out.len(), 30_000 + 5);
+    assert_eq!(ended.survived().out.len() as u64, LINES + 5);
 }
 
 #[test]
@@ -138,10 +147,10 @@ fn serial_output_that_nobody_reads() {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
-    // More than a pipe holds, and the monitor, too.
+    // More than the pipe holds (see `unread`).
     let mut script = Script::new();
     script.ops.push(native::print(b'x'));
-    script.times(200_000);
+    script.times(10_000);
     script.code(native::power_off());
     let ended = Monitor::of(folder.path(), &script).unread().run();
     ended.has_status(0);

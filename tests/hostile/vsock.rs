@@ -10,8 +10,10 @@ use crate::kvm;
 use crate::monitor::{MEMORY_KIB, Monitor};
 use crate::native;
 use crate::random::Random;
-use crate::script::Script;
+use crate::script::{Act, Script};
+use crate::user::limit;
 
+const ONE_OF: u64 = native::ONE_OF as u64;
 const TX: u32 = 1;
 const CID: u64 = 3;
 /// The operations of a packet (virtio 1.3 §5.10.6).
@@ -70,7 +72,8 @@ impl Script {
             .write32(BUFFER + 40, packet.credit.1)
             .write16(ring.available + 2, count as u16 + 1)
             .notify(driver::device(0), TX)
-            .wait(ring.used + 2, count as u16 + 1, 400)
+            .op(Act::Await, ring.used + 2, (count as u16 + 1).into())
+            .times(400)
     }
 
     /// One chain for all packets, and no buffers for what comes back; or some.
@@ -99,7 +102,7 @@ fn connections_to_nobody_and_resets_without_end() {
     for receive in [false, true] {
         let mut script = Script::new();
         script.vsock_up().packet_buffers(receive);
-        script.repeat(2000, |script, n| {
+        script.repeat(600 / ONE_OF, |script, n| {
             let operation = [REQUEST, RST, RW, CREDIT_REQUEST][n as usize % 4];
             script.packet(n, Packet::new(operation, (n as u32, 5000)));
         });
@@ -107,6 +110,10 @@ fn connections_to_nobody_and_resets_without_end() {
         monitor(folder.path(), script.end()).run().survived();
     }
 }
+
+/// More than a process with so few descriptors may have.
+const FLOOD: u64 = 1200;
+const DESCRIPTORS: u64 = 500;
 
 #[test]
 fn more_connections_than_there_may_be_to_a_program_that_stalls() {
@@ -119,19 +126,23 @@ fn more_connections_than_there_may_be_to_a_program_that_stalls() {
     std::thread::spawn(move || listener.incoming().collect::<Vec<_>>());
     let mut script = Script::new();
     script.vsock_up().packet_buffers(false);
-    script.repeat(3000, |script, n| {
+    script.repeat(FLOOD, |script, n| {
         script.packet(n, Packet::new(REQUEST, (n as u32, 5000)));
     });
     // What each connection holds for a guest that sends more than it may.
-    script.repeat(600, |script, n| {
+    script.repeat(600 / ONE_OF, |script, n| {
         let data = Packet {
             length: 1 << 16,
             ..Packet::new(RW, (n as u32 % 40, 5000))
         };
-        script.packet(3000 + n, data);
+        script.packet(FLOOD + n, data);
     });
     let monitor = monitor(folder.path(), script.end());
-    monitor.memory_kib(MEMORY_KIB + (80 << 10)).run().survived();
+    monitor
+        .memory_kib(MEMORY_KIB + (80 << 10))
+        .before(|| limit(libc::RLIMIT_NOFILE, DESCRIPTORS))
+        .run()
+        .survived();
 }
 
 #[test]
@@ -149,7 +160,7 @@ fn packets_with_any_field_wrong() {
     let mut random = Random::new();
     let mut script = Script::new();
     script.vsock_up().packet_buffers(true);
-    script.repeat(3000, |script, n| {
+    script.repeat(3000 / ONE_OF, |script, n| {
         let operations = [
             0,
             REQUEST,
