@@ -4,8 +4,10 @@
 #[allow(dead_code)] // it is for more tests than these
 #[path = "../../src/devices/vhost_user/tests/backend.rs"]
 mod backend;
+mod chains;
 #[path = "../common/mod.rs"]
 mod common;
+mod configs;
 mod devices;
 mod driver;
 #[cfg(target_arch = "x86_64")]
@@ -20,6 +22,7 @@ mod monitor;
 mod native;
 mod peers;
 mod probes;
+mod process;
 mod queues;
 mod random;
 mod registers;

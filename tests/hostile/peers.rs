@@ -3,6 +3,7 @@
 use std::io::{Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -276,7 +277,6 @@ fn whoever_connects_where_a_back_end_was_expected() {
         // It says what was wrong, or is ended while it waits for the next.
         std::thread::sleep(Duration::from_millis(100));
         let ended = running.end_soon();
-        use std::os::unix::process::ExitStatusExt;
         let signal = ended.status.signal() == Some(libc::SIGTERM);
         let expected = matches!(ended.status.code(), Some(2 | 3 | 143));
         assert!(signal || expected, "{}: {}", ended.status, ended.err);

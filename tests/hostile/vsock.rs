@@ -9,9 +9,9 @@ use crate::driver::{self, *};
 use crate::kvm;
 use crate::monitor::{MEMORY_KIB, Monitor};
 use crate::native;
+use crate::process::limit;
 use crate::random::Random;
 use crate::script::{Act, Script};
-use crate::user::limit;
 
 const ONE_OF: u64 = native::ONE_OF as u64;
 const TX: u32 = 1;
