@@ -290,7 +290,9 @@ impl Ended {
     pub fn survived(&self) -> &Self {
         self.has_status(0);
         let printed = String::from_utf8_lossy(&self.out);
-        assert!(printed.ends_with("alive"), "{printed}{}", self.err);
+        // On a host so slow that this process didn't read in time, some of it may be lost.
+        let lost = self.err.contains("bytes of console output were lost");
+        assert!(lost || printed.ends_with("alive"), "{printed}{}", self.err);
         self
     }
 

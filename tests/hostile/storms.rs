@@ -70,7 +70,7 @@ fn what_is_done_wrong_after_each_reset_is_told_once() {
     }
     let ring = Ring::number(0);
     let mut script = Script::new();
-    for _ in 0..100 {
+    for _ in 0..100 / ONE_OF {
         for device in (0..COUNT).map(driver::device) {
             script
                 .write32(device + STATUS, 0x80)
