@@ -143,6 +143,6 @@ mod tests {
         assert_eq!(named("/dev/fd/63"), [63]);
         assert_eq!(named("json=/proc/self/fd/5"), [5]);
         assert_eq!(named("Net { fd: Some(12), vhost: false } fd=3"), [3, 12]);
-        assert_eq!(named("fd=x /dev/fd/ fd=99999999999"), []);
+        assert!(named("fd=x /dev/fd/ fd=99999999999").is_empty());
     }
 }

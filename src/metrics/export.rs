@@ -115,12 +115,11 @@ impl Exporter {
             }
             None => None,
         };
-        let path = self.file.map(|(path, _)| path);
         let mut server = Server {
-            registry: registry.clone(),
+            registry,
             stop: stop.clone(),
             timer,
-            path: path.clone(),
+            path: self.file.map(|(path, _)| path),
             listener: self.listener,
             clients: Vec::new(),
             not_before: None,
@@ -129,23 +128,23 @@ impl Exporter {
             if let Err(error) = server.run() {
                 log::error!("metrics are not shown any more: {error}");
             }
+            // A last time, with all that was counted.
+            if let Some(path) = &server.path {
+                update_file(path, &server.registry);
+            }
         };
         let thread = vm.spawn(ThreadKind::Metrics, "mote-metrics", serve)?;
         Ok(Exporting {
-            registry,
             stop,
-            path,
             thread: Some(thread),
             _made: self.made,
         })
     }
 }
 
-/// Metrics that are being shown. Dropping it writes the file a last time and removes the socket.
+/// Metrics that are being shown. Dropping it has the file written a last time and removes the socket.
 pub struct Exporting {
-    registry: Registry,
     stop: Arc<EventFd>,
-    path: Option<PathBuf>,
     thread: Option<JoinHandle<()>>,
     _made: Option<Made>,
 }
@@ -157,9 +156,6 @@ impl Drop for Exporting {
             && thread.join().is_err()
         {
             log::error!("the thread for metrics has panicked");
-        }
-        if let Some(path) = &self.path {
-            update_file(path, &self.registry);
         }
     }
 }
