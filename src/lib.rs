@@ -14,6 +14,7 @@
 //! Each layer knows only the ones above it in this list:
 //!
 //! - [`config`]: what a VM is, as plain serde structs with validation
+//! - [`handed`]: files that whoever starts mote has opened already, `fd=N`
 //! - [`memory`]: guest RAM: backing and placement
 //! - [`metrics`]: counters, and their text form
 //! - [`placement`]: which CPUs and NUMA nodes of the host threads and memory are on
@@ -36,6 +37,7 @@ pub mod check;
 pub mod config;
 pub mod devices;
 pub mod footprint;
+pub mod handed;
 pub mod kvm;
 pub mod machine;
 pub mod memory;

@@ -7,6 +7,8 @@ mod ci;
 mod common;
 #[path = "cli/ending.rs"]
 mod ending;
+#[path = "cli/handed.rs"]
+mod handed;
 #[path = "cli/idle.rs"]
 mod idle;
 #[path = "cli/memory.rs"]

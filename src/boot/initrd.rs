@@ -11,6 +11,7 @@ use vm_memory::{GuestAddress, GuestMemoryMmap};
 use super::kernel::{Entry, LoadedKernel};
 use super::segments::{ram_end, ram_start};
 use super::source::pread_to_guest;
+use crate::handed::{self, Access};
 
 /// The initrd starts on a page, as Linux wants it.
 const PAGE_SIZE: u64 = 4096;
@@ -74,10 +75,9 @@ pub fn load_initrd(
     highest: u64,
 ) -> Result<InitrdRange, InitrdError> {
     let owned = || path.to_path_buf();
-    let (metadata, file) = OpenOptions::new()
-        .read(true)
-        .custom_flags(libc::O_NONBLOCK) // opening a FIFO must not wait for a writer
-        .open(path)
+    let mut options = OpenOptions::new();
+    options.read(true).custom_flags(libc::O_NONBLOCK); // opening a FIFO must not wait for a writer
+    let (metadata, file) = handed::open(path, Access::Read, &options)
         .and_then(|file| Ok((file.metadata()?, file)))
         .map_err(|source| InitrdError::Open {
             path: owned(),

@@ -18,6 +18,7 @@ use super::packed::HEAD_SIZE;
 use super::recognise::{Content, recognise};
 use super::segments::{self, Loaded, PlacementError};
 use super::source::Source;
+use crate::handed::{self, Access};
 
 /// How the first vCPU starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -153,10 +154,9 @@ impl KernelFile {
     pub fn open(path: &Path, architecture: Architecture) -> Result<Self, KernelError> {
         let path = path.to_path_buf();
         // O_NONBLOCK: opening a FIFO must not wait for a writer.
-        let opened = OpenOptions::new()
-            .read(true)
-            .custom_flags(libc::O_NONBLOCK)
-            .open(&path)
+        let mut options = OpenOptions::new();
+        options.read(true).custom_flags(libc::O_NONBLOCK);
+        let opened = handed::open(&path, Access::Read, &options)
             .and_then(|file| Ok((file.metadata()?, file)));
         let (metadata, file) = match opened {
             Ok(opened) => opened,

@@ -24,6 +24,14 @@ pub fn parse<T: DeserializeOwned>(text: &str, bare_key: Option<&str>) -> Result<
     {
         *first = (key.to_owned(), Some(std::mem::take(&mut first.0)));
     }
+    // A descriptor in place of a bare path (`motevm::handed`), which looks like a key itself.
+    if let (Some(key @ "path"), Some(first)) = (bare_key, parts.first_mut())
+        && first.0 == "fd"
+        && let Some(number) = &mut first.1
+    {
+        number.insert_str(0, "fd=");
+        key.clone_into(&mut first.0);
+    }
     // Numbers where keys should be: most likely a list in a value.
     let is_list = |text: &str| text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'-'));
     let hint = match parts
@@ -243,6 +251,8 @@ mod tests {
         );
         let off = thing("ro=off,path=a,,b").unwrap();
         assert!(!off.read_only && off.path.as_os_str() == "a,b");
+        assert_eq!(thing("fd=5,ro").unwrap().path, PathBuf::from("fd=5"));
+        assert_eq!(thing("path=fd=5,ro").unwrap().path, PathBuf::from("fd=5"));
         // Whatever the first word is.
         assert_eq!(thing("ro").unwrap().path, PathBuf::from("ro"));
     }

@@ -9,6 +9,7 @@ use clap::Args;
 use log::LevelFilter;
 use motevm::arch::cpu::virtualizes;
 use motevm::config::{Console, Endpoint};
+use motevm::handed::{self, Access};
 use motevm::machine::{Phase, Report, Timeline, Until};
 use motevm::{BuildOptions, Exit, Host, build};
 
@@ -16,7 +17,7 @@ use super::run_help::TOLD;
 use super::sandbox::{Sandbox, SandboxArgs};
 use super::signals::{ResizeOnSignal, StopOnSignals};
 use super::terminal::RawTerminal;
-use super::vm_args::VmArgs;
+use super::vm_args::{self, VmArgs};
 use super::{CliError, Status, limits, notify_fd, print, say, signals, until};
 
 /// Arguments of `mote run`.
@@ -62,6 +63,15 @@ enum Timings {
     Json(PathBuf),
 }
 
+impl Timings {
+    fn path(&self) -> Option<&Path> {
+        match self {
+            Timings::Text => None,
+            Timings::Json(path) => Some(path),
+        }
+    }
+}
+
 /// Runs a VM; `exec` is when this process started.
 pub fn run(args: RunArgs, exec: Instant) -> Result<Status, CliError> {
     env_logger::Builder::new()
@@ -76,6 +86,13 @@ pub fn run(args: RunArgs, exec: Instant) -> Result<Status, CliError> {
         return Ok(Status::Success);
     }
 
+    let json = args.timings.as_ref().and_then(Timings::path);
+    for (option, path) in [
+        ("--timings json", json),
+        ("--dump-fdt", args.dump_fdt.as_deref()),
+    ] {
+        path.map_or(Ok(()), |path| vm_args::check_handed(option, path))?;
+    }
     let until = args.until.clone().unwrap_or_default();
     until::check(&until, &config.console)?;
 
@@ -170,9 +187,11 @@ enum Written {
 
 impl Timings {
     fn open(&self) -> Result<Written, CliError> {
+        let mut options = File::options();
+        options.write(true).create(true).truncate(true);
         match self {
             Timings::Text => Ok(Written::Text),
-            Timings::Json(path) => match File::create(path) {
+            Timings::Json(path) => match handed::open(path, Access::Write, &options) {
                 Ok(file) => Ok(Written::Json(path.clone(), file)),
                 Err(e) => Err(not_written(path, &e)),
             },

@@ -9,6 +9,8 @@ use motevm::{BuildError, Exit};
 pub const HELP: &str = "\
 On a terminal every key goes to the guest; Ctrl-A x ends the VM, Ctrl-A Ctrl-A is one Ctrl-A.
 
+In place of any PATH, FILE or SOCKET, fd=N is one that is open already as descriptor N (docs/jail.md).
+
 Exit status:
   0    the guest shut down or rebooted, or came to where --until says
   1    mote itself failed

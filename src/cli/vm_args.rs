@@ -10,6 +10,7 @@ use motevm::config::{
     Acpi, Balloon, Console, CpuList, Cpus, Disk, Endpoint, Fs, HaltPoll, Idle, KernelLoad, Memory,
     Metrics, Net, NumaNode, Pin, Protocol, Rng, Sched, Vsock,
 };
+use motevm::handed::{self, Access};
 
 use super::run_help::{
     BALLOON, CONSOLE, DISK, DRIVES, FS, IDLE, MEMORY, METRICS, NET, NETWORKS, NUMA, OTHERS, PIN,
@@ -162,6 +163,9 @@ impl VmArgs {
         default_guest::fill_in(&mut config)?;
         // Before KVM is asked for: a wrong option is one on every host.
         config.validate().map_err(CliError::usage)?;
+        for (option, _, path) in config.paths_mut() {
+            check_handed(option, path)?;
+        }
         Ok(config)
     }
 
@@ -221,6 +225,14 @@ impl VmArgs {
     }
 }
 
+/// Refuses a descriptor that mote wasn't given, before one that mote opens can have its number.
+pub fn check_handed(option: &str, path: &Path) -> Result<(), CliError> {
+    let Some(fd) = handed::number(path) else {
+        return Ok(());
+    };
+    handed::check(fd).map_err(|e| CliError::usage(format!("{option} {}: {e}", path.display())))
+}
+
 /// Far more than a VM has to say: what isn't a configuration at all shall not fill the memory.
 const MOST_CONFIG: u64 = 1 << 20;
 /// The longest description of a mistake there, in bytes.
@@ -236,7 +248,8 @@ fn read_config(path: &Path) -> Result<VmConfig, CliError> {
         CliError::usage(format!("--config {}: {what}", path.display()))
     };
     let mut text = String::new();
-    let file = File::open(path).map_err(|e| named(&e))?;
+    let file = handed::open(path, Access::Read, File::options().read(true));
+    let file = file.map_err(|e| named(&e))?;
     let read = file.take(MOST_CONFIG + 1).read_to_string(&mut text);
     let length = read.map_err(|e| named(&e))? as u64;
     if length > MOST_CONFIG {

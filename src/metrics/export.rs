@@ -4,7 +4,7 @@
 //! sources only then, so that a VM whose metrics nobody reads does nothing for them.
 
 use std::fs;
-use std::io::{self, Write};
+use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::UnixListener;
@@ -18,10 +18,11 @@ use vmm_sys_util::timerfd::TimerFd;
 
 use super::Registry;
 use super::client::Client;
-use crate::config;
+use super::target::Target;
 use crate::sandbox::ThreadKind;
 use crate::sockets::{Made, connect};
 use crate::threads::Member;
+use crate::{config, handed};
 
 /// The most peers that are served at once; further ones wait to be accepted.
 const MAX_CLIENTS: usize = 16;
@@ -69,7 +70,7 @@ pub enum ExportError {
 
 /// Where metrics are shown, before the VM runs. What can be wrong with a path is found here.
 pub struct Exporter {
-    file: Option<(PathBuf, Duration)>,
+    file: Option<(Target, Duration)>,
     listener: Option<UnixListener>,
     made: Option<Made>,
 }
@@ -83,18 +84,15 @@ impl Exporter {
     pub fn open(config: &config::Metrics) -> Result<Self, ExportError> {
         let seconds = config.interval.unwrap_or(config::METRICS_INTERVAL);
         let interval = Duration::from_secs(seconds.into());
-        let file = config.file.clone().map(|path| (path, interval));
-        if let Some((path, _)) = &file {
-            write_file(path, "").map_err(|source| ExportError::File {
-                path: path.clone(),
-                source,
-            })?;
-        }
+        let file = match &config.file {
+            Some(path) => Some((Target::open(path)?, interval)),
+            None => None,
+        };
         let (listener, made) = config.unix.as_deref().map(listen).transpose()?.unzip();
         Ok(Exporter {
             file,
             listener,
-            made,
+            made: made.flatten(),
         })
     }
 
@@ -119,7 +117,7 @@ impl Exporter {
             registry,
             stop: stop.clone(),
             timer,
-            path: self.file.map(|(path, _)| path),
+            target: self.file.map(|(target, _)| target),
             listener: self.listener,
             clients: Vec::new(),
             not_before: None,
@@ -129,8 +127,8 @@ impl Exporter {
                 log::error!("metrics are not shown any more: {error}");
             }
             // A last time, with all that was counted.
-            if let Some(path) = &server.path {
-                update_file(path, &server.registry);
+            if let Some(target) = &server.target {
+                target.update(&server.registry);
             }
         };
         let thread = vm.spawn(ThreadKind::Metrics, "mote-metrics", serve)?;
@@ -164,7 +162,7 @@ struct Server {
     registry: Registry,
     stop: Arc<EventFd>,
     timer: Option<TimerFd>,
-    path: Option<PathBuf>,
+    target: Option<Target>,
     listener: Option<UnixListener>,
     clients: Vec<Client>,
     /// No peer is accepted before: the host had no descriptor for one.
@@ -191,10 +189,10 @@ impl Server {
                 return Ok(());
             }
             if fds[1].revents != 0
-                && let (Some(timer), Some(path)) = (&mut self.timer, &self.path)
+                && let (Some(timer), Some(target)) = (&mut self.timer, &self.target)
             {
                 timer.wait().map_err(io::Error::from)?;
-                update_file(path, &self.registry);
+                target.update(&self.registry);
             }
             let (registry, now) = (&self.registry, Instant::now());
             let mut ready = fds[3..].iter().map(|fd| fd.revents != 0);
@@ -254,16 +252,18 @@ fn poll(fds: &mut [libc::pollfd], deadline: Option<Instant>) -> io::Result<()> {
 }
 
 /// Makes the socket; one that a program left behind which has ended is replaced.
-fn listen(path: &Path) -> Result<(UnixListener, Made), ExportError> {
+fn listen(path: &Path) -> Result<(UnixListener, Option<Made>), ExportError> {
     let failed = |source| ExportError::Socket {
         path: path.to_owned(),
         source,
     };
-    let listener = match UnixListener::bind(path) {
+    let handed = handed::listener(path);
+    let own = handed.is_none();
+    let listener = match handed.unwrap_or_else(|| UnixListener::bind(path)) {
         Err(error) if error.kind() == io::ErrorKind::AddrInUse => replace(path)?,
         result => result.map_err(failed)?,
     };
-    let made = Made::at(path).map_err(failed)?;
+    let made = own.then(|| Made::at(path)).transpose().map_err(failed)?;
     listener.set_nonblocking(true).map_err(failed)?;
     Ok((listener, made))
 }
@@ -288,31 +288,6 @@ fn replace(path: &Path) -> Result<UnixListener, ExportError> {
     }
     fs::remove_file(&path).map_err(failed)?;
     UnixListener::bind(&path).map_err(failed)
-}
-
-fn update_file(path: &Path, registry: &Registry) {
-    if let Err(error) = write_file(path, &registry.render()) {
-        log::warn!("--metrics file={}: {error}", path.display());
-    }
-}
-
-/// Under another name first, so that whoever reads the file never sees half of it. What has that
-/// name already is removed, not followed: in a folder that others may write to, it could be a link
-/// to a file of the user's.
-fn write_file(path: &Path, text: &str) -> io::Result<()> {
-    let mut name = path
-        .file_name()
-        .ok_or(io::ErrorKind::InvalidInput)?
-        .to_owned();
-    name.push(".new");
-    let new = path.with_file_name(name);
-    match fs::remove_file(&new) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => fs::File::create_new(&new)?.write_all(text.as_bytes())?,
-    }
-    fs::rename(&new, path).inspect_err(|_| {
-        let _ = fs::remove_file(&new);
-    })
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@
 
 mod client;
 pub mod export;
+mod target;
 mod text;
 
 use std::sync::Arc;

@@ -128,6 +128,7 @@ const WORKER: &[Allowed] = &[
     any(SYS_read),
     any(SYS_preadv),
     any(SYS_pwritev),
+    any(SYS_pwritev2), // of a driver that knows no flush: each write is durable
     any(SYS_pread64),
     any(SYS_pwrite64),
     any(SYS_fdatasync),
@@ -221,7 +222,9 @@ const METRICS: &[Allowed] = &[
     any(SYS_sendto),
     any(SYS_recvfrom),
     any(SYS_pread64),
-    any(SYS_openat), // where Landlock lets it
+    any(SYS_openat),   // where Landlock lets it
+    any(SYS_pwrite64), // a file that was handed over
+    any(SYS_ftruncate),
     any(RENAME),
     any(UNLINK),
     any(SYS_close),

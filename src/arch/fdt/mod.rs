@@ -25,6 +25,7 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryError, GuestMemoryMmap};
 use crate::arch::MmioDevice;
 use crate::boot::InitrdRange;
 use crate::config::NumaNode;
+use crate::handed::{self, Access};
 
 /// Start and size in bytes of a range of guest addresses.
 pub type Range = (u64, u64);
@@ -140,9 +141,8 @@ pub fn save(memory: &GuestMemoryMmap<()>, at: GuestAddress, path: &Path) -> Resu
     memory.read_slice(&mut tree, at).map_err(unreadable)?;
     let mut options = OpenOptions::new();
     options.write(true).create(true).truncate(true).mode(0o600);
-    let result = options
-        .open(path)
-        .and_then(|mut file| file.write_all(&tree));
+    let result = handed::open(path, Access::Write, &options);
+    let result = result.and_then(|mut file| file.write_all(&tree));
     result.map_err(|source| FdtError::Save {
         path: path.to_owned(),
         source,

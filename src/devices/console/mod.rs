@@ -11,6 +11,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 
 use crate::config::{self, Endpoint};
+use crate::handed::{self, Access};
 
 pub use input::{EscapeFilter, Request};
 pub use marker::Marker;
@@ -87,7 +88,8 @@ impl Console {
                     .create(true)
                     .truncate(true)
                     .custom_flags(libc::O_NONBLOCK);
-                let output = options.open(&path).map_err(|source| ConsoleError::File {
+                let output = handed::open(&path, Access::Write, &options);
+                let output = output.map_err(|source| ConsoleError::File {
                     path: path.clone(),
                     source,
                 })?;

@@ -207,10 +207,20 @@ impl<K: Kind> VhostUserDevice<K> {
             path,
             server,
         } = place;
-        let mut peer = Peer::new(path, server).map_err(|source| ConnectError::Listen {
-            option,
-            path: path.to_owned(),
-            source,
+        let mut peer = Peer::new(path, server).map_err(|source| {
+            let path = path.to_owned();
+            match server {
+                true => ConnectError::Listen {
+                    option,
+                    path,
+                    source,
+                },
+                false => ConnectError::Connect {
+                    option,
+                    path,
+                    source,
+                },
+            }
         })?;
         if server {
             log::info!("{name}: waiting for a back-end at {}", path.display());

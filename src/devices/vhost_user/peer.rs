@@ -1,6 +1,6 @@
 //! How a back-end is reached: by connecting to its socket, or by waiting for it at one of mote's.
 
-use std::io;
+use std::io::{self, ErrorKind};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -10,11 +10,14 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::passt::Passt;
 use super::wait;
+use crate::handed;
 use crate::sockets::{Made, connect, is_stale};
 
 /// Where the back-end of a device is.
 #[derive(Debug)]
 pub enum Peer {
+    /// It was connected when mote was started (`fd=N`), and can't be connected to again.
+    Handed(PathBuf, Option<UnixStream>),
     /// It listens at this path.
     Client(PathBuf),
     /// mote listens, and it connects.
@@ -26,7 +29,9 @@ pub enum Peer {
 /// A socket of mote's, removed when it isn't needed any more.
 #[derive(Debug)]
 pub struct Listener {
-    made: Made,
+    path: PathBuf,
+    /// `None` of one that was handed over: it has no name that is mote's to remove.
+    _made: Option<Made>,
     socket: UnixListener,
 }
 
@@ -37,17 +42,22 @@ impl Peer {
     ///
     /// mote can't listen there.
     pub fn new(path: &Path, server: bool) -> io::Result<Self> {
-        Ok(match server {
-            false => Peer::Client(path.to_owned()),
-            true => Peer::Server(Listener::new(path)?),
+        let path = path.to_owned();
+        Ok(match (server, handed::number(&path)) {
+            (true, _) => Peer::Server(Listener::new(&path)?),
+            (false, None) => Peer::Client(path),
+            (false, Some(_)) => {
+                let socket = handed::stream(&path).transpose()?;
+                Peer::Handed(path, socket)
+            }
         })
     }
 
     /// Its socket.
     pub fn path(&self) -> &Path {
         match self {
-            Peer::Client(path) => path,
-            Peer::Server(listener) => listener.made.path(),
+            Peer::Client(path) | Peer::Handed(path, _) => path,
+            Peer::Server(listener) => &listener.path,
             Peer::Passt(passt) => passt.path(),
         }
     }
@@ -60,6 +70,7 @@ impl Peer {
     pub fn connect(&mut self) -> io::Result<UnixStream> {
         match self {
             Peer::Client(path) => connect(path),
+            Peer::Handed(_, socket) => socket.take().ok_or(ErrorKind::NotConnected.into()),
             Peer::Server(listener) => listener.accept(),
             Peer::Passt(passt) => passt.connect(),
         }
@@ -74,6 +85,15 @@ impl Peer {
         }
         let connected = match self {
             Peer::Client(path) => connect(path),
+            Peer::Handed(path, _) => {
+                log::warn!(
+                    "{}: its back-end is gone for good: a socket that was handed over connected can't be \
+                     connected again",
+                    path.display()
+                );
+                let _ = wait::readable([stop.as_raw_fd()], None);
+                return None;
+            }
             Peer::Server(listener) => {
                 let fds = [stop.as_raw_fd(), listener.socket.as_raw_fd()];
                 match wait::readable(fds, None) {
@@ -91,6 +111,13 @@ impl Peer {
 
 impl Listener {
     fn new(path: &Path) -> io::Result<Self> {
+        if let Some(socket) = handed::listener(path) {
+            return Ok(Listener {
+                path: path.to_owned(),
+                _made: None,
+                socket: socket?,
+            });
+        }
         let socket = match UnixListener::bind(path) {
             Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_stale(path) => {
                 std::fs::remove_file(path)?;
@@ -98,8 +125,11 @@ impl Listener {
             }
             result => result?,
         };
-        let made = Made::at(path)?;
-        Ok(Listener { made, socket })
+        Ok(Listener {
+            path: path.to_owned(),
+            _made: Some(Made::at(path)?),
+            socket,
+        })
     }
 
     fn accept(&self) -> io::Result<UnixStream> {

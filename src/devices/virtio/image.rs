@@ -8,6 +8,7 @@ use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 
 use super::blk::BlkError;
+use crate::handed::{self, Access};
 
 /// The logical block size of a file, in bytes.
 pub(super) const SECTOR: u32 = 512;
@@ -84,31 +85,34 @@ fn check_raw(file: &File, path: &Path, size: u64) -> Result<(), BlkError> {
 }
 
 fn open_file(path: &Path, read_only: bool) -> Result<File, BlkError> {
-    OpenOptions::new()
+    let access = if read_only {
+        Access::Read
+    } else {
+        Access::Both
+    };
+    let mut options = OpenOptions::new();
+    // Opening a pipe must not wait for its other end.
+    options
         .read(true)
         .write(!read_only)
-        // Opening a pipe must not wait for its other end.
-        .custom_flags(libc::O_NONBLOCK)
-        .open(path)
-        .map_err(|source| {
-            let path = path.to_path_buf();
-            match source.kind() {
-                io::ErrorKind::IsADirectory => BlkError::Type {
-                    path,
-                    what: "a directory",
-                },
-                io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem
-                    if !read_only =>
-                {
-                    BlkError::NotWritable { path, source }
-                }
-                _ => BlkError::Io {
-                    path,
-                    operation: "opening",
-                    source,
-                },
+        .custom_flags(libc::O_NONBLOCK);
+    handed::open(path, access, &options).map_err(|source| {
+        let path = path.to_path_buf();
+        match source.kind() {
+            io::ErrorKind::IsADirectory => BlkError::Type {
+                path,
+                what: "a directory",
+            },
+            io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem if !read_only => {
+                BlkError::NotWritable { path, source }
             }
-        })
+            _ => BlkError::Io {
+                path,
+                operation: "opening",
+                source,
+            },
+        }
+    })
 }
 
 fn kind(file_type: std::fs::FileType) -> &'static str {

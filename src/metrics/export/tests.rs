@@ -216,9 +216,48 @@ fn a_link_that_someone_has_laid_is_not_followed() {
         std::os::unix::fs::symlink(&theirs, folder.path().join(name)).unwrap();
     }
     for text in ["one", "two"] {
-        write_file(&file, text).unwrap();
+        Target::open(&file).unwrap().write(text).unwrap();
         assert_eq!(fs::read_to_string(&file).unwrap(), text);
     }
     assert!(fs::symlink_metadata(&file).unwrap().is_file());
     assert_eq!(fs::read_to_string(&theirs).unwrap(), "precious");
+}
+
+#[test]
+fn a_file_and_a_socket_that_were_handed_over_are_used_and_left_there() {
+    let folder = tempfile::tempdir().unwrap();
+    let (name, socket) = (folder.path().join("file"), folder.path().join("socket"));
+    fs::write(&name, "x".repeat(100_000)).unwrap();
+    let file = fs::File::options().write(true).open(&name).unwrap();
+    let listener = UnixListener::bind(&socket).unwrap();
+    let by_number = |fd: &dyn AsRawFd| Some(format!("fd={}", fd.as_raw_fd()).into());
+    let config = config::Metrics {
+        file: by_number(&file),
+        interval: Some(1000),
+        unix: by_number(&listener),
+    };
+    let _ = std::os::fd::IntoRawFd::into_raw_fd(listener); // taken over
+    let registry = registry(3);
+    let exporting = Exporter::open(&config).unwrap();
+    assert_eq!(fs::read_to_string(&name).unwrap(), "");
+    let threads = Threads::start(None).unwrap();
+    let exporting = exporting.start(registry.clone(), threads.member()).unwrap();
+    let mut stream = UnixStream::connect(&socket).unwrap();
+    stream.write_all(b"GET / HTTP/1.0\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.ends_with(&registry.render()), "{answer}");
+    drop(exporting);
+    assert_eq!(fs::read_to_string(&name).unwrap(), registry.render());
+    assert!(socket.exists());
+    let (_reader, pipe) = io::pipe().unwrap();
+    let config = config::Metrics {
+        file: by_number(&pipe),
+        ..Default::default()
+    };
+    let error = Exporter::open(&config).err().unwrap().to_string();
+    assert!(
+        error.starts_with("--metrics file=fd=") && error.contains("regular"),
+        "{error}"
+    );
 }

@@ -144,3 +144,44 @@ fn a_guest_that_resets_again_and_again_gets_no_back_end_sooner_and_fills_no_log(
     use log::Level::{Debug, Warn};
     assert_eq!(levels, [Debug, Debug, Warn], "the first was told");
 }
+
+#[test]
+fn a_connection_that_was_handed_over_is_used_once() {
+    use std::os::fd::IntoRawFd;
+
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    let mut backend = Backend::over(theirs, manner());
+    let path = PathBuf::from(format!("fd={}", ours.into_raw_fd()));
+    let device = connect("vda", Blk::new(1, false), place(&path, false)).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let mut setting = Setting::with(device, folder, path);
+    wait_for("the ring", || running(&backend));
+    backend.die();
+    // It waits for nobody, and ends when the driver resets the device.
+    wait_for("the loss", || setting.shared.disconnects() == 1);
+    setting.guest.set(0x70, 0);
+    let wrong = connect(
+        "vda",
+        Blk::new(1, false),
+        place(Path::new("fd=1000000"), false),
+    );
+    let error = wrong.err().unwrap().to_string();
+    assert!(
+        error.contains("--disk vhost-user=fd=1000000") && error.contains("not open"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_listening_socket_that_was_handed_over_is_left_there() {
+    use std::os::fd::IntoRawFd;
+
+    let folder = tempfile::tempdir().unwrap();
+    let name = folder.path().join("socket");
+    let listener = std::os::unix::net::UnixListener::bind(&name).unwrap();
+    let path = PathBuf::from(format!("fd={}", listener.into_raw_fd()));
+    let backend = Backend::over(UnixStream::connect(&name).unwrap(), manner());
+    let device = connect("vda", Blk::new(1, false), place(&path, true)).unwrap();
+    drop((device, backend));
+    assert!(name.exists());
+}

@@ -14,6 +14,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
 use super::VsockError;
+use crate::handed;
 
 /// The longest line that is taken for a CONNECT, with its end.
 pub const LINE_LEN: usize = 32;
@@ -23,8 +24,9 @@ pub const LINE_LEN: usize = 32;
 pub struct SocketFile {
     listener: UnixListener,
     path: PathBuf,
-    /// Device and inode: what is removed at the end must be what was made.
-    id: (u64, u64),
+    /// Device and inode: what is removed at the end must be what was made. A socket that was handed
+    /// over has none, and no name that is ours.
+    id: Option<(u64, u64)>,
 }
 
 impl SocketFile {
@@ -38,12 +40,18 @@ impl SocketFile {
             path: path.to_owned(),
             source,
         };
-        let listener = match UnixListener::bind(path) {
-            Err(error) if error.kind() == io::ErrorKind::AddrInUse => Self::replace(path)?,
-            result => result.map_err(failed)?,
+        let handed = handed::listener(path).transpose().map_err(failed)?;
+        let (listener, is_ours) = match handed {
+            Some(listener) => (listener, false),
+            None => match UnixListener::bind(path) {
+                Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+                    (Self::replace(path)?, true)
+                }
+                result => (result.map_err(failed)?, true),
+            },
         };
         listener.set_nonblocking(true).map_err(failed)?;
-        let id = id(path).map_err(failed)?;
+        let id = is_ours.then(|| id(path)).transpose().map_err(failed)?;
         Ok(Self {
             listener,
             path: path.to_owned(),
@@ -89,8 +97,12 @@ impl SocketFile {
         Ok(socket)
     }
 
-    /// Connects to the program that serves the host's port `port`.
+    /// Connects to the program that serves the host's port `port`. With a socket that was handed over
+    /// there is no folder in which such programs are.
     pub fn connect_port(&self, port: u32) -> io::Result<UnixStream> {
+        if self.id.is_none() {
+            return Err(io::ErrorKind::ConnectionRefused.into());
+        }
         let mut path = self.path.clone().into_os_string();
         path.push(format!("_{port}"));
         connect(Path::new(&path))
@@ -105,7 +117,8 @@ impl AsFd for SocketFile {
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        if id(&self.path).is_ok_and(|id| id == self.id)
+        if self.id.is_some()
+            && id(&self.path).ok() == self.id
             && let Err(error) = fs::remove_file(&self.path)
         {
             log::warn!("removing the socket {}: {error}", self.path.display());
@@ -302,5 +315,24 @@ mod tests {
         fs::write(&path, "precious").unwrap();
         drop(socket);
         assert!(path.exists());
+    }
+
+    #[test]
+    fn a_socket_that_was_handed_over_is_listened_at_and_left_there() {
+        use std::os::fd::IntoRawFd;
+
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("v.sock");
+        let listener = UnixListener::bind(&path).unwrap();
+        let handed = PathBuf::from(format!("fd={}", listener.into_raw_fd()));
+        let socket = SocketFile::bind(&handed).unwrap();
+        let _program = connect(&path).unwrap();
+        assert!(socket.accept().is_ok());
+        let none = socket.connect_port(1).unwrap_err();
+        assert_eq!(none.kind(), io::ErrorKind::ConnectionRefused);
+        drop(socket);
+        assert!(path.exists());
+        let error = SocketFile::bind(Path::new("fd=1000000")).unwrap_err();
+        assert!(error.to_string().starts_with("--vsock socket=fd=1000000: "));
     }
 }
