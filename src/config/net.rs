@@ -21,7 +21,7 @@ pub struct Net {
     /// A tap of the host, by name; made if there is none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tap: Option<String>,
-    /// A tap (or macvtap) that is open already, by its descriptor.
+    /// A tap (or macvtap) that is open already, by its descriptor: the first of `queues` in a row.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fd: Option<i32>,
     /// A passt that mote starts, with no rights of root, moves the packets (user-mode network).
@@ -169,10 +169,6 @@ impl Net {
             }
             (None, Some(fd)) if fd < 0 => {
                 return wrong("fd", &fd, "must be the number of an open descriptor");
-            }
-            (None, Some(_)) if self.queues > 1 => {
-                let remedy = "a descriptor is one queue pair; give tap=NAME for more";
-                return wrong("queues", &self.queues, remedy);
             }
             _ => {}
         }
@@ -346,8 +342,6 @@ mod tests {
         queues.queues = 9;
         let mut none = tap("tap0");
         none.queues = 0;
-        let mut fd_queues = fd(3);
-        fd_queues.queues = 2;
         let mut mtu = tap("tap0");
         mtu.mtu = Some(67);
         let mut group = tap("tap0");
@@ -363,7 +357,6 @@ mod tests {
             (fd(-1), "--net fd=-1: "),
             (queues, "--net queues=9: "),
             (none, "--net queues=0: "),
-            (fd_queues, "--net queues=2: "),
             (mtu, "--net mtu=67: "),
             (group, "--net mac=01:00:00:00:00:01: "),
         ] {

@@ -49,8 +49,8 @@ use features::{GUEST_LARGE, has, tap_offloads};
 use filter::{Filter, SharedFilter};
 pub use link::Link;
 use link::Shared;
-pub use open::NetError;
 use open::Opened;
+pub use open::{NetError, beforehand};
 use pair::{Common, Events, Pair};
 use rx::Receiver;
 use tap::Tap;
@@ -88,7 +88,7 @@ impl NetDevice {
     pub fn open(name: &str, net: &Net) -> Result<Self, NetError> {
         let opened = match (&net.tap, net.fd) {
             (Some(tap), _) => open::by_name(tap, net.queues, net.mtu)?,
-            (None, Some(fd)) => open::by_descriptor(fd)?,
+            (None, Some(fd)) => open::by_descriptor(fd, net.queues)?,
             (None, None) => return Err(crate::config::ConfigError::NetNowhere.into()),
         };
         let vhost = match net.vhost {

@@ -3,11 +3,12 @@
 use std::ffi::CString;
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, RawFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixDatagram;
 
 use super::tap::{Tap, offload};
+use crate::config::Net;
 
 const TUN: &str = "/dev/net/tun";
 
@@ -186,12 +187,39 @@ pub fn by_name(name: &str, queues: u16, mtu: Option<u16>) -> Result<Opened, NetE
     finish(taps, Some(mtu)).map_err(|(what, source)| refused(name, what, source))
 }
 
-/// Takes over a tap (or macvtap) that is open as descriptor `fd`, which itself stays open.
+/// Takes over a tap (or macvtap) whose queues are open as descriptors from `fd` on, which themselves
+/// stay open.
 ///
 /// # Errors
 ///
 /// See [`NetError`].
-pub fn by_descriptor(fd: RawFd) -> Result<Opened, NetError> {
+pub fn by_descriptor(fd: RawFd, queues: u16) -> Result<Opened, NetError> {
+    let fds = fd..fd.saturating_add(queues.into());
+    let taps = fds.map(take_over).collect::<Result<_, _>>()?;
+    finish(taps, None).map_err(|(what, source)| not_taken(fd, what, source))
+}
+
+/// Opens the tap of `net`, for another process to use it by the descriptors: those of its queues, and
+/// the MTU that it has.
+///
+/// # Errors
+///
+/// See [`NetError`].
+pub fn beforehand(name: &str, net: &Net) -> Result<(Vec<OwnedFd>, Option<u16>), NetError> {
+    let opened = by_name(name, net.queues, net.mtu)?;
+    let fds = opened.taps.into_iter().map(Tap::into_fd).collect();
+    Ok((fds, opened.mtu))
+}
+
+fn not_taken(fd: RawFd, what: &'static str, source: io::Error) -> NetError {
+    NetError::Refused {
+        net: format!("fd={fd}"),
+        what,
+        source,
+    }
+}
+
+fn take_over(fd: RawFd) -> Result<Tap, NetError> {
     // SAFETY: takes no pointer; any number will do.
     let copy = unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 3) };
     if copy < 0 {
@@ -209,24 +237,16 @@ pub fn by_descriptor(fd: RawFd) -> Result<Opened, NetError> {
     if flags & libc::IFF_TAP == 0 {
         return Err(NetError::NotATap { fd });
     }
-    let refused = |what, source| NetError::Refused {
-        net: format!("fd={fd}"),
-        what,
-        source,
-    };
     // SAFETY: takes no pointer.
     let set = unsafe {
         let flags = libc::fcntl(copy, libc::F_GETFL);
         libc::fcntl(copy, libc::F_SETFL, flags | libc::O_NONBLOCK)
     };
     if set < 0 {
-        return Err(refused(
-            "making it non-blocking",
-            io::Error::last_os_error(),
-        ));
+        let source = io::Error::last_os_error();
+        return Err(not_taken(fd, "making it non-blocking", source));
     }
-    let tap = Tap::new(file, flags & libc::IFF_VNET_HDR != 0);
-    finish(vec![tap], None).map_err(|(what, source)| refused(what, source))
+    Ok(Tap::new(file, flags & libc::IFF_VNET_HDR != 0))
 }
 
 /// Sets the header's length and finds out what the kernel can do.

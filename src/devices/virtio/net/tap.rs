@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// The header before each packet (virtio 1.3 §5.1.6.1), which the tap reads and writes itself.
@@ -44,6 +44,11 @@ impl Tap {
             attached: AtomicBool::new(true),
             real: true,
         }
+    }
+
+    /// Its descriptor.
+    pub(super) fn into_fd(self) -> OwnedFd {
+        self.file.into()
     }
 
     /// A socket that keeps packets apart, as a tap does.

@@ -137,16 +137,27 @@ fn a_descriptor_must_be_an_attached_tap() {
         null.as_raw_fd(),
         File::open("/dev/net/tun").unwrap().as_raw_fd(),
     ] {
-        let error = refusal(by_descriptor(fd));
+        let error = refusal(by_descriptor(fd, 1));
         assert!(
             error.contains("not an attached tap") || error.contains("no such"),
             "{error}"
         );
     }
-    assert!(refusal(by_descriptor(54321)).contains("no such descriptor"));
-    let opened = by_name("tap0", 1, None).unwrap();
-    let again = by_descriptor(opened.taps[0].as_raw_fd()).unwrap();
+    assert!(refusal(by_descriptor(54321, 1)).contains("no such descriptor"));
+    let opened = by_name("tap0", 3, None).unwrap();
+    let again = by_descriptor(opened.taps[0].as_raw_fd(), 1).unwrap();
     assert!(again.taps[0].has_header() && again.offloads == opened.offloads);
+    // Its queues in a row, out of the way of other tests' descriptors.
+    for (number, tap) in (700..).zip(&opened.taps) {
+        // SAFETY: numbers that nobody else has.
+        assert_eq!(unsafe { libc::dup2(tap.as_raw_fd(), number) }, number);
+    }
+    assert_eq!(by_descriptor(700, 3).unwrap().taps.len(), 3);
+    assert!(refusal(by_descriptor(700, 4)).contains("fd=703"));
+    for number in 700..703 {
+        // SAFETY: this test's own.
+        unsafe { libc::close(number) };
+    }
 }
 
 #[test]
