@@ -28,6 +28,7 @@
 //! - [`vcpu`]: the vCPU threads and their exit loop
 //! - [`footprint`]: what a process's memory is used for, this one's or another's
 //! - [`machine`]: builds a VM out of the above and runs it
+//! - [`jail`]: what a process gives up before it builds a VM, for production
 //! - [`check`]: whether this host can run VMs and how well
 
 pub mod arch;
@@ -38,6 +39,7 @@ pub mod config;
 pub mod devices;
 pub mod footprint;
 pub mod handed;
+pub mod jail;
 pub mod kvm;
 pub mod machine;
 pub mod memory;

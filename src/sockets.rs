@@ -26,11 +26,6 @@ impl Made {
             path,
         })
     }
-
-    /// Where it is.
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
 }
 
 impl Drop for Made {

@@ -2,23 +2,25 @@
 
 use std::fs::File;
 use std::io::Write;
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use clap::Args;
 use log::LevelFilter;
 use motevm::arch::cpu::virtualizes;
-use motevm::config::{Console, Endpoint};
+use motevm::config::{Console, Endpoint, Jail, PathUse};
 use motevm::handed::{self, Access};
+use motevm::jail::{self, Besides, JailError, Side};
 use motevm::machine::{Phase, Report, Timeline, Until};
-use motevm::{BuildOptions, Exit, Host, build};
+use motevm::{BuildOptions, Exit, Host, VmConfig, build};
 
-use super::run_help::TOLD;
+use super::run_help::{ISOLATION, JAIL, TOLD};
 use super::sandbox::{Sandbox, SandboxArgs};
 use super::signals::{ResizeOnSignal, StopOnSignals};
 use super::terminal::RawTerminal;
 use super::vm_args::{self, VmArgs};
-use super::{CliError, Status, limits, notify_fd, print, say, signals, until};
+use super::{CliError, Status, keyval, limits, notify_fd, print, say, signals, until};
 
 /// Arguments of `mote run`.
 #[derive(Args, Debug)]
@@ -51,6 +53,15 @@ pub struct RunArgs {
     notify_fd: Option<i32>,
     #[command(flatten)]
     sandbox: SandboxArgs,
+    /// Run in a jail, for production: id=NAME, with uid=N as root
+    #[arg(
+        long,
+        value_name = "JAIL",
+        help_heading = ISOLATION,
+        value_parser = |text: &str| keyval::parse::<Jail>(text, None),
+        long_help = JAIL,
+    )]
+    jail: Option<Jail>,
     /// What mote says of itself on standard error: off, error, warn, info, debug or trace
     #[arg(long, value_name = "LEVEL", default_value = "warn", help_heading = TOLD)]
     log: LevelFilter,
@@ -70,15 +81,22 @@ impl Timings {
             Timings::Json(path) => Some(path),
         }
     }
+
+    fn path_mut(&mut self) -> Option<&mut PathBuf> {
+        match self {
+            Timings::Text => None,
+            Timings::Json(path) => Some(path),
+        }
+    }
 }
 
 /// Runs a VM; `exec` is when this process started.
-pub fn run(args: RunArgs, exec: Instant) -> Result<Status, CliError> {
+pub fn run(mut args: RunArgs, exec: Instant) -> Result<Status, CliError> {
     env_logger::Builder::new()
         .filter_level(args.log)
         .format_timestamp(None)
         .init();
-    let config = args.vm.config()?;
+    let mut config = args.vm.config()?;
     if args.dump_config {
         let text = toml::to_string_pretty(&config);
         let text = text.map_err(|e| CliError::new(Status::Internal, e))?;
@@ -96,6 +114,15 @@ pub fn run(args: RunArgs, exec: Instant) -> Result<Status, CliError> {
     let until = args.until.clone().unwrap_or_default();
     until::check(&until, &config.console)?;
 
+    // Before anything of mote's own is open.
+    let sandbox = Sandbox::enter(args.sandbox, &config, args.notify_fd)?;
+    let mut timeline = Timeline::starting_at(exec);
+    let host = Host::open().map_err(|e| CliError::new(Status::Host, e))?;
+    timeline.mark(Phase::KvmOpen);
+    if let Some(ended) = enter_jail(&mut args, &mut config, &host)? {
+        return Ok(ended);
+    }
+
     let internal = |what| move |e| CliError::new(Status::Internal, format_args!("{what}: {e}"));
     signals::ignore_file_size_limit().map_err(internal("ignoring SIGXFSZ"))?;
     if config.vsock.is_some() {
@@ -104,12 +131,8 @@ pub fn run(args: RunArgs, exec: Instant) -> Result<Status, CliError> {
     if config.memory.mlock {
         limits::lock_process()?;
     }
-    let sandbox = Sandbox::enter(args.sandbox, &config, args.notify_fd)?;
     // Once the guest runs, no file can be opened.
     let written = args.timings.as_ref().map(Timings::open).transpose()?;
-    let mut timeline = Timeline::starting_at(exec);
-    let host = Host::open().map_err(|e| CliError::new(Status::Host, e))?;
-    timeline.mark(Phase::KvmOpen);
     let mut vm = build(
         &host,
         &config,
@@ -149,13 +172,59 @@ pub fn run(args: RunArgs, exec: Instant) -> Result<Status, CliError> {
     let exit = exit?;
 
     tell(&exit);
-    if let Some(hint) = host_hint(&exit).or_else(|| vm.hint()) {
+    // In a jail nothing is seen of the host.
+    let of_host = args.jail.is_none().then(|| host_hint(&exit)).flatten();
+    if let Some(hint) = of_host.or_else(|| vm.hint()) {
         say(format_args!("hint: {hint}"));
     }
     if let Some(written) = written {
         written.write(&vm.report())?;
     }
     Ok(Status::of(&exit, signals::received()))
+}
+
+/// Enters the jail, if there is to be one. Outside of it, returns when the VM in it has ended.
+fn enter_jail(
+    args: &mut RunArgs,
+    config: &mut VmConfig,
+    host: &Host,
+) -> Result<Option<Status>, CliError> {
+    let Some(jail) = &args.jail else {
+        return Ok(None);
+    };
+    let json = args.timings.as_mut().and_then(Timings::path_mut);
+    let json = json.map(|path| ("--timings json", PathUse::Write, path));
+    let fdt = args.dump_fdt.as_mut();
+    let fdt = fdt.map(|path| ("--dump-fdt", PathUse::Write, path));
+    let besides = Besides {
+        paths: json.into_iter().chain(fdt).collect(),
+        handed: args.notify_fd.into_iter().collect(),
+        shared: vec![host.as_raw_fd()],
+    };
+    match jail::enter(jail, config, besides).map_err(of_jail)? {
+        Side::Jailed => Ok(None),
+        Side::Supervisor(outcome) => Ok(Some(match outcome.status() {
+            Ok(code) => Status::Passed(code),
+            Err(signal) => {
+                let why = match outcome.is_out_of_memory() {
+                    true => ": it needed more memory than --jail memory= allows",
+                    false => "",
+                };
+                say(format_args!(
+                    "the jailed process was killed by signal {signal}{why}"
+                ));
+                Status::Signal(signal)
+            }
+        })),
+    }
+}
+
+fn of_jail(error: JailError) -> CliError {
+    let status = match error.is_hosts() {
+        true => Status::Host,
+        false => Status::Usage,
+    };
+    CliError::new(status, error)
 }
 
 /// Says how the VM ended where that isn't what one hopes for.

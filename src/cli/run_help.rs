@@ -115,3 +115,18 @@ pub const METRICS: &str = "\
 Show metrics in the Prometheus text format. One of these, or both:
   file=PATH                     written every 10 seconds (interval=SECONDS) and at the end
   unix=PATH                     a socket: each who connects is told";
+
+pub const JAIL: &str = "\
+Run in a jail, for production (docs/jail.md): namespaces, an empty file system, another user,
+no rights. What the options name is opened before. Keys:
+  id=NAME                       the VM's name: of its folder and its cgroup
+  uid=N, gid=N                  who it becomes; as root, uid= must be given
+  root=DIR                      where its folder is [default: /run/mote, or
+                                $XDG_RUNTIME_DIR/mote]; sockets that mote makes are in DIR/NAME/run
+  netns=NAME                    the network namespace to be in, or its path [default: an empty one]
+  cgroup=PATH                   the cgroup (version 2) in which it gets one of its own, with
+  cpu=N, memory=SIZE, pids=N, cpus=LIST
+                                CPU time in CPUs (0.5), memory of guest and mote, threads, CPUs
+  nofile=N, nproc=N, memlock=SIZE, fsize=SIZE
+                                resource limits: open files, threads of its user, locked memory,
+                                the size of a file";

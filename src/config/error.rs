@@ -169,6 +169,17 @@ pub enum ConfigError {
     /// NUMA nodes that the guest can't learn of.
     #[error("--numa: a guest learns of its nodes by ACPI; leave --acpi off out")]
     NumaWithoutAcpi,
+    /// No name for a folder.
+    #[error(
+        "--jail id={0}: 1 to 64 letters, digits, `-`, `_` and `.`, which isn't the first of them"
+    )]
+    JailId(String),
+    /// No user to be in a jail.
+    #[error("--jail {0}={1}: must be a user or group other than root's, up to 4294967294")]
+    JailUser(&'static str, u32),
+    /// Limits of a cgroup, and no cgroup.
+    #[error("--jail: cpu=, memory=, pids= and cpus= are limits of a cgroup; give cgroup=PATH, too")]
+    JailLimits,
     /// More devices than interrupt lines.
     #[error("{0} virtio devices: at most {1} fit, the entropy device included; leave some out")]
     TooManyDevices(usize, usize),

@@ -2,6 +2,7 @@
 
 use std::ffi::CString;
 use std::io;
+use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -95,6 +96,12 @@ pub enum HostError {
 pub struct Host {
     pub(super) kvm: Kvm,
     pub(super) facts: Facts,
+}
+
+impl AsRawFd for Host {
+    fn as_raw_fd(&self) -> RawFd {
+        self.kvm.as_raw_fd()
+    }
 }
 
 impl Host {

@@ -1,0 +1,129 @@
+//! What a process gives up on its way into the jail, for good.
+
+use std::ffi::{CStr, c_char};
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+
+use super::sys::{check, close_range};
+use super::{JailError, User};
+use crate::config::{Jail, VmConfig};
+
+/// linux/capability.h: version 3 has two words of each set.
+const CAPABILITY_VERSION_3: u32 = 0x2008_0522;
+
+/// Sets the limits of this process and of all that it starts.
+pub fn limit(jail: &Jail, config: &VmConfig) -> Result<(), JailError> {
+    let set = |resource, value| {
+        let limit = libc::rlimit {
+            rlim_cur: value,
+            rlim_max: value,
+        };
+        // SAFETY: a struct that lives through the call.
+        check(unsafe { libc::setrlimit(resource, &raw const limit) }).map(drop)
+    };
+    let bytes = |size: Option<crate::config::Size>| size.map(|size| size.bytes());
+    for (key, resource, value) in [
+        ("nofile", libc::RLIMIT_NOFILE, jail.nofile),
+        ("nproc", libc::RLIMIT_NPROC, jail.nproc),
+        ("memlock", libc::RLIMIT_MEMLOCK, bytes(jail.memlock)),
+        ("fsize", libc::RLIMIT_FSIZE, bytes(jail.fsize)),
+    ] {
+        let Some(value) = value else { continue };
+        set(resource, value).map_err(|source| JailError::Limit { key, value, source })?;
+    }
+    // What needs the rights that are given up below. Where it can't be had, whoever needs it says so.
+    if config.memory.mlock && jail.memlock.is_none() {
+        let _ = set(libc::RLIMIT_MEMLOCK, libc::RLIM_INFINITY);
+    }
+    if config.placement.sched.is_some() {
+        let _ = set(libc::RLIMIT_RTPRIO, 99);
+    }
+    set(libc::RLIMIT_CORE, 0).map_err(|source| JailError::Host {
+        what: "forbidding core dumps",
+        source,
+    })
+}
+
+/// Joins the cgroup that this is the `cgroup.procs` of.
+pub fn join(entrance: BorrowedFd) -> io::Result<()> {
+    // SAFETY: one byte.
+    let written = unsafe { libc::write(entrance.as_raw_fd(), c"0".as_ptr().cast(), 1) };
+    check(written as i32).map(drop)
+}
+
+/// Closes all descriptors but the standard ones and these.
+pub fn close_all_but(mut kept: Vec<RawFd>) -> io::Result<()> {
+    kept.sort_unstable();
+    let mut next = libc::STDERR_FILENO + 1;
+    for fd in kept.into_iter().filter(|fd| *fd > libc::STDERR_FILENO) {
+        close_range(next, fd - 1)?;
+        next = next.max(fd.saturating_add(1));
+    }
+    close_range(next, RawFd::MAX)
+}
+
+/// Becomes `user`, and gives up every capability and the way to get any.
+pub fn drop_all(user: &User) -> io::Result<()> {
+    // Until the kernel knows no more of them.
+    for capability in 0..64 {
+        // SAFETY: takes no pointer.
+        match check(unsafe { libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0) }) {
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => break,
+            result => result?,
+        };
+    }
+    // SAFETY: no groups, and numbers.
+    unsafe {
+        if user.by_root {
+            check(libc::setgroups(0, std::ptr::null()))?;
+        }
+        check(libc::setresgid(user.gid, user.gid, user.gid))?;
+        check(libc::setresuid(user.uid, user.uid, user.uid))?;
+        check(libc::prctl(
+            libc::PR_CAP_AMBIENT,
+            libc::PR_CAP_AMBIENT_CLEAR_ALL,
+            0,
+            0,
+            0,
+        ))?;
+    }
+    let header = [CAPABILITY_VERSION_3, 0];
+    let none = [0_u32; 6];
+    // SAFETY: a header, and two structs of three words.
+    let result = unsafe { libc::syscall(libc::SYS_capset, header.as_ptr(), none.as_ptr()) };
+    check(result as i32)?;
+    // SAFETY: takes no pointer.
+    check(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) })?;
+    // SAFETY: takes no pointer.
+    unsafe { libc::umask(0o077) };
+    Ok(())
+}
+
+/// Ends this process when its parent does. After [`drop_all`]: the kernel forgets it with a change of
+/// user.
+pub fn end_with_parent() -> io::Result<()> {
+    // SAFETY: takes no pointer.
+    check(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0) }).map(drop)
+}
+
+/// Clears the environment, also where /proc shows it.
+///
+/// # Safety
+///
+/// No other thread may exist.
+pub unsafe fn forget_environment() {
+    unsafe extern "C" {
+        static mut environ: *mut *mut c_char;
+    }
+    // SAFETY: the caller's promise; the list ends with a null pointer, and each string, which is this
+    // process's own memory, with a NUL.
+    unsafe {
+        let mut entry = environ;
+        while !entry.is_null() && !(*entry).is_null() {
+            let length = CStr::from_ptr(*entry).count_bytes();
+            std::ptr::write_bytes(*entry, 0, length);
+            entry = entry.add(1);
+        }
+        libc::clearenv();
+    }
+}
