@@ -242,3 +242,67 @@ fn a_mote_in_the_background_leaves_the_terminal_alone_and_ends() {
     session.expect("-echo");
     assert_eq!(session.end(), (Some(0), None));
 }
+
+/// The same, of a VM in a jail: what has the terminal is in another process group then.
+#[test]
+fn a_jailed_mote_has_the_terminal_and_gives_it_back() {
+    // SAFETY: takes no pointer.
+    let root = unsafe { libc::geteuid() } == 0;
+    let obstacle = (!root).then(|| "only root becomes another user".to_owned());
+    if kvm().is_none() || !common::can_run("root", obstacle) {
+        return;
+    }
+    let jails = tempfile::tempdir().unwrap();
+    let jail = |id| {
+        format!(
+            "--jail id={id},uid=64123,root={}/jails",
+            jails.path().display()
+        )
+    };
+    let until = |what: &str, condition: &dyn Fn() -> bool| {
+        let deadline = Instant::now() + PATIENCE;
+        while !condition() {
+            assert!(Instant::now() < deadline, "{what}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    };
+    let ends = [
+        ("ab\x03cq", 0, (Some(0), None)),
+        ("\x01x", 0, (Some(130), None)),
+        ("", libc::SIGTERM, (Some(143), None)),
+        ("", libc::SIGHUP, (Some(129), None)),
+        ("", libc::SIGSEGV, (Some(139), None)),
+    ];
+    for (keys, signal, expected) in ends {
+        let script = format!("exec \"$@\" {}", jail("a"));
+        let mut session = Session::start_by(&script, guest());
+        let before = session.before;
+        session.expect("ready");
+        until("raw mode", &|| session.modes() != before);
+        session.terminal.write_all(keys.as_bytes()).unwrap();
+        if signal != 0 {
+            session.signal(signal);
+        }
+        assert_eq!(session.end(), expected, "{keys:?}, signal {signal}");
+        assert_eq!(session.modes(), before, "{keys:?}, signal {signal}");
+    }
+    // Stopped from outside, and by a shell; in the foreground again it's the guest's again.
+    let script = format!(
+        "set -m; \"$@\" {}; echo stopped >&2; fg; echo status $? >&2",
+        jail("b")
+    );
+    let mut session = Session::start_by(&script, guest());
+    let before = session.before;
+    session.expect("ready");
+    until("raw mode", &|| session.modes() != before);
+    let raw = session.modes();
+    let mote = std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", session.mote.id()));
+    let mote: i32 = mote.unwrap().trim().parse().unwrap();
+    // SAFETY: a child of the shell that this test started, which has not waited for it.
+    assert_eq!(unsafe { libc::kill(mote, libc::SIGTSTP) }, 0);
+    session.expect("stopped");
+    until("raw mode again", &|| session.modes() == raw);
+    session.terminal.write_all(b"q").unwrap();
+    session.expect("status 0");
+    session.end();
+}

@@ -210,9 +210,12 @@ fn enter_jail(
                     true => ": it needed more memory than --jail memory= allows",
                     false => "",
                 };
-                say(format_args!(
-                    "the jailed process was killed by signal {signal}{why}"
-                ));
+                // One of these was passed on, and came before there was a VM to stop.
+                if !signals::ENDING.contains(&signal) {
+                    say(format_args!(
+                        "the jailed process was killed by signal {signal}{why}"
+                    ));
+                }
                 Status::Signal(signal)
             }
         })),

@@ -19,7 +19,7 @@ static RESIZE_EVENT: AtomicI32 = AtomicI32::new(-1);
 static RECEIVED: AtomicI32 = AtomicI32::new(0);
 
 /// What a user, a terminal that goes away, or a supervisor sends.
-const ENDING: [i32; 4] = [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM];
+pub const ENDING: [i32; 4] = [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM];
 
 /// How long the VM may take to end once it was asked to, in seconds. What it waits for is the
 /// host: a file system that doesn't answer, a pipe that nobody reads.

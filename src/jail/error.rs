@@ -27,8 +27,6 @@ pub enum JailError {
     NoRoot,
     #[error("--jail: this process has several threads; a jail is entered before there are any")]
     Threads,
-    #[error("--jail: {path} is a symbolic link, or behind one: give the folder itself")]
-    Link { path: PathBuf },
     #[error("--jail: {path} belongs to user {owner}: remove it, or give root=DIR elsewhere")]
     Foreign { path: PathBuf, owner: u32 },
     #[error("--jail: others may write to {path}: chmod go-w {path}, or give root=DIR elsewhere")]
@@ -123,6 +121,7 @@ impl JailError {
 /// What a call that made it fail says of the host.
 fn hint(error: &io::Error) -> String {
     match error.raw_os_error() {
+        Some(libc::ELOOP) => "; none may be there, or on the way there".to_owned(),
         Some(libc::ENOSYS) => format!("; {KERNEL}"),
         Some(libc::EPERM) => "; without root's rights it needs user namespaces \
              (sysctl user.max_user_namespaces, kernel.unprivileged_userns_clone, \

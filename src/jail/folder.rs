@@ -55,6 +55,7 @@ impl Folder {
                 break folder;
             }
         };
+        clear(folder.as_fd(), &path).map_err(failed("clearing it"))?;
         let mut claimed = Folder {
             root,
             name,
@@ -62,34 +63,8 @@ impl Folder {
             pid: None,
             path: path.clone(),
         };
-        claimed.clear().map_err(failed("clearing it"))?;
         claimed.sign().map_err(failed("writing `pid`"))?;
         Ok(claimed)
-    }
-
-    /// Removes what a supervisor left that was killed, once those in its jail are gone.
-    fn clear(&self) -> io::Result<()> {
-        let folder = self.folder.as_fd();
-        match openat2(
-            folder.as_raw_fd(),
-            PID,
-            libc::O_RDONLY | libc::O_NONBLOCK,
-            0,
-            BENEATH,
-        ) {
-            Ok(pid) => {
-                log::info!(
-                    "{}: left by a supervisor that was killed",
-                    self.path.display()
-                );
-                // They are killed with it: soon.
-                lock(pid.as_fd(), true)?;
-            }
-            Err(error) if error.kind() == ErrorKind::NotFound => {}
-            Err(error) => return Err(error),
-        }
-        remove_run(folder)?;
-        remove(folder, PID, 0)
     }
 
     fn sign(&mut self) -> io::Result<()> {
@@ -150,17 +125,28 @@ impl Drop for Folder {
     }
 }
 
+/// Removes what a supervisor left that was killed, once those in its jail are gone.
+fn clear(folder: BorrowedFd, path: &Path) -> io::Result<()> {
+    let flags = libc::O_RDONLY | libc::O_NONBLOCK;
+    match openat2(folder.as_raw_fd(), PID, flags, 0, BENEATH) {
+        Ok(pid) => {
+            log::info!("{}: left by a supervisor that was killed", path.display());
+            // They are killed with it: soon.
+            lock(pid.as_fd(), true)?;
+        }
+        Err(error) if error.kind() == ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
+    remove_run(folder)?;
+    remove(folder, PID, 0)
+}
+
 /// Opens the folder in which those of all VMs are; makes it where only its last part is missing.
 fn open_root(path: &Path) -> Result<OwnedFd, JailError> {
-    let failed = |source: io::Error| match source.raw_os_error() {
-        Some(libc::ELOOP) => JailError::Link {
-            path: path.to_owned(),
-        },
-        _ => JailError::Folder {
-            path: path.to_owned(),
-            what: "opening it",
-            source,
-        },
+    let failed = |source| JailError::Folder {
+        path: path.to_owned(),
+        what: "opening it",
+        source,
     };
     let nul = |_| failed(ErrorKind::InvalidInput.into());
     let whole = CString::new(path.as_os_str().as_bytes()).map_err(nul)?;

@@ -61,7 +61,7 @@ pub fn openat2(
 ) -> io::Result<OwnedFd> {
     // SAFETY: a struct of numbers, for which zeros are valid.
     let mut how: libc::open_how = unsafe { std::mem::zeroed() };
-    how.flags = (flags | libc::O_CLOEXEC | libc::O_NOFOLLOW) as u64;
+    how.flags = (flags | libc::O_CLOEXEC) as u64;
     how.mode = mode;
     how.resolve = resolve;
     // SAFETY: a path with its end, and a struct with its size.
