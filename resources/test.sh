@@ -100,7 +100,7 @@ on_kvm() {
   use "$1"
   # The emulated machine has all that a test can ask for; another host may lack some of it.
   if [ "$("${machine[@]}" -w)" = emulated ]; then
-    kinds+=,tap,vhost,io_uring,o_direct,mount,cc,realtime,huge-pages
+    kinds+=,tap,vhost,cgroup2,io_uring,o_direct,mount,cc,realtime,huge-pages
     case $arch in
       x86_64) kinds+=,pass-through ;;
       *) kinds+=,dtc ;;

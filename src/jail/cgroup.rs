@@ -260,5 +260,5 @@ fn is_version_2(folder: Option<&OwnedFd>, path: &Path) -> bool {
         // SAFETY: a path with its end, and a struct to be filled.
         None => unsafe { libc::statfs(mount.as_ptr(), &raw mut status) },
     };
-    result == 0 && i64::from(status.f_type) == CGROUP2_SUPER_MAGIC
+    result == 0 && status.f_type == CGROUP2_SUPER_MAGIC
 }

@@ -103,9 +103,10 @@ fn place_device(root: BorrowedFd, path: &Path, owner: Option<u32>) -> io::Result
     // SAFETY: a path with its end.
     check(unsafe { libc::mknodat(at, inside.as_ptr(), kind | 0o600, number) })?;
     match owner {
-        // SAFETY: as above.
         Some(owner) => {
-            check(unsafe { libc::fchownat(at, inside.as_ptr(), owner, owner, 0) }).map(drop)
+            let group = u32::MAX; // stays root's, which may nothing
+            // SAFETY: as above.
+            check(unsafe { libc::fchownat(at, inside.as_ptr(), owner, group, 0) }).map(drop)
         }
         None => {
             let mount = sys::clone_mount(libc::AT_FDCWD, &c_path(path)?)?;

@@ -13,6 +13,7 @@ mod cpu_memory;
 mod dax;
 mod disk;
 mod idle;
+mod jail;
 mod life;
 mod mem;
 mod memory;

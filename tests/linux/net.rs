@@ -14,14 +14,14 @@ use motevm::{BuildOptions, Exit, Host, Vm, VmConfig, build};
 const UP: &str = "ip link set eth0 up; ip addr add 10.0.0.2/24 dev eth0";
 
 /// A network namespace, with a tap in it.
-struct Namespace {
-    name: String,
+pub struct Namespace {
+    pub name: String,
 }
 
 impl Namespace {
     /// `None` (said aloud) where it can't be had. `tap` is what follows `ip tuntap add tap0`; if
     /// it's empty, mote is to make the tap.
-    fn new(tap: &str) -> Option<Self> {
+    pub fn new(tap: &str) -> Option<Self> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let name = format!("mote-{}-{number}", std::process::id());
