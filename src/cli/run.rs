@@ -118,10 +118,10 @@ pub fn run(mut args: RunArgs, exec: Instant) -> Result<Status, CliError> {
     let sandbox = Sandbox::enter(args.sandbox, &config, args.notify_fd)?;
     let mut timeline = Timeline::starting_at(exec);
     let host = Host::open().map_err(|e| CliError::new(Status::Host, e))?;
-    timeline.mark(Phase::KvmOpen);
     if let Some(ended) = enter_jail(&mut args, &mut config, &host)? {
         return Ok(ended);
     }
+    timeline.mark(Phase::KvmOpen);
 
     let internal = |what| move |e| CliError::new(Status::Internal, format_args!("{what}: {e}"));
     signals::ignore_file_size_limit().map_err(internal("ignoring SIGXFSZ"))?;
