@@ -6,6 +6,8 @@ mod common;
 mod folder;
 #[path = "jail/life.rs"]
 mod life;
+#[path = "jail/options.rs"]
+mod options;
 #[path = "jail/unprivileged.rs"]
 mod unprivileged;
 #[path = "jail/view.rs"]

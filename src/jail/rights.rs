@@ -64,6 +64,13 @@ pub fn close_all_but(mut kept: Vec<RawFd>) -> io::Result<()> {
 
 /// Becomes `user`, and gives up every capability and the way to get any.
 pub fn drop_all(user: &User) -> io::Result<()> {
+    // Keys that the kernel holds for who started mote (keyrings(7)), where it has such a thing.
+    let (join, none) = (
+        libc::KEYCTL_JOIN_SESSION_KEYRING,
+        std::ptr::null::<c_char>(),
+    );
+    // SAFETY: no name.
+    unsafe { libc::syscall(libc::SYS_keyctl, join, none) };
     // Until the kernel knows no more of them.
     for capability in 0..64 {
         // SAFETY: takes no pointer.

@@ -134,6 +134,9 @@ fn be_first(parts: &Parts, alive: &OwnedFd, lock: Option<RawFd>) -> ! {
         unsafe { libc::close(fd) };
     }
     let _ = rights::drop_all(&parts.user);
+    // The jailed process can't trace it, and so not keep it from its end.
+    // SAFETY: takes no pointer.
+    unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0) };
     let mut byte = 0_u8;
     // SAFETY: room for one byte. No one writes: it returns when the other end is closed.
     while unsafe { libc::read(alive.as_raw_fd(), (&raw mut byte).cast(), 1) } < 0 {}

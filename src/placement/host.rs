@@ -54,7 +54,11 @@ impl HostCpus {
             let line = status.lines().find_map(|line| line.strip_prefix(key))?;
             CpuList::of_kernel(line)
         };
-        let allowed = of_status("Cpus_allowed_list:").unwrap_or_default();
+        // In a jail there is no /proc, but the kernel tells of this thread also without it.
+        let here = root == Path::new("/");
+        let asked = || here.then(|| super::thread::current().ok()).flatten();
+        let allowed = of_status("Cpus_allowed_list:").or_else(asked);
+        let allowed = allowed.unwrap_or_default();
         let folder = "sys/devices/system/node";
         let node_numbers = list(&format!("{folder}/online")).unwrap_or_default();
         let with_memory = list(&format!("{folder}/has_memory")).unwrap_or_default();
