@@ -38,7 +38,8 @@ pub fn limit(jail: &Jail, config: &VmConfig) -> Result<(), JailError> {
     if config.placement.sched.is_some() {
         let _ = set(libc::RLIMIT_RTPRIO, 99);
     }
-    set(libc::RLIMIT_CORE, 0).map_err(|source| JailError::Host {
+    // Not none: see cli/sandbox.rs.
+    set(libc::RLIMIT_CORE, 1).map_err(|source| JailError::Host {
         what: "forbidding core dumps",
         source,
     })

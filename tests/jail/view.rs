@@ -99,7 +99,7 @@ fn it_has_nothing_but_what_its_vm_needs() {
     assert!(!vm.proc("environ").contains("swordfish"));
     let limits = vm.proc("limits");
     for (limit, value) in [
-        ("Max core file size", "0"),
+        ("Max core file size", "1"),
         ("Max open files", "300"),
         ("Max processes", "500"),
         ("Max locked memory", "1048576"),
