@@ -1,10 +1,12 @@
 //! What differs between processors. Each architecture has the same files and function names, as far as
 //! the rest of mote calls them.
 
+// Only AArch64 has a use for these two, and their tests run everywhere.
+#[cfg(any(target_arch = "aarch64", test, feature = "fuzzing"))]
+pub mod a64;
 #[cfg(target_arch = "aarch64")]
 pub mod aarch64;
-// Only AArch64 has a use for it, and its tests run everywhere.
-#[cfg(any(target_arch = "aarch64", test))]
+#[cfg(any(target_arch = "aarch64", test, feature = "fuzzing"))]
 pub mod fdt;
 #[cfg(target_arch = "x86_64")]
 pub mod x86_64;

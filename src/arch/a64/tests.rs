@@ -34,7 +34,7 @@ fn stores_are_known_by_what_they_do_to_their_base() {
         (0, None),
         (u32::MAX, None),
     ] {
-        assert_eq!(decode(word), expected, "{word:#010x}");
+        assert_eq!(store(word), expected, "{word:#010x}");
     }
 }
 
