@@ -201,7 +201,7 @@ impl MmioTransport {
 
     fn write_features(&mut self, value: u32) {
         let is_time = self.has(VIRTIO_CONFIG_S_DRIVER) && !self.has(VIRTIO_CONFIG_S_FEATURES_OK);
-        if !is_time {
+        if !is_time || self.has(VIRTIO_CONFIG_S_FAILED) {
             return self.driver_error(&"writes features out of order");
         }
         let value = u64::from(value);
@@ -214,7 +214,8 @@ impl MmioTransport {
 
     fn write_queue(&mut self, offset: u32, value: u32) {
         // §3.1.1: step 7 comes after FEATURES_OK and before DRIVER_OK.
-        if !self.has(VIRTIO_CONFIG_S_FEATURES_OK) || self.has(VIRTIO_CONFIG_S_DRIVER_OK) {
+        let is_time = self.has(VIRTIO_CONFIG_S_FEATURES_OK) && !self.has(VIRTIO_CONFIG_S_DRIVER_OK);
+        if !is_time || self.has(VIRTIO_CONFIG_S_FAILED) {
             return self.driver_error(&"sets up a queue out of order");
         }
         let event_idx = self.driver_features & (1 << VIRTIO_RING_F_EVENT_IDX) != 0;
@@ -424,5 +425,7 @@ impl Drop for MmioTransport {
     }
 }
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod model;
 #[cfg(test)]
 mod tests;

@@ -1,6 +1,8 @@
 use super::*;
 use crate::devices::virtio::ActivateError;
 use crate::devices::virtio::testing::*;
+use arbitrary::{Arbitrary, Unstructured};
+use proptest::prelude::*;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -228,6 +230,12 @@ fn failed_is_final_until_reset() {
     guest.accept(VERSION_1);
     guest.set(VIRTIO_MMIO_STATUS, FEATURES_OK | VIRTIO_CONFIG_S_FAILED);
     assert_eq!(guest.status(), 3 | VIRTIO_CONFIG_S_FAILED);
+    // Nor is there anything to be set up, however far the driver had come.
+    guest.negotiate(0);
+    guest.set(VIRTIO_MMIO_STATUS, FEATURES_OK | VIRTIO_CONFIG_S_FAILED);
+    let queue = guest.queue(0, 16, false);
+    guest.set_up(&queue);
+    assert_eq!(guest.get(VIRTIO_MMIO_QUEUE_READY), 0);
     guest.start(0);
     assert_eq!((guest.status(), activations(&seen)), (DRIVER_OK, 1));
 }
@@ -395,4 +403,25 @@ fn a_change_of_the_hosts_is_not_lost_while_the_driver_writes() {
     let config = u64::from(VIRTIO_MMIO_CONFIG);
     guest.transport.write(config, &[55, 0, 0, 0]);
     assert_eq!(guest.config(0), [55, 2, 77, 4]);
+}
+
+/// Bytes out of which [`model::Access`]es are made, with the right steps more often than chance has them.
+fn accesses() -> impl Strategy<Value = Vec<model::Access>> {
+    let any = prop::collection::vec(any::<u8>(), 40)
+        .prop_map(|bytes| model::Access::arbitrary(&mut Unstructured::new(&bytes)).unwrap());
+    let status = (0..256u32).prop_map(|value| model::Access::Set(model::Register::Status, value));
+    let step = prop_oneof![5 => any, 2 => Just(model::Access::Onward), 1 => status];
+    prop::collection::vec(step, 1..120)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, cases: 1500, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_accesses_leave_the_registers_as_virtio_says(accesses in accesses()) {
+        let mut pair = model::Pair::new();
+        for access in &accesses {
+            pair.access(access);
+        }
+    }
 }
