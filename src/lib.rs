@@ -31,6 +31,10 @@
 //! - [`jail`]: what a process gives up before it builds a VM, for production
 //! - [`check`]: whether this host can run VMs and how well
 
+// The tests of a part of the binary, which fuzzing drives, speak of the library by its name.
+#[cfg(test)]
+extern crate self as motevm;
+
 pub mod arch;
 pub mod boot;
 pub mod bus;
@@ -40,6 +44,9 @@ pub mod devices;
 pub mod footprint;
 pub mod handed;
 pub mod jail;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod kvm;
 pub mod machine;
 pub mod memory;

@@ -35,6 +35,8 @@ mod cmdline;
 mod decompress;
 mod elf;
 mod error;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod image;
 mod initrd;
 mod kernel;

@@ -14,7 +14,7 @@ mod error;
 mod pagemap;
 mod remote;
 mod rows;
-mod smaps;
+pub(crate) mod smaps;
 mod sort;
 mod text;
 

@@ -7,6 +7,8 @@
 
 mod client;
 pub mod export;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod target;
 mod text;
 

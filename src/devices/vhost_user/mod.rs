@@ -27,6 +27,8 @@
 //!       +------------------------+
 //! ```
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 pub mod kind;
 mod limit;
 pub mod passt;

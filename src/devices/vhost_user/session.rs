@@ -290,6 +290,25 @@ impl Session {
         self.requests.as_ref().map_or(-1, AsRawFd::as_raw_fd)
     }
 
+    /// Has the back-end ask this, and then nothing more.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub fn hear(&self, bytes: &[u8]) {
+        let Some(requests) = &self.requests else {
+            return;
+        };
+        let socket = requests.get_tx_raw_fd();
+        // SAFETY: the handler keeps its descriptor open; and bytes with their length.
+        unsafe {
+            libc::send(
+                socket,
+                bytes.as_ptr().cast(),
+                bytes.len(),
+                libc::MSG_DONTWAIT,
+            );
+            libc::shutdown(socket, libc::SHUT_WR);
+        }
+    }
+
     /// Answers one request of the back-end's. True if its configuration has changed.
     pub fn answer(&mut self, stop: &EventFd) -> Result<bool, VhostUserError> {
         let Some(requests) = &mut self.requests else {

@@ -7,7 +7,8 @@
 //! - [`interrupt`]: from a device to its driver
 //! - [`worker`]: threads that serve a queue
 //! - one file or folder per device: [`balloon`], [`blk`], [`console`], [`net`], [`rng`], [`vsock`]
-//! - `testing`, in tests only: a driver in plain memory, to try a device with no VM
+//! - `testing`, in tests only: a driver in plain memory, to try a device with no VM; `fuzzing`: one that does
+//!   anything
 //!
 //! A device is a [`VirtioDevice`]: its configuration space, and what to do once the driver has
 //! set it up. It never sees a register. Its life, as the driver's writes to Status and the
@@ -31,6 +32,8 @@ pub mod buffers;
 pub mod console;
 #[cfg(test)]
 mod crowd;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod image;
 pub mod interrupt;
 pub mod net;
@@ -38,7 +41,8 @@ pub mod pmem;
 pub mod queue;
 pub mod registers;
 pub mod rng;
-#[cfg(test)]
+#[cfg(any(test, feature = "fuzzing"))]
+#[cfg_attr(not(test), allow(dead_code))] // the tests do more with it
 pub(crate) mod testing;
 pub mod transport;
 pub mod vsock;

@@ -118,5 +118,7 @@ impl RequestHandler for Entropy {
     }
 }
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 #[cfg(test)]
 mod tests;

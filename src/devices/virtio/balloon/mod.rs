@@ -193,5 +193,7 @@ impl VirtioDevice for BalloonDevice {
     }
 }
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 #[cfg(test)]
 mod tests;

@@ -75,7 +75,7 @@ pub(super) struct Service {
 
 /// Why the thread ends before it is asked to.
 #[derive(Debug, thiserror::Error)]
-enum ServeError {
+pub(super) enum ServeError {
     #[error(transparent)]
     Chain(#[from] ChainError),
     #[error("{0}")]
@@ -133,10 +133,8 @@ impl Service {
             .map(readable)
             .collect();
         loop {
-            for index in 0..self.queues.len() {
-                if self.serve(index, buffers)? {
-                    return Ok(());
-                }
+            if self.turn(buffers)? {
+                return Ok(());
             }
             wait(&mut fds)?;
             if fds[0].revents != 0 {
@@ -154,6 +152,16 @@ impl Service {
                 }
             }
         }
+    }
+
+    /// Serves all queues, one after the other.
+    pub(super) fn turn(&mut self, buffers: &mut Buffers) -> Result<bool, ServeError> {
+        for index in 0..self.queues.len() {
+            if self.serve(index, buffers)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Serves all requests of a queue, and asks to be told of further ones. True if the device is
@@ -305,7 +313,7 @@ impl Service {
         Ok(())
     }
 
-    fn ask_for_stats(&mut self) -> Result<(), ServeError> {
+    pub(super) fn ask_for_stats(&mut self) -> Result<(), ServeError> {
         let Some(index) = self
             .queues
             .iter()

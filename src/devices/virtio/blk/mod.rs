@@ -262,5 +262,7 @@ fn config_space(disk: &Disk, queues: u16) -> [u8; 60] {
     config
 }
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 #[cfg(test)]
 mod tests;

@@ -134,9 +134,16 @@ impl InputPort for HvcInput {
     }
 
     fn tick(&self) {
-        let mut state = self.lock();
         // Only the event loop arms it and waits for it, so this doesn't block.
-        let _ = state.timer.wait();
+        let _ = self.lock().timer.wait();
+        self.look_for_driver();
+    }
+}
+
+impl HvcInput {
+    /// What is done when the timer has run out.
+    pub(super) fn look_for_driver(&self) {
+        let mut state = self.lock();
         state.armed = false;
         if let Some(receiver) = &mut state.receiver {
             let result = receiver.probe();

@@ -21,6 +21,8 @@ mod control;
 mod counts;
 mod features;
 mod filter;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod gathered;
 mod link;
 mod open;
@@ -155,6 +157,22 @@ impl NetDevice {
     }
 
     fn start(&mut self, activation: Activation) -> Result<(), ActivateError> {
+        for (index, pair) in self.pairs(activation)? {
+            let name = match index {
+                0 => format!("mote-{}", self.common.name),
+                _ => format!("mote-{}.{index}", self.common.name),
+            };
+            let Some(stop) = self.stop.clone() else { break };
+            let thread = pair
+                .start(&name, stop)
+                .map_err(|source| ActivateError::Thread { name, source })?;
+            self.threads.push(thread);
+        }
+        Ok(())
+    }
+
+    /// The queue pairs that threads are to serve, with their numbers; none where the kernel does.
+    fn pairs(&mut self, activation: Activation) -> Result<Vec<(usize, Pair)>, ActivateError> {
         let refused = |what: &str, source| ActivateError::Host {
             what: format!("{}: {what}", self.common.name),
             source,
@@ -206,7 +224,8 @@ impl NetDevice {
                     backends.push(Backend::new(tap, queues, features, &memory, &interrupt)?);
                 }
             }
-            return Ok(self.common.shared.serve_by(backends)?);
+            self.common.shared.serve_by(backends)?;
+            return Ok(Vec::new());
         }
         let mut commands = Some(commands);
         let mergeable = has(features, VIRTIO_NET_F_MRG_RXBUF);
@@ -216,6 +235,7 @@ impl NetDevice {
         };
         let stop = Arc::new(EventFd::new(libc::EFD_CLOEXEC).map_err(|e| refused("an event", e))?);
         self.stop = Some(stop.clone());
+        let mut ready = Vec::with_capacity(pairs);
         for (index, tap) in self.taps.iter().enumerate().take(pairs) {
             let (Some(rx), Some(tx)) = (slots[2 * index].take(), slots[2 * index + 1].take())
             else {
@@ -245,18 +265,9 @@ impl NetDevice {
                 epoll,
                 _events: [rx.notify, tx.notify],
             };
-            let name = format!("mote-{}", self.common.name);
-            let name = if index > 0 {
-                format!("{name}.{index}")
-            } else {
-                name
-            };
-            let thread = pair
-                .start(&name, stop.clone())
-                .map_err(|source| ActivateError::Thread { name, source })?;
-            self.threads.push(thread);
+            ready.push((index, pair));
         }
-        Ok(())
+        Ok(ready)
     }
 }
 

@@ -52,7 +52,7 @@ impl Tap {
     }
 
     /// A socket that keeps packets apart, as a tap does.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "fuzzing"))]
     pub fn fake(socket: std::os::unix::net::UnixDatagram, header: bool) -> Self {
         socket.set_nonblocking(true).unwrap();
         Self {

@@ -129,5 +129,7 @@ impl RequestHandler for Flushes {
     }
 }
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 #[cfg(test)]
 mod tests;

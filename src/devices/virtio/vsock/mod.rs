@@ -20,6 +20,8 @@
 mod connection;
 mod counts;
 mod credit;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod host;
 pub mod kernel;
 mod muxer;

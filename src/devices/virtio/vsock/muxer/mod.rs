@@ -99,7 +99,7 @@ struct Rst {
 
 /// The thread's data.
 pub struct Muxer {
-    given: Given,
+    pub(super) given: Given,
     memory: GuestMemoryMmap<()>,
     interrupt: Arc<Interrupt>,
     rx: Option<ActiveQueue>,
@@ -136,7 +136,7 @@ impl Muxer {
         }
     }
 
-    fn new(given: Given, activation: Activation) -> io::Result<Self> {
+    pub(super) fn new(given: Given, activation: Activation) -> io::Result<Self> {
         let mut muxer = Self {
             given,
             buffers: Buffers::new(&activation.memory),
@@ -184,36 +184,44 @@ impl Muxer {
     }
 
     fn serve(&mut self) -> Result<(), MuxerError> {
-        let mut events = [EpollEvent::default(); 64];
         let mut busy = true;
-        loop {
-            let timeout = if busy { 0 } else { self.timeout() };
-            let count = match self.epoll.wait(timeout, &mut events) {
-                Ok(count) => count,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => 0,
-                Err(error) => return Err(MuxerError::Host("waiting for events", error)),
-            };
-            for event in &events[..count] {
-                match event.data() {
-                    STOP => return Ok(()),
-                    LISTENER => self.accept()?,
-                    TRANSPORT_RESET => self.transport_reset(),
-                    data if data >= Token::FIRST_FREE => {} // the queues are looked at in any case
-                    data => self.on_socket(Token(data), event.event_set()),
-                }
-            }
-            self.expire()?;
-            self.tell_reset()?;
-            // Both in any case: the first may have made work for the second.
-            busy = self.take_packets()?;
-            let full = self.rsts.len() >= RSTS;
-            busy |= self.give_packets()?;
-            // Packets that waited for room among the RSTs can be taken now.
-            busy |= full && self.rsts.len() < RSTS;
-            if std::mem::take(&mut self.interrupt_due) {
-                self.interrupt.used_buffers();
+        while let Some(more) = self.turn(busy)? {
+            busy = more;
+        }
+        Ok(())
+    }
+
+    /// One turn, which waits for something to do unless there is more already (`busy`). Whether there is more
+    /// then; `None` at the end.
+    pub(super) fn turn(&mut self, busy: bool) -> Result<Option<bool>, MuxerError> {
+        let mut events = [EpollEvent::default(); 64];
+        let timeout = if busy { 0 } else { self.timeout() };
+        let count = match self.epoll.wait(timeout, &mut events) {
+            Ok(count) => count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => 0,
+            Err(error) => return Err(MuxerError::Host("waiting for events", error)),
+        };
+        for event in &events[..count] {
+            match event.data() {
+                STOP => return Ok(None),
+                LISTENER => self.accept()?,
+                TRANSPORT_RESET => self.transport_reset(),
+                data if data >= Token::FIRST_FREE => {} // the queues are looked at in any case
+                data => self.on_socket(Token(data), event.event_set()),
             }
         }
+        self.expire()?;
+        self.tell_reset()?;
+        // Both in any case: the first may have made work for the second.
+        let mut busy = self.take_packets()?;
+        let full = self.rsts.len() >= RSTS;
+        busy |= self.give_packets()?;
+        // Packets that waited for room among the RSTs can be taken now.
+        busy |= full && self.rsts.len() < RSTS;
+        if std::mem::take(&mut self.interrupt_due) {
+            self.interrupt.used_buffers();
+        }
+        Ok(Some(busy))
     }
 
     /// Milliseconds until the first deadline, or -1.
