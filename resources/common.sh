@@ -73,7 +73,7 @@ apt_update() {
 
 # What the scripts together install where everything is missing, but for Rust: for a user who can't
 # install packages, so that they needn't ask for them one script at a time.
-ALL_PACKAGES=(ca-certificates make gcc libc6-dev linux-source-6.12 libelf-dev flex bison bc lz4 xz-utils
+ALL_PACKAGES=(ca-certificates make gcc g++ libc6-dev linux-source-6.12 libelf-dev flex bison bc lz4 xz-utils
   busybox-static cpio e2fsprogs fakeroot kmod zstd qemu-system-x86
   qemu-utils iproute2 iperf3 socat ethtool erofs-utils xfsprogs libcap-ng-dev libseccomp-dev device-tree-compiler
   debian-archive-keyring gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-system-arm)

@@ -5,6 +5,7 @@
 #                                                    (10 s if neither is given); ends with a table, and with
 #                                                    status 1 if there was a crash
 #   fuzz.sh repeat TARGET FILE                       one input again
+#   fuzz.sh tests [FILTER...]                        the unit tests with AddressSanitizer
 #   fuzz.sh seed                                     the first inputs, into fuzz/corpus
 #   fuzz.sh keep [TARGET...]                         the smallest set of what was found with the same coverage, too
 # What is found is in target/fuzz/corpus, and inputs of crashes in target/fuzz/crashes.
@@ -14,13 +15,14 @@ HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 . "$HERE/common.sh"
 cd "$HERE/.."
 
+need_rust
 triple=$(host_triple)
 work=${CARGO_TARGET_DIR:-target}/fuzz
 mkdir -p "$work"
 work=$(cd "$work" && pwd)
 programs=$work/$triple/release
 
-# How an input may behave: each, a second and some memory; all together, no more than this.
+# What an input may take, at most: time and memory, and at once.
 limits=(-timeout=10 -rss_limit_mb=2048 -malloc_limit_mb=512)
 
 targets() {
@@ -28,23 +30,35 @@ targets() {
   for file in fuzz/fuzz_targets/*.rs; do basename "$file" .rs; done
 }
 
-# The flags are those of `cargo fuzz`. A stable Rust takes them, and has the sanitizer's runtime, if it is told
-# that it builds a part of itself. They replace those of .cargo/config.toml: ASan can't be in a static program.
+# sanitizer: the flags for AddressSanitizer, if this Rust has it. A stable one has the runtime, and takes the flags if
+# it is told that it builds a part of itself.
+sanitizer() {
+  local runtimes
+  runtimes=$(rustc --print sysroot)/lib/rustlib/$triple/lib
+  if compgen -G "$runtimes/librustc-*_rt.asan.a" >/dev/null; then
+    echo "-Zsanitizer=address"
+  else
+    say "this Rust comes without AddressSanitizer: going on without it"
+  fi
+}
+
+# flagged FLAGS COMMAND...: with RUSTFLAGS in place of those of .cargo/config.toml, as ASan can't be in a static program.
+flagged() {
+  local flags=$1
+  shift
+  env -u CARGO_ENCODED_RUSTFLAGS RUSTC_BOOTSTRAP=1 RUSTFLAGS="$flags" CARGO_TARGET_DIR="$work" "$@"
+}
+
+# The flags are those of `cargo fuzz`.
 build() {
-  local flags="--cfg fuzzing -Cpasses=sancov-module"
-  local flag
+  local flags="--cfg fuzzing -Cpasses=sancov-module" flag
   for flag in -level=4 -inline-8bit-counters -pc-table -trace-compares; do
     flags+=" -Cllvm-args=-sanitizer-coverage$flag"
   done
-  if [ -e "$(rustc --print sysroot)/lib/rustlib/$triple/lib/librustc-stable_rt.asan.a" ] ||
-    [ -e "$(rustc --print sysroot)/lib/rustlib/$triple/lib/librustc-nightly_rt.asan.a" ]; then
-    flags+=" -Zsanitizer=address"
-  else
-    say "this Rust comes without AddressSanitizer: fuzzing without it"
-  fi
+  need_packages g++ # libFuzzer is in C++
+  flags+=" $(sanitizer)"
   say "building the fuzz targets"
-  env -u CARGO_ENCODED_RUSTFLAGS RUSTC_BOOTSTRAP=1 RUSTFLAGS="$flags" CARGO_TARGET_DIR=$work \
-    cargo build --release --locked --manifest-path fuzz/Cargo.toml --target "$triple"
+  flagged "$flags" cargo build --release --locked --manifest-path fuzz/Cargo.toml --target "$triple"
 }
 
 # options TARGET: what libFuzzer is told.
@@ -91,10 +105,10 @@ run() {
 
 # row TARGET LOG BEGIN STATUS: its line of the table.
 row() {
-  local done crashes=0
-  done=$(sed -n 's/^stat::number_of_executed_units: *//p' "$2")
+  local runs_done crashes=0
+  runs_done=$(sed -n 's/^stat::number_of_executed_units: *//p' "$2" | tail -n 1)
   [ "$4" = 0 ] || crashes=1
-  printf '%-12s %12s %8s %8s %8s  %s\n' "$1" "${done:--}" "$((($(date +%s%N) - $3) / 1000000000))" \
+  printf '%-12s %12s %8s %8s %8s  %s\n' "$1" "${runs_done:--}" "$((($(date +%s%N) - $3) / 1000000000))" \
     "$(sed -n 's/.* cov: \([0-9]*\).*/\1/p' "$2" | tail -n 1)" "$(find "$work/corpus/$1" -type f | wc -l)" $crashes
 }
 
@@ -108,14 +122,14 @@ keep() {
     mkdir -p "$fresh"
     "$programs/$target" "${limits[@]}" -merge=1 "$fresh" "fuzz/corpus/$target" "$work/corpus/$target" \
       >"$work/logs/$target.merge" 2>&1
-    # The seeds stay, and of the rest those up to 1 KiB, the small ones first, up to 60 KiB.
+    # The seeds stay, and of the rest those up to 1 KiB, the small ones first, up to 24 KiB in all.
     find "fuzz/corpus/$target" -type f -name '[0-9a-f]*' -regextype egrep -regex '.*/[0-9a-f]{40}' -delete
     (cd "$fresh" && ls -Sr) | {
       total=0
       while read -r file; do
         size=$(stat -c %s "$fresh/$file")
         total=$((total + size))
-        if [ "$size" -gt 1024 ] || [ $total -gt 61440 ]; then break; fi
+        if [ "$size" -gt 1024 ] || [ $total -gt 24576 ]; then break; fi
         cp "$fresh/$file" "fuzz/corpus/$target/"
       done
     }
@@ -129,6 +143,10 @@ case ${1:-} in
   repeat)
     [ $# = 3 ] || die "usage: fuzz.sh repeat TARGET FILE"
     "$programs/$2" "${limits[@]}" "$3"
+    ;;
+  tests)
+    shift
+    flagged "$(sanitizer)" env ASAN_OPTIONS="${ASAN_OPTIONS:-detect_leaks=0}" cargo test --lib --target "$triple" -- "$@"
     ;;
   seed) cargo test --lib -- --ignored --exact fuzzing::seeds::write ;;
   keep) shift && keep "$@" ;;

@@ -84,6 +84,8 @@ prepare() {
     part "unit tests" env MOTE_REQUIRE=dtc cargo test --lib --bins --examples
     part "tiny guests on KVM" "${here[@]}" MOTE_REQUIRE=kvm,halts cargo test "${tests[@]}"
     part "examples in the documentation" cargo test --doc
+    part "fuzz targets" "$HERE/fuzz.sh" build
+    part "fuzzing, 3 s each" "$HERE/fuzz.sh" run -t 3
   else
     part "building the tests" cargo test "${target[@]}" --lib --bins --examples "${tests[@]}" --no-run
   fi

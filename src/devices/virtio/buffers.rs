@@ -271,12 +271,13 @@ impl GuestBytes {
         Some(unsafe { VolatileSlice::new(piece.iov_base.cast(), piece.iov_len) })
     }
 
-    /// Moves the last `count` bytes to `tail`, which is empty. Private, as both must be of one
+    /// Moves the last `count` bytes to `tail`, which has none left. Private, as both must be of one
     /// guest's memory.
     fn split_tail(&mut self, count: usize, tail: &mut Self) -> bool {
         if count > self.len {
             return false;
         }
+        tail.clear(); // of the pieces that were consumed
         let mut rest = count;
         while rest > 0 && self.pieces.len() > self.first {
             let at = self.pieces.len() - 1;

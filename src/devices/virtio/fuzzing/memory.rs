@@ -1,6 +1,6 @@
 //! The guest's memory: on the heap, so that AddressSanitizer sees each access beside it.
 
-use std::alloc::{Layout, alloc_zeroed};
+use std::alloc::{Layout, alloc_zeroed, dealloc};
 
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap, GuestRegionMmap, MmapRegion};
 
@@ -15,32 +15,54 @@ pub const SLOT: u64 = 0x1000;
 pub const SLOTS: u64 = 16;
 pub const TABLES: u64 = 0x3_0000;
 
+/// The memory of a thread's guests, one after the other.
+struct Memory {
+    guest: GuestMemoryMmap<()>,
+    _heap: [Heap; REGIONS.len()],
+}
+
+/// Page-aligned memory, freed at the end of its thread.
+struct Heap(*mut u8, Layout);
+
+impl Drop for Heap {
+    fn drop(&mut self) {
+        // SAFETY: allocated with this layout; guests end before their thread does.
+        unsafe { dealloc(self.0, self.1) };
+    }
+}
+
 /// The memory of this thread's guest, with nothing in it.
 pub fn fresh() -> GuestMemoryMmap<()> {
     thread_local! {
-        static MEMORY: GuestMemoryMmap<()> = make();
+        static MEMORY: Memory = make();
     }
     MEMORY.with(|memory| {
         for (start, size) in REGIONS {
             static ZEROS: [u8; 0x4_0000] = [0; 0x4_0000];
-            memory
-                .write_slice(&ZEROS[..size], GuestAddress(start))
-                .unwrap();
+            let result = (memory.guest).write_slice(&ZEROS[..size], GuestAddress(start));
+            result.unwrap();
         }
-        memory.clone()
+        memory.guest.clone()
     })
 }
 
-fn make() -> GuestMemoryMmap<()> {
-    let region = |(start, size)| {
+fn make() -> Memory {
+    let heap = REGIONS.map(|(_, size)| {
         let layout = Layout::from_size_align(size, 4096).unwrap();
+        // SAFETY: `size` is not 0.
+        Heap(unsafe { alloc_zeroed(layout) }, layout)
+    });
+    let regions = REGIONS.iter().zip(&heap).map(|((start, size), heap)| {
         let (prot, flags) = (
             libc::PROT_READ | libc::PROT_WRITE,
             libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
         );
-        // SAFETY: `size` is not 0, and the memory stays for as long as the process does.
-        let region = unsafe { MmapRegion::build_raw(alloc_zeroed(layout), size, prot, flags) };
-        GuestRegionMmap::new(region.unwrap(), GuestAddress(start)).unwrap()
-    };
-    GuestMemoryMmap::from_regions(REGIONS.map(region).into()).unwrap()
+        // SAFETY: it is as large, and stays for as long as the thread does.
+        let region = unsafe { MmapRegion::build_raw(heap.0, *size, prot, flags) };
+        GuestRegionMmap::new(region.unwrap(), GuestAddress(*start)).unwrap()
+    });
+    Memory {
+        guest: GuestMemoryMmap::from_regions(regions.collect()).unwrap(),
+        _heap: heap,
+    }
 }
