@@ -146,7 +146,7 @@ case ${1:-} in
     ;;
   tests)
     shift
-    flagged "$(sanitizer)" env ASAN_OPTIONS="${ASAN_OPTIONS:-detect_leaks=0}" cargo test --lib --target "$triple" -- "$@"
+    flagged "$(sanitizer)" env ASAN_OPTIONS="${ASAN_OPTIONS:-detect_leaks=0:detect_stack_use_after_return=0}" cargo test --lib --target "$triple" -- "$@"
     ;;
   seed) cargo test --lib -- --ignored --exact fuzzing::seeds::write ;;
   keep) shift && keep "$@" ;;
