@@ -105,6 +105,7 @@ pub fn vsock(data: &[u8]) {
                 counts: device.counts.clone(),
                 stop: Arc::new(EventFd::new(EFD_CLOEXEC).unwrap()),
                 transport_reset: device.transport_reset.clone(),
+                erred: device.erred.clone(),
             };
             Box::new(Inline {
                 muxer: Muxer::new(given, activation).unwrap(),
