@@ -223,6 +223,25 @@ impl Code {
             .emit(&[a64::ISB])
     }
 
+    /// From here on devices' writes to memory are seen: by the caches, as on the host.
+    pub fn with_caches(self) -> Self {
+        self.see_drives()
+    }
+
+    /// Notifies a device, of what is in memory by then.
+    pub fn notify(self, address: u64, queue: u32) -> Self {
+        self.emit(&[a64::DSB]).write_long(address, queue)
+    }
+
+    /// Waits until there is this number, of 12 bits at most.
+    pub fn wait_for_word(self, address: u64, value: u16) -> Self {
+        self.load(ADDRESS, address).emit(&[
+            a64::ldr(1, VALUE, ADDRESS), // again:
+            a64::subs(ZR, VALUE, value.into()),
+            a64::b_cond(a64::NE, -8), // to again
+        ])
+    }
+
     /// Writes to memory in many ways, of which none should arrive at a read-only one. A pair of registers is
     /// one of those that the processor doesn't describe to KVM.
     pub fn write_in_many_ways(self, address: u64) -> Self {

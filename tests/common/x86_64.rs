@@ -235,6 +235,26 @@ impl Code {
             ])
     }
 
+    /// From here on devices' writes to memory are seen, as ever.
+    pub fn with_caches(self) -> Self {
+        self
+    }
+
+    /// Notifies a device, of what is in memory by then.
+    pub fn notify(self, address: u64, queue: u32) -> Self {
+        self.write_long(address, queue)
+    }
+
+    /// Waits until there is this word: `cmp word [address], value; jne` back.
+    pub fn wait_for_word(self, address: u64, value: u16) -> Self {
+        self.emit(&[
+            &[0x66, 0x81, 0x3d],
+            &at(address),
+            &value.to_le_bytes(),
+            &[0x75, 0xf5],
+        ])
+    }
+
     /// `jmp $`
     pub fn spin(self) -> Self {
         self.emit(&[&[0xeb, 0xfe]])
