@@ -34,6 +34,15 @@ impl<'a> Mount<'a> {
     }
 }
 
+/// Where version 2's hierarchy is mounted.
+pub(super) fn unified(root: &Root) -> Option<String> {
+    let text = root.read("proc/self/mountinfo")?;
+    let mut mounts = text.lines().filter_map(Mount::parse);
+    mounts
+        .find(|mount| mount.version == 2)
+        .map(|mount| mount.point.to_owned())
+}
+
 /// Looks at the mounts and the kernel's version.
 pub(super) fn favordynmods(root: &Root) -> Check {
     let text = root.read("proc/self/mountinfo").unwrap_or_default();

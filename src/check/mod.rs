@@ -11,6 +11,7 @@ mod devices;
 mod huge_pages;
 mod identity;
 mod io_uring;
+mod isolation;
 mod kvm;
 mod limits;
 #[cfg_attr(target_arch = "x86_64", path = "x86_64.rs")]
@@ -186,6 +187,7 @@ pub fn run(root: &Root) -> Report {
         checks.extend(kvm::amounts(host));
     }
     checks.extend(huge_pages::reserved(root));
+    checks.extend(isolation::check(root));
     checks.extend(devices::check(root));
     checks.push(io_uring::check(root));
     let path = std::env::var_os("PATH").unwrap_or_default();
