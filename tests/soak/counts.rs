@@ -5,15 +5,15 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::common::PATIENCE;
+use crate::place::Place;
 
 /// What is there, by its name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Counts(Vec<(&'static str, Vec<String>)>);
 
 impl Counts {
-    /// What is there now. `folder` is the VMs', `pids` are their processes', and `own` tells whether the
-    /// namespaces are the test's own.
-    pub fn take(folder: &Path, pids: &[u32], own: bool) -> Self {
+    /// What is there now, with the VMs in `folder`.
+    pub fn take(folder: &Path, place: &Place) -> Self {
         let mut all = vec![
             ("open files of the test", entries("/proc/self/fd").len()),
             ("threads of the test", entries("/proc/self/task").len()),
@@ -31,16 +31,25 @@ impl Counts {
         let child = |p: &Process| p.parent == std::process::id();
         all.push(("processes of VMs", named(&of_a_vm)));
         all.push(("processes that the test is the parent of", named(&child)));
-        // The host's kernel names its threads after the VM's process: kvm-pit/PID, vhost-PID.
-        let of_kernel = |p: &Process| p.parent == 2 && ends_with_one_of(&p.name, pids);
-        all.push(("the kernel's threads for VMs", named(&of_kernel)));
-        let debugfs = entries("/sys/kernel/debug/kvm");
-        let of_vms = debugfs.into_iter().filter(|name| {
-            let pid = name.split('-').next().and_then(|pid| pid.parse().ok());
-            pid.is_some_and(|pid| pids.contains(&pid))
-        });
-        all.push(("VMs that KVM has", of_vms.collect()));
-        if own {
+        // The host's kernel names its threads and what it tells of a VM after the VM's process.
+        let gone = |pid: &str| pid.parse::<u32>().is_ok() && !Path::new("/proc").join(pid).exists();
+        let alone = |p: &Process| {
+            let name = ["kvm-pit/", "vhost-"].map(|prefix| p.name.strip_prefix(prefix));
+            p.parent == 2 && name.into_iter().flatten().any(gone)
+        };
+        all.push((
+            "the kernel's threads for VMs without process",
+            named(&alone),
+        ));
+        let mut vms = entries("/sys/kernel/debug/kvm");
+        vms.retain(|name| name.split_once('-').is_some_and(|(pid, _)| gone(pid)));
+        all.push(("KVM's VMs without process", vms));
+        if let Some(cgroup) = &place.cgroup {
+            let mut cgroups = entries(cgroup.to_str().unwrap());
+            cgroups.retain(|name| cgroup.join(name).is_dir());
+            all.push(("cgroups", cgroups));
+        }
+        if place.own {
             all.push(("network interfaces", lines("/proc/thread-self/net/dev", 2)));
             all.push(("mounts", lines("/proc/thread-self/mountinfo", 0)));
             all.push(("System V shared memory", lines("/proc/sysvipc/shm", 1)));
@@ -56,12 +65,12 @@ impl Counts {
 
     /// Waits a little for what ends by itself soon after a VM (children of a process that was killed, the
     /// kernel's threads), and takes care of children that have ended; then counts.
-    pub fn settled(before: &Counts, folder: &Path, pids: &[u32], own: bool) -> Self {
+    pub fn settled(before: &Counts, folder: &Path, place: &Place) -> Self {
         let deadline = Instant::now() + PATIENCE / 4;
         loop {
             // SAFETY: takes no pointer but null. All that this process started itself was waited for.
             while unsafe { libc::waitpid(-1, std::ptr::null_mut(), libc::WNOHANG) } > 0 {}
-            let now = Counts::take(folder, pids, own);
+            let now = Counts::take(folder, place);
             if now == *before || Instant::now() > deadline {
                 return now;
             }
@@ -93,7 +102,7 @@ impl Counts {
         };
         let rows = self.0.iter().zip(&after.0).map(|(before, after)| {
             let (what, before, after) = (before.0, number(&before.1), number(&after.1));
-            format!("  {what:<42} {before:>6} {after:>6}\n")
+            format!("  {what:<44} {before:>6} {after:>6}\n")
         });
         rows.collect()
     }
@@ -145,11 +154,6 @@ fn processes() -> Vec<Process> {
             })
         })
         .collect()
-}
-
-fn ends_with_one_of(name: &str, pids: &[u32]) -> bool {
-    let number = name.rsplit(['/', '-']).next();
-    number.is_some_and(|number| number.parse().is_ok_and(|pid| pids.contains(&pid)))
 }
 
 /// The names in a folder; none where there is no such folder.

@@ -13,6 +13,7 @@ mod vm;
 use std::collections::BTreeMap;
 use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -20,6 +21,7 @@ use std::time::{Duration, Instant};
 
 use common::{can_run, kvm};
 use counts::Counts;
+use place::Place;
 use vm::{End, Outcome, Shared, SoakVm};
 
 /// Only one test at a time: they count what this process has.
@@ -34,12 +36,14 @@ fn setting(name: &str) -> Option<u64> {
     Some(text.parse().unwrap_or_else(|_| panic!("{name}={text}")))
 }
 
-/// How many VMs a short run has: fewer where each takes long.
+/// Whether the machine is emulated, so that all takes long.
+fn emulated() -> bool {
+    std::env::var_os("MOTE_EMULATED").is_some()
+}
+
+/// How many VMs a short run has.
 fn short(many: u64) -> u64 {
-    match std::env::var_os("MOTE_EMULATED") {
-        None => many,
-        Some(_) => many / 4,
-    }
+    if emulated() { many / 4 } else { many }
 }
 
 #[test]
@@ -60,7 +64,7 @@ fn vms_that_end_in_any_way_leave_nothing_behind() {
 }
 
 fn soak(vms: usize, parallel: usize, limit: Duration, seed: u64) -> String {
-    let own = place::enter();
+    let place = Place::enter();
     // SAFETY: takes no pointer. What a killed mote had started becomes this process's child.
     unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1) };
     let folder = tempfile::tempdir().unwrap();
@@ -72,9 +76,10 @@ fn soak(vms: usize, parallel: usize, limit: Duration, seed: u64) -> String {
     }
     let mut shared = Shared {
         seed,
-        taps: own,
-        passt: own.then(passt).flatten(),
+        taps: place.own,
+        passt: place.own.then(passt).flatten(),
         linux: linux(),
+        jail: (place.own && can_jail()).then(|| place.cgroup.clone()),
         start: Duration::ZERO,
     };
     if shared.passt.is_some() {
@@ -82,21 +87,20 @@ fn soak(vms: usize, parallel: usize, limit: Duration, seed: u64) -> String {
     }
     // The first VM in each folder makes the files that all make; and the host's kernel starts its own threads.
     let begin = Instant::now();
-    let mut pids = run_full(&shared, &folders);
+    run_full(&shared, &folders);
     shared.start = begin.elapsed() / parallel as u32;
-    let before = Counts::take(folder.path(), &pids, own);
+    let before = Counts::take(folder.path(), &place);
     let host = counts::host();
 
     let begin = Instant::now();
     let mut done = run_random(&shared, &folders, vms, limit);
     let took = begin.elapsed();
     // What a killed VM left in its folder must not keep another one from starting; and that one tidies up.
-    pids.extend(run_full(&shared, &folders));
-    pids.extend(&done.pids);
-    let after = Counts::settled(&before, folder.path(), &pids, own);
+    run_full(&shared, &folders);
+    let after = Counts::settled(&before, folder.path(), &place);
     let now = counts::host();
-    if done.pids.len() < vms && done.failures.is_empty() {
-        let count = done.pids.len();
+    if done.count < vms && done.failures.is_empty() {
+        let count = done.count;
         let short = format!("only {count} of {vms} VMs in {limit:?}");
         done.failures.push(short);
     }
@@ -108,14 +112,16 @@ fn soak(vms: usize, parallel: usize, limit: Duration, seed: u64) -> String {
     table
 }
 
-/// A VM with everything in each folder, one after the other; their processes.
-fn run_full(shared: &Shared, folders: &[PathBuf]) -> Vec<u32> {
-    let run = |(number, folder): (usize, &PathBuf)| {
-        let outcome = SoakVm::full(shared, number, folder).run();
-        outcome.result.unwrap();
-        outcome.pid
-    };
-    folders.iter().enumerate().map(run).collect()
+/// A VM with everything in each folder, one after the other; and one in a jail.
+fn run_full(shared: &Shared, folders: &[PathBuf]) {
+    for (number, folder) in folders.iter().enumerate() {
+        for jailed in [false, true] {
+            if !jailed || shared.jail.is_some() {
+                let outcome = SoakVm::full(shared, number, folder, jailed).run();
+                outcome.result.unwrap();
+            }
+        }
+    }
 }
 
 /// VMs of any sort, in all folders at the same time.
@@ -133,9 +139,9 @@ fn run_random(shared: &Shared, folders: &[PathBuf], vms: usize, limit: Duration)
             let outcome = vm.run();
             let mut done = done.lock().unwrap();
             done.add(&vm, outcome);
-            if done.pids.len().is_multiple_of(100) {
+            if done.count.is_multiple_of(100) {
                 let seconds = begin.elapsed().as_secs();
-                eprintln!("{} of {vms} VMs, {seconds} s", done.pids.len());
+                eprintln!("{} of {vms} VMs, {seconds} s", done.count);
             }
             if done.failures.len() > 4 {
                 break;
@@ -153,17 +159,17 @@ fn run_random(shared: &Shared, folders: &[PathBuf], vms: usize, limit: Duration)
 /// What the VMs of a soak did.
 #[derive(Default)]
 struct Done {
-    pids: Vec<u32>,
-    /// How many ended so; of those, how many had a guest that ran, and how many Linux.
-    ends: BTreeMap<End, [usize; 3]>,
+    count: usize,
+    /// How many ended so; of those, how many had a guest that ran, how many were Linux, how many in a jail.
+    ends: BTreeMap<End, [usize; 4]>,
     failures: Vec<String>,
 }
 
 impl Done {
     fn add(&mut self, vm: &SoakVm, outcome: Outcome) {
-        self.pids.push(outcome.pid);
+        self.count += 1;
         let counts = self.ends.entry(vm.end).or_default();
-        let more = [1, outcome.ran.into(), vm.linux.into()];
+        let more = [1, outcome.ran.into(), vm.linux.into(), vm.jailed.into()];
         for (count, more) in counts.iter_mut().zip(more) {
             *count += more;
         }
@@ -172,15 +178,19 @@ impl Done {
 
     fn table(&self, took: Duration) -> String {
         let seconds = took.as_secs_f64();
-        let mut text = format!("{} VMs in {seconds:.1} s\n", self.pids.len());
-        text += &format!(
-            "{:<44} {:>6} {:>6} {:>6}\n",
-            "  ended", "VMs", "ran", "Linux"
-        );
-        for (end, [all, ran, linux]) in &self.ends {
-            text += &format!("  {:<42} {all:>6} {ran:>6} {linux:>6}\n", end.name());
+        let mut text = format!("{} VMs in {seconds:.1} s\n", self.count);
+        let mut row = |what: &str, cells: &[&str]| {
+            text += &format!("  {what:<44}");
+            cells.iter().for_each(|cell| text += &format!(" {cell:>6}"));
+            text.push('\n');
+        };
+        row("ended", &["VMs", "ran", "Linux", "jailed"]);
+        for (end, counts) in &self.ends {
+            let counts = counts.map(|count| count.to_string());
+            row(end.name(), &counts.each_ref().map(String::as_str));
         }
-        text + &format!("{:<44} {:>6} {:>6}\n", "  there is", "before", "after")
+        row("there is", &["before", "after"]);
+        text
     }
 }
 
@@ -192,7 +202,7 @@ fn host_table(before: &counts::Host, after: &counts::Host) -> String {
         .map(|((what, before), (_, after))| {
             let what = format!("the host's {what}");
             let change = after - before;
-            format!("  {what:<35} {before:>13} {after:>13} {change:>+9}\n")
+            format!("  {what:<37} {before:>13} {after:>13} {change:>+9}\n")
         });
     rows.collect()
 }
@@ -206,11 +216,23 @@ fn memory_gone(before: &counts::Host, after: &counts::Host) -> Option<String> {
     (gone > allowed).then(text)
 }
 
+/// Whether this mote has jails.
+fn can_jail() -> bool {
+    let mut help = Command::new(env!("CARGO_BIN_EXE_mote"));
+    let help = help.args(["run", "--help"]).output().unwrap();
+    String::from_utf8_lossy(&help.stdout).contains("--jail")
+}
+
 /// The passt that resources/peers.sh made, or `None` (said aloud).
 fn passt() -> Option<PathBuf> {
     let passt = in_cache("peers").join("passt");
-    let obstacle = (!passt.exists()).then(|| "there is no passt: resources/peers.sh".to_owned());
-    can_run("peers", obstacle).then_some(passt)
+    let obstacle = match () {
+        () if emulated() => Some("passt may take longer to answer here than mote waits for it"),
+        () if !passt.exists() => Some("there is no passt: resources/peers.sh"),
+        () => None,
+    };
+    let obstacle = obstacle.map(|why| format!("networks by passt: {why}"));
+    can_run("passt", obstacle).then_some(passt)
 }
 
 /// The default guest, where resources/soak.sh asks for Linux.

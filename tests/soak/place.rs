@@ -1,21 +1,57 @@
 //! Where the VMs run: namespaces of the test's own, so that whatever is there afterwards is theirs.
 
 use std::io;
+use std::path::PathBuf;
 use std::process::Command;
 
 use crate::common::can_run;
 
-/// Puts this thread, and what it starts, into a network, an IPC and a mount namespace of its own, with
-/// /dev/shm, pseudo-terminals and (where the kernel has it) debugfs of their own. False, said aloud, where this
-/// can't be.
-pub fn enter() -> bool {
-    let obstacle = separate().err();
-    let obstacle = obstacle.map(|e| format!("namespaces of the test's own: {e}; run it as root"));
-    if !can_run("tap", obstacle) {
-        return false;
+/// Where this thread is, and what it starts.
+pub struct Place {
+    /// In a network, an IPC and a mount namespace of the test's own, with /dev/shm, pseudo-terminals and
+    /// (where the kernel has it) debugfs of their own.
+    pub own: bool,
+    /// A cgroup of the test's own, below which jails make theirs.
+    pub cgroup: Option<PathBuf>,
+}
+
+impl Place {
+    /// Goes there. What can't be had is said aloud.
+    pub fn enter() -> Self {
+        let obstacle = separate().err();
+        let obstacle =
+            obstacle.map(|e| format!("namespaces of the test's own: {e}; run it as root"));
+        let own = can_run("tap", obstacle);
+        if own {
+            let _ = mount("debugfs", "/sys/kernel/debug", "debugfs", "");
+        }
+        let cgroup = cgroup().map_err(|e| format!("a cgroup of the test's own: {e}"));
+        can_run("cgroup", cgroup.as_ref().err().cloned());
+        let cgroup = cgroup.ok();
+        Place { own, cgroup }
     }
-    let _ = mount("debugfs", "/sys/kernel/debug", "debugfs", "");
-    true
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if let Some(cgroup) = &self.cgroup {
+            let _ = std::fs::remove_dir(cgroup);
+        }
+    }
+}
+
+/// A new cgroup of version 2.
+fn cgroup() -> io::Result<PathBuf> {
+    let mounts = std::fs::read_to_string("/proc/self/mounts")?;
+    let mut mounts = mounts.lines().map(|line| line.split(' '));
+    let version_2 = mounts.find_map(|mut words| {
+        let place = words.nth(1)?;
+        (words.next()? == "cgroup2").then(|| PathBuf::from(place))
+    });
+    let parent = version_2.ok_or(io::ErrorKind::NotFound)?;
+    let own = parent.join(format!("mote-soak-{}", std::process::id()));
+    std::fs::create_dir(&own)?;
+    Ok(own)
 }
 
 fn separate() -> io::Result<()> {

@@ -71,6 +71,8 @@ pub struct Shared {
     pub passt: Option<PathBuf>,
     /// A Linux guest's kernel and root file system, where KVM can run it.
     pub linux: Option<(PathBuf, PathBuf)>,
+    /// VMs can be jailed; with the cgroup below which they get theirs, if there is one.
+    pub jail: Option<Option<PathBuf>>,
     /// How long a VM takes until its guest runs.
     pub start: Duration,
 }
@@ -81,6 +83,7 @@ pub struct SoakVm<'a> {
     number: usize,
     pub end: End,
     pub linux: bool,
+    pub jailed: bool,
     pattern: Option<Pattern>,
     /// When the signal comes: after the start, or after the guest runs.
     moment: Duration,
@@ -96,7 +99,6 @@ fn shared_cache(folder: &Path) -> PathBuf {
 
 /// How it went.
 pub struct Outcome {
-    pub pid: u32,
     /// The guest had run by the time of the signal.
     pub ran: bool,
     /// It ended as it should have, or why not.
@@ -109,19 +111,21 @@ impl<'a> SoakVm<'a> {
         let mut random = Random::of(shared.seed, number);
         let end = random.one_of(&End::ALL);
         let linux = shared.linux.is_some() && random.once_in(8);
-        Self::new(shared, number, folder, (end, linux), random)
+        let jailed = shared.jail.is_some() && random.once_in(3);
+        Self::new(shared, number, folder, (end, linux, jailed), random)
     }
 
     /// One with a tiny guest and all that a VM can have, that ends by itself.
-    pub fn full(shared: &Shared, number: usize, folder: &'a Path) -> Self {
-        Self::new(shared, number, folder, (End::Reset, false), Random::full())
+    pub fn full(shared: &Shared, number: usize, folder: &'a Path, jailed: bool) -> Self {
+        let kind = (End::Reset, false, jailed);
+        Self::new(shared, number, folder, kind, Random::full())
     }
 
     fn new(
         shared: &Shared,
         number: usize,
         folder: &'a Path,
-        (end, linux): (End, bool),
+        (end, linux, jailed): (End, bool, bool),
         mut random: Random,
     ) -> Self {
         let mut vm = SoakVm {
@@ -129,6 +133,7 @@ impl<'a> SoakVm<'a> {
             number,
             end,
             linux,
+            jailed,
             pattern: None,
             moment: Duration::ZERO,
             arguments: Vec::new(),
@@ -189,17 +194,25 @@ impl<'a> SoakVm<'a> {
                 format!("{image},engine={engine},queues={queues},cache=unsafe"),
             );
         }
+        // What is made in a jail has a name only, and is in the jail's own folder.
+        let made = self
+            .folder
+            .join(if self.jailed { "jail/vm/run" } else { "" });
+        let socket = |name: &str| match self.jailed {
+            true => name.to_owned(),
+            false => path(name),
+        };
         if random.once_in(2) {
-            option("--vsock", format!("cid=42,socket={}", path("vsock")));
-            self.sockets.push(path("vsock").into());
+            option("--vsock", format!("cid=42,socket={}", socket("vsock")));
+            self.sockets.push(made.join("vsock"));
         }
         let mut metrics = Vec::new();
         if random.once_in(2) {
-            metrics.push(format!("unix={}", path("metrics")));
-            self.sockets.push(path("metrics").into());
+            metrics.push(format!("unix={}", socket("metrics")));
+            self.sockets.push(made.join("metrics"));
         }
         if random.once_in(4) {
-            metrics.push(format!("file={}", path("vm.prom")));
+            metrics.push(format!("file={}", socket("vm.prom")));
         }
         if !metrics.is_empty() {
             option("--metrics", metrics.join(","));
@@ -213,6 +226,7 @@ impl<'a> SoakVm<'a> {
         }
         if let Some(passt) = &shared.passt
             && random.once_in(4)
+            && !self.jailed
         {
             option("--net", format!("user,passt={}", passt.display()));
         }
@@ -220,9 +234,26 @@ impl<'a> SoakVm<'a> {
             option("--balloon", "4M,free-page-reporting=off".to_owned());
         }
         let file = format!("file={}", path("console"));
-        let console = random.one_of(&[&file, "stdio", "pty", "none"]);
+        let consoles = [&file, "stdio", "none", "pty"];
+        let console = random.one_of(&consoles[..if self.jailed { 3 } else { 4 }]);
         option("--console", console.to_owned());
+        if let (true, Some(cgroup)) = (self.jailed, &shared.jail) {
+            let (uid, id, root) = (20_000 + self.slot(), self.jail_id(), path("jail"));
+            let cgroup = cgroup.as_ref();
+            let cgroup = cgroup.map_or(String::new(), |path| format!(",cgroup={}", path.display()));
+            option("--jail", format!("id={id},uid={uid},root={root}{cgroup}"));
+        }
         words
+    }
+
+    /// The number of the folder, which only one VM is in at a time.
+    fn slot(&self) -> u32 {
+        let name = self.folder.file_name().unwrap().to_str().unwrap();
+        name.parse().unwrap()
+    }
+
+    fn jail_id(&self) -> String {
+        format!("vm{}", self.slot())
     }
 
     /// A guest that uses its drive, if it has one, and then ends or goes on for ever.
@@ -255,7 +286,6 @@ impl<'a> SoakVm<'a> {
         command.env("XDG_CACHE_HOME", shared_cache(self.folder));
         command.env("TMPDIR", self.folder.join("tmp"));
         let mut child = command.spawn().unwrap();
-        let pid = child.id();
         let (ran, result) = self.see_to_its_end(&mut child);
         let _ = child.kill();
         child.wait().unwrap();
@@ -267,7 +297,7 @@ impl<'a> SoakVm<'a> {
                 self.said()
             )
         });
-        Outcome { pid, ran, result }
+        Outcome { ran, result }
     }
 
     fn see_to_its_end(&self, child: &mut Child) -> (bool, Result<(), String>) {
