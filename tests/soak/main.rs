@@ -87,8 +87,8 @@ fn soak(vms: usize, parallel: usize, limit: Duration, seed: u64) -> String {
     }
     // The first VM in each folder makes the files that all make; and the host's kernel starts its own threads.
     let begin = Instant::now();
-    run_full(&shared, &folders);
-    shared.start = begin.elapsed() / parallel as u32;
+    let count = run_full(&shared, &folders);
+    shared.start = begin.elapsed() / count;
     let before = Counts::take(folder.path(), &place);
     let host = counts::host();
 
@@ -112,16 +112,19 @@ fn soak(vms: usize, parallel: usize, limit: Duration, seed: u64) -> String {
     table
 }
 
-/// A VM with everything in each folder, one after the other; and one in a jail.
-fn run_full(shared: &Shared, folders: &[PathBuf]) {
+/// A VM with everything in each folder, one after the other; and one in a jail. How many those were.
+fn run_full(shared: &Shared, folders: &[PathBuf]) -> u32 {
+    let mut count = 0;
     for (number, folder) in folders.iter().enumerate() {
         for jailed in [false, true] {
             if !jailed || shared.jail.is_some() {
                 let outcome = SoakVm::full(shared, number, folder, jailed).run();
                 outcome.result.unwrap();
+                count += 1;
             }
         }
     }
+    count
 }
 
 /// VMs of any sort, in all folders at the same time.

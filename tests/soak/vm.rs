@@ -91,6 +91,17 @@ pub struct SoakVm<'a> {
     sockets: Vec<PathBuf>,
 }
 
+/// Makes a drive, or empties it once nobody has it any more: in a jail whose supervisor was killed, all end a moment
+/// later.
+fn new_drive(path: &Path) {
+    let mut options = File::options();
+    let file = options.write(true).create(true).truncate(false);
+    let file = file.open(path).unwrap();
+    file.lock().unwrap();
+    file.set_len(0).unwrap();
+    file.set_len(SECTORS * SECTOR as u64).unwrap();
+}
+
 /// Where mote keeps kernels that it unpacked: for all of them, beside the VMs' folders. It holds a few of them
 /// for the next time, so it isn't counted.
 fn shared_cache(folder: &Path) -> PathBuf {
@@ -141,7 +152,7 @@ impl<'a> SoakVm<'a> {
         };
         let start = shared.start.as_micros() as u64;
         let longest = match vm.end.signal() {
-            Some((_, false)) => start * 3 / 2,
+            Some((_, false)) => start,
             _ => 20_000,
         };
         vm.moment = Duration::from_micros(random.below(longest));
@@ -184,8 +195,7 @@ impl<'a> SoakVm<'a> {
         option("--cpus", (1 + random.below(4)).to_string());
         for drive in 0..drives {
             let image = self.folder.join(format!("drive{drive}"));
-            let file = File::create(&image).unwrap();
-            file.set_len(SECTORS * SECTOR as u64).unwrap();
+            new_drive(&image);
             let engine = random.one_of(&["threads", "io_uring"]);
             let queues = 1 + random.below(2);
             let image = image.display();
@@ -195,9 +205,10 @@ impl<'a> SoakVm<'a> {
             );
         }
         // What is made in a jail has a name only, and is in the jail's own folder.
-        let made = self
-            .folder
-            .join(if self.jailed { "jail/vm/run" } else { "" });
+        let made = match self.jailed {
+            true => self.folder.join("jail").join(self.jail_id()).join("run"),
+            false => self.folder.to_owned(),
+        };
         let socket = |name: &str| match self.jailed {
             true => name.to_owned(),
             false => path(name),
