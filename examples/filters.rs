@@ -33,11 +33,12 @@ fn main() -> ExitCode {
     let confinement =
         Confinement::new(&all, &Places::default(), Kept::default()).expect("a host with seccomp");
     violation::end_process(|| (), VIOLATION).expect("a handler");
-    let list: Vec<_> = match kind {
-        // What it starts may do all this.
-        ThreadKind::Starter => all.iter().flat_map(|&kind| allowed::of(kind)).collect(),
-        _ => allowed::of(kind).collect(),
+    let vm = allowed::Vm {
+        kinds: &all,
+        has_sockets: false,
+        tells_memory: false,
     };
+    let list = allowed::of(kind, &vm);
     match what.as_str() {
         "allowed" => {
             confinement.confine(kind);

@@ -42,11 +42,11 @@ pub mod check;
 pub mod config;
 pub mod devices;
 pub mod footprint;
-pub mod handed;
-pub mod jail;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub mod fuzzing;
+pub mod handed;
+pub mod jail;
 pub mod kvm;
 pub mod machine;
 pub mod memory;

@@ -126,6 +126,13 @@ const VCPU: &[Allowed] = &[
 
 const WORKER: &[Allowed] = &[
     any(SYS_read),
+    any(SYS_close),
+    any(SYS_getrandom), // the entropy device
+];
+
+const DRIVE: &[Allowed] = &[
+    any(SYS_read),
+    any(SYS_close),
     any(SYS_preadv),
     any(SYS_pwritev),
     any(SYS_pwritev2), // of a driver that knows no flush: each write is durable
@@ -134,8 +141,6 @@ const WORKER: &[Allowed] = &[
     any(SYS_fdatasync),
     any(SYS_fallocate),
     only(SYS_ioctl, &[Is(1, BLKDISCARD)]),
-    any(SYS_getrandom), // the entropy device
-    any(SYS_close),
 ];
 
 const RING: &[Allowed] = &[
@@ -200,6 +205,8 @@ const VHOST_USER: &[Allowed] = &[
     any(SYS_eventfd2),
     any(SYS_close),
     any(UNLINK),
+    only(SYS_fcntl, &[Is(1, F_DUPFD_CLOEXEC as u64)]), // what watches the time has copies
+    any(SYS_wait4),                                    // a passt that has ended
 ];
 
 const BALLOON: &[Allowed] = &[
@@ -236,7 +243,6 @@ const MAIN: &[Allowed] = &[
     any(SYS_close),
     any(SYS_pread64), // KVM's statistics, and /proc/self/smaps
     any(SYS_getrusage),
-    any(UNLINK),
     only(SYS_rt_sigaction, SIGNALS),
     any(SYS_timerfd_settime), // input that the guest takes only later
     any(ALARM),               // a signal that asks for the end
@@ -253,16 +259,26 @@ const SIGNALS: &[When] = &[
     Is(0, SIGWINCH as u64),
 ];
 
+/// Of main, where the VM has made sockets: whether one is still its own, before it is removed.
+const NAMES: &[Allowed] = &[any(SYS_statx), any(UNLINK)];
+
+/// Of main, where the VM has a program that serves a device: it has ended.
+const PROGRAMS: &[Allowed] = &[any(SYS_wait4)];
+
 const SETUP: &[Allowed] = &[
     any(SYS_read),
+    any(SYS_close),
     any(SYS_eventfd2),
+    only(SYS_ioctl, VHOST_KERNEL),
+];
+
+/// Of the set-up thread, besides what the threads may that it sets up.
+const SETUP_NET: &[Allowed] = &[
     any(SYS_epoll_create1),
     any(SYS_epoll_ctl),
-    any(SYS_timerfd_create),
-    any(SYS_timerfd_settime),
-    only(SYS_ioctl, VHOST_KERNEL),
-    any(SYS_close),
+    only(SYS_ioctl, TAP),
 ];
+const SETUP_BALLOON: &[Allowed] = &[any(SYS_timerfd_create), any(SYS_timerfd_settime)];
 
 const VHOST_KERNEL: &[When] = &[Masked(1, 0xff00, VHOST << 8)];
 
@@ -286,6 +302,7 @@ const STARTER: &[Allowed] = &[
     any(SYS_rseq),
     any(SYS_set_robust_list),
     any(SYS_sched_getaffinity), // where the new thread's stack ends
+    any(POLL),                  // whether there is room for what --notify-fd gets
 ];
 
 const NAMESPACES: i32 = CLONE_NEWNS
@@ -306,20 +323,26 @@ const TELLS: &[Allowed] = &[
     any(SYS_lseek),
 ];
 
-/// What main needs, where it tells what memory is used for.
-pub fn of_telling(kind: ThreadKind) -> impl Iterator<Item = Allowed> {
-    let own = match kind {
-        ThreadKind::Main => TELLS,
-        _ => &[],
-    };
-    own.iter().copied()
+/// What a VM is, as far as its threads' lists depend on it.
+#[derive(Clone, Copy, Debug)]
+pub struct Vm<'a> {
+    /// The threads that it may have, besides those that each has.
+    pub kinds: &'a [ThreadKind],
+    /// It has made sockets, which it removes at its end.
+    pub has_sockets: bool,
+    /// It tells what memory is used for, when the guest's init has signalled.
+    pub tells_memory: bool,
 }
 
-/// What a thread of this kind may do. The starter may do all that those may that it starts, besides.
-pub fn of(kind: ThreadKind) -> impl Iterator<Item = Allowed> {
+/// What a thread of this kind may do.
+pub fn of(kind: ThreadKind, vm: &Vm) -> Vec<Allowed> {
+    let has = |kind| vm.kinds.contains(&kind);
+    let when = |wanted: bool, list: &'static [Allowed]| if wanted { list } else { &[] };
+    let [mut more, mut further, mut last]: [&[Allowed]; 3] = [&[]; 3];
     let own = match kind {
         ThreadKind::Vcpu => VCPU,
         ThreadKind::Worker => WORKER,
+        ThreadKind::Drive => DRIVE,
         ThreadKind::Ring => RING,
         ThreadKind::Net => NET,
         ThreadKind::Vsock => VSOCK,
@@ -327,9 +350,26 @@ pub fn of(kind: ThreadKind) -> impl Iterator<Item = Allowed> {
         ThreadKind::Balloon => BALLOON,
         ThreadKind::Console => CONSOLE,
         ThreadKind::Metrics => METRICS,
-        ThreadKind::Main => MAIN,
-        ThreadKind::Setup => SETUP,
+        ThreadKind::Main => {
+            more = when(vm.has_sockets, NAMES);
+            further = when(vm.tells_memory, TELLS);
+            last = when(has(ThreadKind::VhostUser), PROGRAMS);
+            MAIN
+        }
+        ThreadKind::Setup => {
+            more = when(has(ThreadKind::Net), SETUP_NET);
+            further = when(has(ThreadKind::Balloon), SETUP_BALLOON);
+            SETUP
+        }
         ThreadKind::Starter => STARTER,
     };
-    ALL.iter().chain(own).chain(DEBUG).copied()
+    let mut list = [ALL, own, more, further, last, DEBUG].concat();
+    if kind == ThreadKind::Starter {
+        // What it starts; vCPUs and main are there without it.
+        let others = [ThreadKind::Vcpu, ThreadKind::Main, ThreadKind::Starter];
+        let started = vm.kinds.iter().chain([&ThreadKind::Setup]);
+        let started = started.filter(|kind| !others.contains(kind));
+        list.extend(started.flat_map(|kind| of(*kind, vm)));
+    }
+    list
 }

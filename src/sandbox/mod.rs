@@ -30,8 +30,10 @@ pub use privileges::Kept;
 pub enum ThreadKind {
     /// Runs the guest.
     Vcpu,
-    /// Serves a queue of a drive or of the entropy device.
+    /// Serves a queue of the entropy device, or the console's output.
     Worker,
+    /// Serves a queue of a drive.
+    Drive,
     /// Serves a queue of a drive by an io_uring.
     Ring,
     /// Serves a pair of queues of a network.
@@ -56,9 +58,10 @@ pub enum ThreadKind {
 
 impl ThreadKind {
     /// All there are.
-    pub const ALL: [ThreadKind; 12] = [
+    pub const ALL: [ThreadKind; 13] = [
         ThreadKind::Vcpu,
         ThreadKind::Worker,
+        ThreadKind::Drive,
         ThreadKind::Ring,
         ThreadKind::Net,
         ThreadKind::Vsock,
@@ -103,10 +106,16 @@ pub enum SandboxError {
     Landlock(#[from] landlock::LandlockError),
 }
 
+struct Program {
+    kind: ThreadKind,
+    numbers: Vec<i64>,
+    program: BpfProgram,
+}
+
 /// What a VM is confined to.
 pub struct Confinement {
     /// Sorted, with no kind that the VM has no thread of.
-    programs: Vec<(ThreadKind, BpfProgram)>,
+    programs: Vec<Program>,
     /// Of the starter, besides its list.
     threads_only: BpfProgram,
     rules: Option<landlock::Rules>,
@@ -126,34 +135,33 @@ impl Confinement {
         kept: Kept,
     ) -> Result<Arc<Self>, SandboxError> {
         filter::available().map_err(SandboxError::NoSeccomp)?;
-        let mut kinds = [
-            &[ThreadKind::Vcpu, ThreadKind::Main, ThreadKind::Setup],
+        let vm = allowed::Vm {
             kinds,
-        ]
-        .concat();
+            has_sockets: !places.sockets.is_empty(),
+            tells_memory: places.proc,
+        };
+        let each = [
+            ThreadKind::Vcpu,
+            ThreadKind::Main,
+            ThreadKind::Setup,
+            ThreadKind::Starter,
+        ];
+        let mut kinds = [&each, kinds].concat();
         kinds.sort_unstable();
         kinds.dedup();
-        let tells = |kind| {
-            places
-                .proc
-                .then(|| allowed::of_telling(kind))
-                .into_iter()
-                .flatten()
-        };
-        let of = |kind| allowed::of(kind).chain(tells(kind));
-        let all = kinds
-            .iter()
-            .chain([&ThreadKind::Starter])
-            .flat_map(|&kind| allowed::of(kind));
-        let mut programs = vec![(ThreadKind::Starter, all.collect::<Vec<_>>())];
-        programs.extend(kinds.iter().map(|&kind| (kind, of(kind).collect())));
-        let program = |(kind, list): (ThreadKind, Vec<_>)| {
+        let program = |kind| {
+            let list = allowed::of(kind, &vm);
             let program = filter::program(&list).map_err(|e| SandboxError::Filter(kind, e))?;
-            Ok((kind, program))
+            let numbers = list.iter().map(|entry| entry.number).collect();
+            Ok(Program {
+                kind,
+                numbers,
+                program,
+            })
         };
         let failed = |e| SandboxError::Filter(ThreadKind::Starter, e);
         Ok(Arc::new(Confinement {
-            programs: programs
+            programs: kinds
                 .into_iter()
                 .map(program)
                 .collect::<Result<_, SandboxError>>()?,
@@ -161,6 +169,14 @@ impl Confinement {
             rules: landlock::Rules::new(places)?,
             kept,
         }))
+    }
+
+    /// How many system calls all threads may make, together.
+    pub fn system_calls(&self) -> usize {
+        let mut numbers: Vec<_> = self.programs.iter().flat_map(|of| &of.numbers).collect();
+        numbers.sort_unstable();
+        numbers.dedup();
+        numbers.len()
     }
 
     /// Confines the calling thread for good.
@@ -191,17 +207,22 @@ impl Confinement {
     /// The host refused, or the VM was said to have no such thread.
     pub fn confine_further(&self, kind: ThreadKind) {
         violation::name_thread();
-        let program = self.programs.iter().find(|(of, _)| *of == kind);
-        let (_, program) = program.unwrap_or_else(|| panic!("no filter for a {kind:?} thread"));
-        if let Err(error) = filter::install(program) {
+        let of = self.programs.iter().find(|of| of.kind == kind);
+        let of = of.unwrap_or_else(|| panic!("no filter for a {kind:?} thread"));
+        if let Err(error) = filter::install(&of.program) {
             panic!("confining a {kind:?} thread (seccomp): {error}");
         }
     }
 }
 
+/// Whether the calling thread is confined.
+pub fn is_confined() -> bool {
+    violation::is_thread_named()
+}
+
 impl fmt::Debug for Confinement {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let kinds: Vec<_> = self.programs.iter().map(|(kind, _)| kind).collect();
+        let kinds: Vec<_> = self.programs.iter().map(|of| of.kind).collect();
         f.debug_struct("Confinement")
             .field("kinds", &kinds)
             .finish_non_exhaustive()

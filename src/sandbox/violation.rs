@@ -30,6 +30,11 @@ pub(super) fn name_thread() {
     THREAD.set((bytes, len));
 }
 
+/// Whether that was done: the first thing by which a thread is confined.
+pub(super) fn is_thread_named() -> bool {
+    THREAD.get().1 > 0
+}
+
 /// From now on, a violation of a filter is told on standard error and ends the process with `status`,
 /// after `before`, which may only do what a signal handler may, and the filters let it. Without this, it ends the
 /// process by the signal, without a word.

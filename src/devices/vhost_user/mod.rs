@@ -169,9 +169,10 @@ pub struct VhostUserDevice<K: Kind> {
 
 /// The way to the back-end, and the connection if there is one.
 struct Link {
+    /// Before the peer, which may be a program that ends when its client hangs up.
+    session: Option<Session>,
     peer: Peer,
     limits: Limits,
-    session: Option<Session>,
     /// How long to wait before the next attempt. Resets don't shorten it: a guest that has each
     /// back-end hang up at once must not have them come, or be started, as fast as it likes.
     delay: Duration,

@@ -10,12 +10,18 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use super::VhostUserError;
+use super::wait;
+use crate::sandbox;
 
 /// What to do where there is no passt that will do.
 const REMEDY: &str = "install one of 2024_11 or newer (apt install passt), \
                       or name it: --net user,passt=PATH, or MOTE_PASST";
+
+/// How long it may take to end.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Why there is no user-mode network.
 #[derive(Debug, thiserror::Error)]
@@ -81,7 +87,19 @@ impl Passt {
     /// # Errors
     ///
     /// The host refused, or the program can't be run.
+    ///
+    /// A confined VM starts no program: once it runs, a passt that has ended stays so.
     pub fn connect(&mut self) -> io::Result<UnixStream> {
+        if sandbox::is_confined() {
+            if self.running.is_some() {
+                log::warn!(
+                    "passt has ended, and its network with it: a confined VM starts no program \
+                     (--no-sandbox)"
+                );
+                self.end();
+            }
+            return Err(io::ErrorKind::PermissionDenied.into());
+        }
         self.end();
         let (ours, its) = UnixStream::pair()?;
         let (errors, said) = io::pipe()?;
@@ -112,7 +130,7 @@ impl Passt {
         let Some((mut child, mut errors)) = self.running.take() else {
             return String::new();
         };
-        end(&mut child);
+        end(&mut child, &mut errors);
         let mut text = Vec::new();
         let _ = errors.by_ref().take(4096).read_to_end(&mut text); // as much as there is
         let text = String::from_utf8_lossy(&text);
@@ -121,8 +139,8 @@ impl Passt {
     }
 
     fn end(&mut self) {
-        if let Some((mut child, _)) = self.running.take() {
-            end(&mut child);
+        if let Some((mut child, mut errors)) = self.running.take() {
+            end(&mut child, &mut errors);
         }
     }
 }
@@ -133,10 +151,29 @@ impl Drop for Passt {
     }
 }
 
-fn end(child: &mut Child) {
-    let _ = child.kill(); // it has ended already, if not
+fn end(child: &mut Child, errors: &mut PipeReader) {
+    if !sandbox::is_confined() {
+        let _ = child.kill(); // it has ended already, if not
+    } else if !has_ended(errors) {
+        return log::warn!("passt doesn't end, although nobody uses it any more: it is left alone");
+    }
     if let Err(error) = child.wait() {
         log::debug!("waiting for passt: {error}");
+    }
+}
+
+/// Waits until it has ended, which it does when its client hangs up (`--one-off`): a confined process
+/// may have no right to kill it. Nobody else has the other end of this pipe.
+fn has_ended(errors: &mut PipeReader) -> bool {
+    let end = Instant::now() + PATIENCE;
+    let mut said = [0; 256];
+    loop {
+        let left = end.saturating_duration_since(Instant::now());
+        match wait::readable([errors.as_raw_fd()], Some(left)) {
+            Ok([true]) if errors.read(&mut said).is_ok_and(|count| count > 0) => {}
+            Ok([true]) => return true,
+            _ => return false,
+        }
     }
 }
 

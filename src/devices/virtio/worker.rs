@@ -34,6 +34,9 @@ const LINGER: Duration = Duration::from_secs(1);
 
 /// What a device does with a request.
 pub trait RequestHandler: Send + Sync + 'static {
+    /// What its threads are.
+    const KIND: ThreadKind = ThreadKind::Worker;
+
     /// What a thread keeps between requests, such as buffers that are made once.
     type Scratch: Default;
 
@@ -197,7 +200,7 @@ impl<H: RequestHandler> Pool<H> {
 
     fn spawn(self: &Arc<Self>) -> std::io::Result<JoinHandle<()>> {
         let pool = self.clone();
-        threads::spawn(ThreadKind::Worker, &self.name, move || pool.run())
+        threads::spawn(H::KIND, &self.name, move || pool.run())
     }
 
     fn run(self: Arc<Self>) {

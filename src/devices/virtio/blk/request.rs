@@ -24,6 +24,7 @@ use super::{MAX_DISCARD_SECTORS, MAX_RANGES, MAX_ZEROES_SECTORS};
 use crate::devices::rate_limit::{Pause, RateLimiter};
 use crate::devices::virtio::buffers::{Buffers, ChainError, GuestBytes};
 use crate::devices::virtio::worker::RequestHandler;
+use crate::sandbox::ThreadKind;
 
 const ID_BYTES: usize = VIRTIO_BLK_ID_BYTES as usize;
 
@@ -96,6 +97,8 @@ pub enum Failure {
 }
 
 impl RequestHandler for Requests {
+    const KIND: ThreadKind = ThreadKind::Drive;
+
     type Scratch = Scratch;
 
     fn handle(&self, buffers: &mut Buffers, scratch: &mut Scratch) -> Result<u32, ChainError> {

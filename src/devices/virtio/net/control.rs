@@ -12,6 +12,7 @@ use super::tap::Tap;
 use crate::devices::virtio::buffers::{Buffers, ChainError, GuestBytes};
 use crate::devices::virtio::queue::{pop, push_used};
 use crate::devices::virtio::worker::RequestHandler;
+use crate::sandbox::ThreadKind;
 
 /// Addresses in one table of a command, above which it isn't even read.
 const MANY: u32 = 4096;
@@ -66,6 +67,8 @@ impl Control {
 }
 
 impl RequestHandler for Commands {
+    const KIND: ThreadKind = ThreadKind::Net;
+
     type Scratch = ();
 
     fn handle(&self, buffers: &mut Buffers, (): &mut ()) -> Result<u32, ChainError> {

@@ -25,6 +25,7 @@ use super::buffers::{Buffers, ChainError};
 use super::worker::{RequestHandler, WorkerPool};
 use super::{ActivateError, Activation, VirtioDevice, read_config_bytes};
 use crate::metrics::Source;
+use crate::sandbox::ThreadKind;
 pub use file::{Beyond, DaxFile};
 pub use open::{PmemConfig, PmemError};
 
@@ -111,6 +112,8 @@ impl VirtioDevice for PmemDevice {
 struct Flushes(Arc<DaxFile>);
 
 impl RequestHandler for Flushes {
+    const KIND: ThreadKind = ThreadKind::Drive;
+
     type Scratch = ();
 
     fn handle(&self, buffers: &mut Buffers, (): &mut ()) -> Result<u32, ChainError> {
