@@ -36,6 +36,8 @@ fn main() -> ExitCode {
     let vm = allowed::Vm {
         kinds: &all,
         has_sockets: false,
+        maps_files: false,
+        is_placed: false,
         tells_memory: false,
     };
     let list = allowed::of(kind, &vm);

@@ -117,6 +117,14 @@ impl Member {
         }
     }
 
+    /// Does this with the calling thread as one of the VM's, unconfined or confined as it is.
+    pub fn for_now<T>(&self, work: impl FnOnce() -> T) -> T {
+        let before = MEMBER.replace(Some((self.clone(), ThreadKind::Main)));
+        let result = work();
+        MEMBER.set(before);
+        result
+    }
+
     /// Starts a thread of the VM's from any thread, one of the VM's or not.
     ///
     /// # Errors

@@ -7,29 +7,24 @@ use std::io::{BufRead, BufReader};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use common::{BOOT_TIMER, Code, kvm};
 
 const MOTE: &str = env!("CARGO_BIN_EXE_mote");
 
-/// Files of a test, and a mark by which its processes are known.
+/// Files of a test, in a folder by which its processes are known.
 struct Place {
     folder: tempfile::TempDir,
-    mark: String,
 }
 
 impl Place {
     /// With a guest as "kernel"; `None` (said aloud) where there is no KVM.
     fn with(code: Code) -> Option<Self> {
-        static NUMBER: AtomicU32 = AtomicU32::new(0);
         kvm()?;
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("kernel"), code.kernel()).unwrap();
-        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let mark = format!("MOTE_TEST_MARK=launch-{}-{number}.", std::process::id());
-        Some(Place { folder, mark })
+        Some(Place { folder })
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -37,13 +32,11 @@ impl Place {
     }
 
     fn mote(&self, arguments: &[&str]) -> Command {
-        let (name, value) = self.mark.split_once('=').unwrap();
         let mut command = Command::new(MOTE);
         command
             .args(arguments)
             .args(["--memory", "32M", "--kernel", "kernel"])
             .current_dir(self.folder.path())
-            .env(name, value)
             .stdin(Stdio::null());
         command
     }
@@ -54,10 +47,10 @@ impl Place {
 
     /// How many processes of the test there are.
     fn processes(&self) -> usize {
+        // A VM has wiped its environment: its folder tells.
         let marked = |proc: &Path| {
-            let environment = std::fs::read(proc.join("environ")).unwrap_or_default();
-            let mut words = environment.split(|byte| *byte == 0);
-            words.any(|word| word == self.mark.as_bytes())
+            let folder = std::fs::read_link(proc.join("cwd"));
+            folder.is_ok_and(|folder| folder == self.folder.path())
         };
         let all = std::fs::read_dir("/proc").unwrap();
         all.filter(|entry| marked(&entry.as_ref().unwrap().path()))

@@ -84,6 +84,8 @@ fn places(config: &VmConfig, tell_memory: bool) -> Places {
     Places {
         sockets: sockets.map(Places::folder_of).collect(),
         files: file.into_iter().map(Places::folder_of).collect(),
+        maps_files: config.drives().any(|drive| drive.dax),
+        is_placed: !config.placement.is_default() || !config.numa.is_empty(),
         proc: tell_memory,
     }
 }

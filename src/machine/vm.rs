@@ -189,12 +189,12 @@ impl Vm {
         }
         threads.iter().for_each(VcpuThread::request_stop);
         self.vcpus = threads.into_iter().filter_map(VcpuThread::join).collect();
-        for transport in &self.transports {
-            transport
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .reset();
-        }
+        helpers.member().for_now(|| {
+            for transport in &self.transports {
+                let transport = transport.lock();
+                transport.unwrap_or_else(PoisonError::into_inner).reset();
+            }
+        });
         if let Some(console) = &self.console {
             let lost = console.drain.finish();
             if lost > 0 {

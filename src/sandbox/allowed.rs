@@ -107,7 +107,14 @@ const DEBUG: &[Allowed] = match cfg!(debug_assertions) {
     false => &[],
 };
 
-const TERMINAL: &[When] = &[Is(1, TCSETS as u64), Is(1, TIOCGPGRP as u64)];
+const TERMINAL: &[When] = &[
+    Is(1, TCGETS as u64),
+    Is(1, TCSETS as u64),
+    Is(1, TIOCGPGRP as u64),
+];
+
+/// Whether a socket's calls wait.
+const WAITING: &[When] = &[Is(1, FIONBIO as u64)];
 
 const fn vcpu() -> [When; VCPU_STATE.len() + 1] {
     let mut when = [KVM_RUN; VCPU_STATE.len() + 1];
@@ -174,6 +181,8 @@ const TAP: &[When] = &[
 ];
 
 const VSOCK: &[Allowed] = &[
+    only(SYS_ioctl, WAITING),
+    any(SYS_recvmsg),
     any(SYS_read),
     any(EPOLL_WAIT),
     any(SYS_epoll_create1),
@@ -192,6 +201,9 @@ const VSOCK: &[Allowed] = &[
 ];
 
 const VHOST_USER: &[Allowed] = &[
+    only(SYS_socketpair, &[Is(0, AF_UNIX as u64)]), // what the back-end asks of mote
+    only(SYS_ioctl, WAITING),
+    any(SYS_recvfrom),
     any(SYS_read),
     any(POLL),
     only(SYS_socket, &[Is(0, AF_UNIX as u64)]),
@@ -223,6 +235,9 @@ const BALLOON: &[Allowed] = &[
 const CONSOLE: &[Allowed] = &[any(SYS_read), any(POLL), any(SYS_close)];
 
 const METRICS: &[Allowed] = &[
+    any(SYS_shutdown),
+    only(SYS_ioctl, WAITING),
+    any(SYS_getrusage), // page faults
     any(SYS_read),
     any(POLL),
     any(SYS_accept4),
@@ -262,8 +277,14 @@ const SIGNALS: &[When] = &[
 /// Of main, where the VM has made sockets: whether one is still its own, before it is removed.
 const NAMES: &[Allowed] = &[any(SYS_statx), any(UNLINK)];
 
+/// Of main and of the starter, where the guest maps files: why a page has gone.
+const MAPPED: &[Allowed] = &[any(SYS_statx)];
+
 /// Of main, where the VM has a program that serves a device: it has ended.
 const PROGRAMS: &[Allowed] = &[any(SYS_wait4)];
+
+/// Of main, which goes back to the CPUs that it came from.
+const PLACED: &[Allowed] = &[any(SYS_sched_setaffinity)];
 
 const SETUP: &[Allowed] = &[
     any(SYS_read),
@@ -330,6 +351,10 @@ pub struct Vm<'a> {
     pub kinds: &'a [ThreadKind],
     /// It has made sockets, which it removes at its end.
     pub has_sockets: bool,
+    /// The guest maps files.
+    pub maps_files: bool,
+    /// Its threads have CPUs of their own.
+    pub is_placed: bool,
     /// It tells what memory is used for, when the guest's init has signalled.
     pub tells_memory: bool,
 }
@@ -337,8 +362,12 @@ pub struct Vm<'a> {
 /// What a thread of this kind may do.
 pub fn of(kind: ThreadKind, vm: &Vm) -> Vec<Allowed> {
     let has = |kind| vm.kinds.contains(&kind);
-    let when = |wanted: bool, list: &'static [Allowed]| if wanted { list } else { &[] };
-    let [mut more, mut further, mut last]: [&[Allowed]; 3] = [&[]; 3];
+    let mut more: Vec<&[Allowed]> = Vec::new();
+    let mut when = |wanted: bool, list: &'static [Allowed]| {
+        if wanted {
+            more.push(list);
+        }
+    };
     let own = match kind {
         ThreadKind::Vcpu => VCPU,
         ThreadKind::Worker => WORKER,
@@ -351,19 +380,25 @@ pub fn of(kind: ThreadKind, vm: &Vm) -> Vec<Allowed> {
         ThreadKind::Console => CONSOLE,
         ThreadKind::Metrics => METRICS,
         ThreadKind::Main => {
-            more = when(vm.has_sockets, NAMES);
-            further = when(vm.tells_memory, TELLS);
-            last = when(has(ThreadKind::VhostUser), PROGRAMS);
+            when(vm.has_sockets, NAMES);
+            when(vm.maps_files, MAPPED);
+            when(vm.tells_memory, TELLS);
+            when(has(ThreadKind::VhostUser), PROGRAMS);
+            when(vm.is_placed, PLACED);
             MAIN
         }
         ThreadKind::Setup => {
-            more = when(has(ThreadKind::Net), SETUP_NET);
-            further = when(has(ThreadKind::Balloon), SETUP_BALLOON);
+            when(has(ThreadKind::Net), SETUP_NET);
+            when(has(ThreadKind::Balloon), SETUP_BALLOON);
             SETUP
         }
-        ThreadKind::Starter => STARTER,
+        ThreadKind::Starter => {
+            when(vm.maps_files, MAPPED);
+            STARTER
+        }
     };
-    let mut list = [ALL, own, more, further, last, DEBUG].concat();
+    let mut list = [ALL, own, DEBUG].concat();
+    list.extend(more.concat());
     if kind == ThreadKind::Starter {
         // What it starts; vCPUs and main are there without it.
         let others = [ThreadKind::Vcpu, ThreadKind::Main, ThreadKind::Starter];

@@ -29,13 +29,17 @@ pub enum LandlockError {
     Copy(std::io::Error),
 }
 
-/// Where files are named once the guest runs.
+/// What of the host a VM has to do with once the guest runs, besides its threads: files above all.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Places {
     /// Folders of sockets that are removed at the end, or made again.
     pub sockets: Vec<PathBuf>,
     /// Folders of files that are replaced now and then.
     pub files: Vec<PathBuf>,
+    /// The guest maps files, of which one may shrink.
+    pub maps_files: bool,
+    /// Threads have CPUs of their own.
+    pub is_placed: bool,
     /// /proc is read, to tell what memory is used for.
     pub proc: bool,
 }
@@ -87,7 +91,8 @@ impl Rules {
         for folder in &places.files {
             rules = add(rules, folder, files)?;
         }
-        if places.proc {
+        // In a jail there is none.
+        if places.proc && Path::new("/proc/self").exists() {
             rules = add(
                 rules,
                 Path::new("/proc"),

@@ -138,6 +138,8 @@ impl Confinement {
         let vm = allowed::Vm {
             kinds,
             has_sockets: !places.sockets.is_empty(),
+            maps_files: places.maps_files,
+            is_placed: places.is_placed,
             tells_memory: places.proc,
         };
         let each = [

@@ -12,6 +12,7 @@ use super::open::PmemConfig;
 use crate::bus::BusDevice;
 use crate::config::DaxMode;
 use crate::metrics::{Counter, Histogram, Samples, Source};
+use crate::threads;
 
 /// An open image that the guest maps, shared by the device and the vCPU threads.
 pub struct DaxFile {
@@ -167,12 +168,14 @@ impl Beyond {
     }
 
     fn no_page(&self, offset: u64) {
-        let trouble = self.file.trouble();
-        let trouble = trouble
-            .as_deref()
-            .unwrap_or("the host can't read its mapping");
-        self.file
-            .report(NO_PAGE, format_args!("no page at {offset:#x}: {trouble}"));
+        let file = self.file.clone();
+        // A vCPU's thread may not look at files.
+        threads::soon(move || {
+            let trouble = file.trouble();
+            let trouble = trouble.as_deref();
+            let trouble = trouble.unwrap_or("the host can't read its mapping");
+            file.report(NO_PAGE, format_args!("no page at {offset:#x}: {trouble}"));
+        });
     }
 }
 
