@@ -4,13 +4,13 @@
 //! [`enter`] splits the process. The supervisor stays outside, with the rights that it was started with; the
 //! jailed one goes on as an ordinary `mote run`, so that a kernel, an image or a guest is met only inside.
 //!
-//! - [`given`]: what is opened before
-//! - [`folder`]: ROOT/ID, by which VMs are told apart
-//! - [`cgroup`]: limits of CPU time, memory and threads
-//! - [`namespaces`] and [`tree`]: what the jailed process sees of the host
-//! - [`rights`]: what it gives up
-//! - [`supervisor`]: the two sides
-//! - [`sys`]: system calls
+//! - `given`: what is opened before
+//! - `folder`: ROOT/ID, by which VMs are told apart
+//! - `cgroup`: limits of CPU time, memory and threads
+//! - `namespaces` and `tree`: what the jailed process sees of the host
+//! - `rights`: what it gives up
+//! - `supervisor`: the two sides
+//! - `sys`: system calls
 
 mod cgroup;
 mod error;

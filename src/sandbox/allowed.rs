@@ -107,14 +107,10 @@ const DEBUG: &[Allowed] = match cfg!(debug_assertions) {
     false => &[],
 };
 
-const TERMINAL: &[When] = &[
-    Is(1, TCGETS as u64),
-    Is(1, TCSETS as u64),
-    Is(1, TIOCGPGRP as u64),
-];
+const TERMINAL: &[When] = &[Is(1, TCGETS), Is(1, TCSETS), Is(1, TIOCGPGRP)];
 
 /// Whether a socket's calls wait.
-const WAITING: &[When] = &[Is(1, FIONBIO as u64)];
+const WAITING: &[When] = &[Is(1, FIONBIO)];
 
 const fn vcpu() -> [When; VCPU_STATE.len() + 1] {
     let mut when = [KVM_RUN; VCPU_STATE.len() + 1];
@@ -174,10 +170,10 @@ const NET: &[Allowed] = &[
 ];
 
 const TAP: &[When] = &[
-    Is(1, TUNSETOFFLOAD as u64),
-    Is(1, TUNSETVNETHDRSZ as u64),
-    Is(1, TUNSETQUEUE as u64),
-    Is(1, TUNSETCARRIER as u64),
+    Is(1, TUNSETOFFLOAD),
+    Is(1, TUNSETVNETHDRSZ),
+    Is(1, TUNSETQUEUE),
+    Is(1, TUNSETCARRIER),
 ];
 
 const VSOCK: &[Allowed] = &[
@@ -261,7 +257,7 @@ const MAIN: &[Allowed] = &[
     only(SYS_rt_sigaction, SIGNALS),
     any(SYS_timerfd_settime), // input that the guest takes only later
     any(ALARM),               // a signal that asks for the end
-    only(SYS_ioctl, &[Is(1, TIOCGWINSZ as u64), KVM_GET_STATS_FD]),
+    only(SYS_ioctl, &[Is(1, TIOCGWINSZ), KVM_GET_STATS_FD]),
 ];
 
 /// Those that end the VM or tell of the terminal's size. Not SIGSYS, which tells of a violation.

@@ -30,6 +30,7 @@ pub enum Act {
     /// Instructions of the script's own ([`Script::code`]), by their number.
     Code(usize),
     /// What only this architecture has.
+    #[allow(dead_code, reason = "on AArch64 there is no such thing")]
     Native(native::Act),
 }
 
