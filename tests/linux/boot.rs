@@ -98,6 +98,7 @@ fn the_timings_are_complete_and_exits_are_few() {
         "irqchip",
         "devices",
         "vcpus",
+        "sandbox",
     ];
     let sum: u64 = phases
         .iter()
