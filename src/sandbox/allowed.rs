@@ -82,7 +82,6 @@ const ALL: &[Allowed] = &[
     any(SYS_brk),
     only(SYS_mmap, NO_CODE),
     any(SYS_munmap),
-    any(SYS_mremap),                                   // a long vector that grows
     only(SYS_madvise, &[Is(2, MADV_DONTNEED as u64)]), // a stack that is left
     any(SYS_rt_sigreturn),
     any(SYS_rt_sigprocmask), // abort(3), and the end of a thread
@@ -93,6 +92,7 @@ const ALL: &[Allowed] = &[
     any(SYS_sigaltstack),    // the end of a thread
     only(SYS_ioctl, TERMINAL), // given back when the process ends by a fault
     only(SYS_tgkill, &[ThisProcess(0)]), // abort(3); main stops vCPUs
+    any(SYS_sched_yield),    // a channel's other end is about to write
     any(SYS_getpid),
     any(SYS_gettid),
     any(SYS_clock_gettime), // CPU time; all clocks, on hosts where reading one takes a call
@@ -112,6 +112,13 @@ const TERMINAL: &[When] = &[Is(1, TCGETS), Is(1, TCSETS), Is(1, TIOCGPGRP)];
 /// Whether a socket's calls wait.
 const WAITING: &[When] = &[Is(1, FIONBIO)];
 
+/// Every thread but vCPUs.
+const OTHERS: &[Allowed] = &[
+    any(SYS_read),
+    any(SYS_close),
+    any(SYS_mremap), // a long vector that grows
+];
+
 const fn vcpu() -> [When; VCPU_STATE.len() + 1] {
     let mut when = [KVM_RUN; VCPU_STATE.len() + 1];
     let mut index = 0;
@@ -128,14 +135,10 @@ const VCPU: &[Allowed] = &[
 ];
 
 const WORKER: &[Allowed] = &[
-    any(SYS_read),
-    any(SYS_close),
     any(SYS_getrandom), // the entropy device
 ];
 
 const DRIVE: &[Allowed] = &[
-    any(SYS_read),
-    any(SYS_close),
     any(SYS_preadv),
     any(SYS_pwritev),
     any(SYS_pwritev2), // of a driver that knows no flush: each write is durable
@@ -147,11 +150,9 @@ const DRIVE: &[Allowed] = &[
 ];
 
 const RING: &[Allowed] = &[
-    any(SYS_read),
     any(SYS_io_uring_setup),
     any(SYS_io_uring_register),
     any(SYS_io_uring_enter),
-    any(SYS_close),
     any(SYS_sched_getaffinity), // the kernel's own threads are to be where this one is
     only(SYS_ioctl, &[Is(1, BLKDISCARD)]),
     any(SYS_pwrite64),
@@ -160,12 +161,10 @@ const RING: &[Allowed] = &[
 ];
 
 const NET: &[Allowed] = &[
-    any(SYS_read),
     any(EPOLL_WAIT),
     any(SYS_epoll_ctl),
     any(SYS_readv),
     any(SYS_writev),
-    any(SYS_close),
     only(SYS_ioctl, TAP),
 ];
 
@@ -179,7 +178,6 @@ const TAP: &[When] = &[
 const VSOCK: &[Allowed] = &[
     only(SYS_ioctl, WAITING),
     any(SYS_recvmsg),
-    any(SYS_read),
     any(EPOLL_WAIT),
     any(SYS_epoll_create1),
     any(SYS_epoll_ctl),
@@ -192,7 +190,6 @@ const VSOCK: &[Allowed] = &[
     any(SYS_recvfrom),
     any(SYS_shutdown),
     any(SYS_getsockopt),
-    any(SYS_close),
     any(SYS_getrandom), // the seed of its tables
 ];
 
@@ -200,7 +197,6 @@ const VHOST_USER: &[Allowed] = &[
     only(SYS_socketpair, &[Is(0, AF_UNIX as u64)]), // what the back-end asks of mote
     only(SYS_ioctl, WAITING),
     any(SYS_recvfrom),
-    any(SYS_read),
     any(POLL),
     only(SYS_socket, &[Is(0, AF_UNIX as u64)]),
     any(SYS_connect),
@@ -211,30 +207,26 @@ const VHOST_USER: &[Allowed] = &[
     any(SYS_recvmsg),
     any(SYS_shutdown),
     any(SYS_eventfd2),
-    any(SYS_close),
     any(UNLINK),
     only(SYS_fcntl, &[Is(1, F_DUPFD_CLOEXEC as u64)]), // what watches the time has copies
     any(SYS_wait4),                                    // a passt that has ended
 ];
 
 const BALLOON: &[Allowed] = &[
-    any(SYS_read),
     any(POLL),
     any(SYS_fallocate),
     only(
         SYS_madvise,
         &[Is(2, MADV_DONTNEED as u64), Is(2, MADV_REMOVE as u64)],
     ),
-    any(SYS_close),
 ];
 
-const CONSOLE: &[Allowed] = &[any(SYS_read), any(POLL), any(SYS_close)];
+const CONSOLE: &[Allowed] = &[any(POLL)];
 
 const METRICS: &[Allowed] = &[
     any(SYS_shutdown),
     only(SYS_ioctl, WAITING),
     any(SYS_getrusage), // page faults
-    any(SYS_read),
     any(POLL),
     any(SYS_accept4),
     any(SYS_sendto),
@@ -245,13 +237,10 @@ const METRICS: &[Allowed] = &[
     any(SYS_ftruncate),
     any(RENAME),
     any(UNLINK),
-    any(SYS_close),
 ];
 
 const MAIN: &[Allowed] = &[
-    any(SYS_read),
     any(POLL),
-    any(SYS_close),
     any(SYS_pread64), // KVM's statistics, and /proc/self/smaps
     any(SYS_getrusage),
     only(SYS_rt_sigaction, SIGNALS),
@@ -282,12 +271,7 @@ const PROGRAMS: &[Allowed] = &[any(SYS_wait4)];
 /// Of main, which goes back to the CPUs that it came from.
 const PLACED: &[Allowed] = &[any(SYS_sched_setaffinity)];
 
-const SETUP: &[Allowed] = &[
-    any(SYS_read),
-    any(SYS_close),
-    any(SYS_eventfd2),
-    only(SYS_ioctl, VHOST_KERNEL),
-];
+const SETUP: &[Allowed] = &[any(SYS_eventfd2), only(SYS_ioctl, VHOST_KERNEL)];
 
 /// Of the set-up thread, besides what the threads may that it sets up.
 const SETUP_NET: &[Allowed] = &[
@@ -364,6 +348,7 @@ pub fn of(kind: ThreadKind, vm: &Vm) -> Vec<Allowed> {
             more.push(list);
         }
     };
+    when(kind != ThreadKind::Vcpu, OTHERS);
     let own = match kind {
         ThreadKind::Vcpu => VCPU,
         ThreadKind::Worker => WORKER,

@@ -18,8 +18,9 @@ pub mod violation;
 
 use std::fmt;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
+use allowed::Allowed;
 use seccompiler::BpfProgram;
 
 pub use landlock::Places;
@@ -108,8 +109,20 @@ pub enum SandboxError {
 
 struct Program {
     kind: ThreadKind,
-    numbers: Vec<i64>,
-    program: BpfProgram,
+    list: Vec<Allowed>,
+    /// Made by the first thread that needs it: so no thread waits for another's.
+    program: OnceLock<BpfProgram>,
+}
+
+impl Program {
+    fn get(&self) -> Result<&BpfProgram, SandboxError> {
+        if let Some(program) = self.program.get() {
+            return Ok(program);
+        }
+        let program = filter::program(&self.list);
+        let program = program.map_err(|e| SandboxError::Filter(self.kind, e))?;
+        Ok(self.program.get_or_init(|| program))
+    }
 }
 
 /// What a VM is confined to.
@@ -151,22 +164,14 @@ impl Confinement {
         let mut kinds = [&each, kinds].concat();
         kinds.sort_unstable();
         kinds.dedup();
-        let program = |kind| {
-            let list = allowed::of(kind, &vm);
-            let program = filter::program(&list).map_err(|e| SandboxError::Filter(kind, e))?;
-            let numbers = list.iter().map(|entry| entry.number).collect();
-            Ok(Program {
-                kind,
-                numbers,
-                program,
-            })
+        let program = |kind| Program {
+            kind,
+            list: allowed::of(kind, &vm),
+            program: OnceLock::new(),
         };
         let failed = |e| SandboxError::Filter(ThreadKind::Starter, e);
         Ok(Arc::new(Confinement {
-            programs: kinds
-                .into_iter()
-                .map(program)
-                .collect::<Result<_, SandboxError>>()?,
+            programs: kinds.into_iter().map(program).collect(),
             threads_only: filter::threads_only().map_err(failed)?,
             rules: landlock::Rules::new(places)?,
             kept,
@@ -175,7 +180,8 @@ impl Confinement {
 
     /// How many system calls all threads may make, together.
     pub fn system_calls(&self) -> usize {
-        let mut numbers: Vec<_> = self.programs.iter().flat_map(|of| &of.numbers).collect();
+        let all = self.programs.iter().flat_map(|of| &of.list);
+        let mut numbers: Vec<_> = all.map(|entry| entry.number).collect();
         numbers.sort_unstable();
         numbers.dedup();
         numbers.len()
@@ -211,7 +217,8 @@ impl Confinement {
         violation::name_thread();
         let of = self.programs.iter().find(|of| of.kind == kind);
         let of = of.unwrap_or_else(|| panic!("no filter for a {kind:?} thread"));
-        if let Err(error) = filter::install(&of.program) {
+        let program = of.get().unwrap_or_else(|e| panic!("{e}"));
+        if let Err(error) = filter::install(program) {
             panic!("confining a {kind:?} thread (seccomp): {error}");
         }
     }
