@@ -81,6 +81,7 @@ prepare() {
   if [ "$arch" = "$HOST_ARCH" ]; then
     # Tiny hand-assembled guests need a /dev/kvm, but not a processor's support: they run here if they can.
     if can_open_kvm; then here=(env); else here=(env "$runner=$HERE/on-kvm.sh"); fi
+    part "examples, which the tests run" cargo build --examples
     part "unit tests" env MOTE_REQUIRE=dtc cargo test --lib --bins --examples
     part "tiny guests on KVM" "${here[@]}" MOTE_REQUIRE=kvm,halts cargo test "${tests[@]}"
     part "examples in the documentation" cargo test --doc
@@ -88,6 +89,7 @@ prepare() {
     part "fuzzing, 3 s each" "$HERE/fuzz.sh" run -t 3
   else
     part "building the tests" cargo test "${target[@]}" --lib --bins --examples "${tests[@]}" --no-run
+    part "examples, which the tests run" cargo build "${target[@]}" --examples
   fi
   part "guest for the tests" "$HERE/guest.sh"
   part "stock Debian kernel for the tests" "$HERE/debian-kernel.sh"

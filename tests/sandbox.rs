@@ -16,6 +16,11 @@ fn filters(kind: ThreadKind, what: &str) -> Command {
     let tests = std::env::current_exe().unwrap();
     let mut path = PathBuf::from(tests.parent().unwrap().parent().unwrap());
     path.push("examples/filters");
+    assert!(
+        path.exists(),
+        "`cargo build --examples` makes {}",
+        path.display()
+    );
     let mut command = Command::new(path);
     command.args([&format!("{kind:?}"), what]);
     command

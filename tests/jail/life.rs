@@ -1,5 +1,7 @@
 //! How a jailed VM ends, and what is left of it.
 
+use std::os::unix::process::CommandExt;
+
 use super::*;
 
 #[test]
@@ -106,8 +108,10 @@ fn signals_are_passed_on() {
         assert_eq!(vm.wait().code(), Some(status));
         place.assert_clean();
     }
-    // Stopped and continued, as one.
-    let mut vm = Running::start(place.command("", &[]));
+    // Stopped and continued, as one; a group of its own, since one that nobody waits for can't be stopped so.
+    let mut command = place.command("", &[]);
+    command.process_group(0);
+    let mut vm = Running::start(command);
     let outside = vm.supervisor.id() as i32;
     vm.signal(libc::SIGTSTP);
     let stopped = |process| state(process) == Some('T');
