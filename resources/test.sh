@@ -113,7 +113,7 @@ on_kvm() {
   if [ "$arch" != "$HOST_ARCH" ]; then
     part "unit tests" env "$runner=${machine[*]} -t 1800 -m 3072 --" MOTE_REQUIRE=dtc \
       cargo test "${target[@]}" --lib --bins --examples
-    part "tiny guests on KVM" env "$runner=${machine[*]} -c 2 --" MOTE_REQUIRE=kvm,hardware,id-registers,cpus,halts \
+    part "tiny guests on KVM" env "$runner=${machine[*]} -t 1500 -c 2 --" MOTE_REQUIRE=kvm,hardware,id-registers,cpus,halts \
       cargo test "${target[@]}" "${tests[@]}"
   fi
   # One CPU: with more, the emulated x86_64 machine's kernel may trip over code that it patches while another
