@@ -37,6 +37,7 @@ fn main() -> ExitCode {
         kinds: &all,
         has_sockets: false,
         maps_files: false,
+        has_vhost: false,
         is_placed: false,
         tells_memory: false,
     };

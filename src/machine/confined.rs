@@ -1,7 +1,7 @@
 //! What a VM of a configuration is confined to: filters for the threads that it has, and the places where it
 //! makes files ([`crate::sandbox`]).
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::config::{Console, Engine, Rng, VmConfig};
@@ -58,6 +58,16 @@ fn kinds(config: &VmConfig) -> Vec<ThreadKind> {
     wanted.map(|(kind, _)| kind).collect()
 }
 
+/// The device files of the host's kernel that serve a device: it is opened anew each time that the
+/// device's driver is ready.
+fn vhost(config: &VmConfig) -> Vec<PathBuf> {
+    let net = config.nets.iter().any(|net| net.vhost);
+    let vsock = config.vsock.as_ref().is_some_and(|vsock| vsock.vhost);
+    let of = |has: bool, path| has.then(|| PathBuf::from(path));
+    let files = [of(net, "/dev/vhost-net"), of(vsock, "/dev/vhost-vsock")];
+    files.into_iter().flatten().collect()
+}
+
 /// Where files are made or removed by name once the guest runs.
 fn places(config: &VmConfig, tell_memory: bool) -> Places {
     let metrics = config.metrics.as_ref();
@@ -84,6 +94,7 @@ fn places(config: &VmConfig, tell_memory: bool) -> Places {
     Places {
         sockets: sockets.map(Places::folder_of).collect(),
         files: file.into_iter().map(Places::folder_of).collect(),
+        devices: vhost(config),
         maps_files: config.drives().any(|drive| drive.dax),
         is_placed: !config.placement.is_default() || !config.numa.is_empty(),
         proc: tell_memory,

@@ -279,6 +279,7 @@ const SETUP_NET: &[Allowed] = &[
     any(SYS_epoll_ctl),
     only(SYS_ioctl, TAP),
 ];
+const SETUP_VHOST: &[Allowed] = &[any(SYS_openat)]; // where Landlock lets it
 const SETUP_BALLOON: &[Allowed] = &[any(SYS_timerfd_create), any(SYS_timerfd_settime)];
 
 const VHOST_KERNEL: &[When] = &[Masked(1, 0xff00, VHOST << 8)];
@@ -333,6 +334,8 @@ pub struct Vm<'a> {
     pub has_sockets: bool,
     /// The guest maps files.
     pub maps_files: bool,
+    /// The host's kernel serves a device, and is opened for it each time that its driver is ready.
+    pub has_vhost: bool,
     /// Its threads have CPUs of their own.
     pub is_placed: bool,
     /// It tells what memory is used for, when the guest's init has signalled.
@@ -370,6 +373,7 @@ pub fn of(kind: ThreadKind, vm: &Vm) -> Vec<Allowed> {
         }
         ThreadKind::Setup => {
             when(has(ThreadKind::Net), SETUP_NET);
+            when(vm.has_vhost, SETUP_VHOST);
             when(has(ThreadKind::Balloon), SETUP_BALLOON);
             SETUP
         }

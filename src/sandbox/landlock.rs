@@ -36,6 +36,8 @@ pub struct Places {
     pub sockets: Vec<PathBuf>,
     /// Folders of files that are replaced now and then.
     pub files: Vec<PathBuf>,
+    /// Device files that are opened again.
+    pub devices: Vec<PathBuf>,
     /// The guest maps files, of which one may shrink.
     pub maps_files: bool,
     /// Threads have CPUs of their own.
@@ -90,6 +92,10 @@ impl Rules {
         }
         for folder in &places.files {
             rules = add(rules, folder, files)?;
+        }
+        let device = AccessFs::ReadFile | AccessFs::WriteFile | AccessFs::IoctlDev;
+        for file in &places.devices {
+            rules = add(rules, file, device)?;
         }
         // In a jail there is none.
         if places.proc && Path::new("/proc/self").exists() {

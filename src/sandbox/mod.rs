@@ -152,6 +152,7 @@ impl Confinement {
             kinds,
             has_sockets: !places.sockets.is_empty(),
             maps_files: places.maps_files,
+            has_vhost: !places.devices.is_empty(),
             is_placed: places.is_placed,
             tells_memory: places.proc,
         };
