@@ -310,14 +310,16 @@ impl MmioTransport {
                 Err(error) => return self.interrupt.fail(&format_args!("queue {index}: {error}")),
             }
         }
-        self.activated = true;
         let activation = Activation {
             memory: self.memory.clone(),
             features: self.driver_features,
             queues,
             interrupt: self.interrupt.clone(),
         };
-        match self.apart(|device| device.activate(activation)).flatten() {
+        let result = self.apart(|device| device.activate(activation));
+        // Where there is no thread for it, the device has seen nothing of it.
+        self.activated = result.is_ok();
+        match result.flatten() {
             Ok(()) => self.driver_ok = true,
             Err(error) => self.interrupt.fail(&error),
         }
@@ -344,8 +346,11 @@ impl MmioTransport {
     /// Back to the state before the driver came: on return, nothing of the device is running.
     pub fn reset(&mut self) {
         if std::mem::take(&mut self.activated) {
-            let done = self.apart(|device| device.reset());
-            done.expect("the thread that has set it up");
+            // The thread that has set it up is there.
+            if let Err(error) = self.apart(|device| device.reset()) {
+                log::error!("{}: {error}", self.device.name());
+                self.device.reset();
+            }
         }
         self.interrupt.reset();
         for queue in &mut self.queues {
