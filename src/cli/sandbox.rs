@@ -5,7 +5,7 @@ use std::os::fd::RawFd;
 
 use clap::Args;
 use motevm::VmConfig;
-use motevm::sandbox::{Confine, violation};
+use motevm::sandbox::{Confine, leftovers, violation};
 
 use super::run_help::ISOLATION;
 use super::{CliError, Status, say, terminal};
@@ -46,7 +46,9 @@ impl Sandbox {
         for text in given.chain([format!("{config:?}")]) {
             kept.extend(descriptors_named(&text));
         }
-        close_others(kept);
+        if let Err(error) = leftovers::close_all_but(kept) {
+            log::debug!("closing what was inherited: {error}");
+        }
         violation::end_process(terminal::restore, Status::Violation.code().into())
             .map_err(|e| CliError::new(Status::Internal, format_args!("handling SIGSYS: {e}")))?;
         Ok(Sandbox(true))
@@ -64,7 +66,8 @@ impl Sandbox {
     /// given in confidence.
     pub fn forget_environment(self) {
         if self.0 {
-            wipe_environment();
+            // SAFETY: none of the threads that there are reads it.
+            unsafe { leftovers::forget_environment() };
         }
     }
 }
@@ -81,26 +84,6 @@ fn descriptors_named(text: &str) -> impl Iterator<Item = RawFd> {
     NAMES.into_iter().flat_map(numbers)
 }
 
-/// Closes all descriptors but the standard ones and these. Nothing of mote's own is open yet.
-fn close_others(mut kept: Vec<RawFd>) {
-    kept.sort_unstable();
-    kept.dedup();
-    let mut first = 3;
-    for fd in kept.into_iter().filter(|fd| *fd >= 3).map(|fd| fd as u32) {
-        close_range(first, fd - 1);
-        first = fd + 1;
-    }
-    close_range(first, u32::MAX);
-}
-
-/// A host before Linux 5.9 has no such call: then they stay open.
-fn close_range(first: u32, last: u32) {
-    if first <= last {
-        // SAFETY: takes no pointer; nothing of this process's own is among them.
-        unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
-    }
-}
-
 /// One byte, not none: a limit of none is passed over where the host hands core dumps to a program, and one of
 /// one isn't (kernel/coredump.c; core(5)).
 fn forbid_core_dumps() {
@@ -112,23 +95,6 @@ fn forbid_core_dumps() {
     if unsafe { libc::setrlimit(libc::RLIMIT_CORE, &raw const limit) } != 0 {
         let error = std::io::Error::last_os_error();
         log::debug!("forbidding core dumps: {error}");
-    }
-}
-
-fn wipe_environment() {
-    unsafe extern "C" {
-        static environ: *const *mut libc::c_char;
-    }
-    // SAFETY: a list of strings of this process's own that ends with a null, as it was at exec: nobody
-    // has changed it, and none of the threads that there are reads it.
-    unsafe {
-        let mut variable = environ;
-        while !variable.is_null() && !(*variable).is_null() {
-            let text = *variable;
-            libc::explicit_bzero(text.cast(), libc::strlen(text));
-            variable = variable.add(1);
-        }
-        libc::clearenv();
     }
 }
 

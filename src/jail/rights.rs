@@ -1,10 +1,10 @@
 //! What a process gives up on its way into the jail, for good.
 
-use std::ffi::{CStr, c_char};
+use std::ffi::c_char;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd};
 
-use super::sys::{check, close_range};
+use super::sys::check;
 use super::{JailError, User};
 use crate::config::{Jail, VmConfig};
 
@@ -50,17 +50,6 @@ pub fn join(entrance: BorrowedFd) -> io::Result<()> {
     // SAFETY: one byte.
     let written = unsafe { libc::write(entrance.as_raw_fd(), c"0".as_ptr().cast(), 1) };
     check(written as i32).map(drop)
-}
-
-/// Closes all descriptors but the standard ones and these.
-pub fn close_all_but(mut kept: Vec<RawFd>) -> io::Result<()> {
-    kept.sort_unstable();
-    let mut next = libc::STDERR_FILENO + 1;
-    for fd in kept.into_iter().filter(|fd| *fd > libc::STDERR_FILENO) {
-        close_range(next, fd - 1)?;
-        next = next.max(fd.saturating_add(1));
-    }
-    close_range(next, RawFd::MAX)
 }
 
 /// Becomes `user`, and gives up every capability and the way to get any.
@@ -112,26 +101,4 @@ pub fn drop_all(user: &User) -> io::Result<()> {
 pub fn end_with_parent() -> io::Result<()> {
     // SAFETY: takes no pointer.
     check(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0) }).map(drop)
-}
-
-/// Clears the environment, also where /proc shows it.
-///
-/// # Safety
-///
-/// No other thread may exist.
-pub unsafe fn forget_environment() {
-    unsafe extern "C" {
-        static mut environ: *mut *mut c_char;
-    }
-    // SAFETY: the caller's promise; the list ends with a null pointer, and each string, which is this
-    // process's own memory, with a NUL.
-    unsafe {
-        let mut entry = environ;
-        while !entry.is_null() && !(*entry).is_null() {
-            let length = CStr::from_ptr(*entry).count_bytes();
-            std::ptr::write_bytes(*entry, 0, length);
-            entry = entry.add(1);
-        }
-        libc::clearenv();
-    }
 }

@@ -17,6 +17,7 @@ use super::folder::Folder;
 use super::given::Given;
 use super::sys::check;
 use super::{JailError, Outcome, Side, User, rights};
+use crate::sandbox::leftovers;
 
 /// What a jail is made of, once its namespaces and its file system are there.
 pub struct Parts {
@@ -103,9 +104,9 @@ impl Inside<'_> {
             }
         }
         self.kept.push(self.alive.as_raw_fd());
-        rights::close_all_but(self.kept).map_err(host("closing descriptors"))?;
+        leftovers::close_all_but(self.kept).map_err(host("closing descriptors"))?;
         // SAFETY: this process has no other thread, as `enter` has made sure.
-        unsafe { rights::forget_environment() };
+        unsafe { leftovers::forget_environment() };
         rights::drop_all(user).map_err(host("giving up rights"))?;
         rights::end_with_parent().map_err(host("binding it to its supervisor"))?;
         if has_ended(&self.alive) {
@@ -124,7 +125,7 @@ fn be_first(parts: &Parts, alive: &OwnedFd, lock: Option<RawFd>) -> ! {
         .as_ref()
         .map(|entrance| rights::join(entrance.as_fd()));
     let kept = [alive.as_raw_fd()].into_iter().chain(lock).collect();
-    let _ = rights::close_all_but(kept);
+    let _ = leftovers::close_all_but(kept);
     // Whose children have no parent any more, the kernel buries.
     // SAFETY: takes no pointer to anything.
     unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };

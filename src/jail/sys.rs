@@ -196,23 +196,6 @@ pub fn pivot(root: BorrowedFd) -> io::Result<()> {
     }
 }
 
-/// Closes all descriptors from `first` to `last`.
-pub fn close_range(first: RawFd, last: RawFd) -> io::Result<()> {
-    if first > last {
-        return Ok(());
-    }
-    // SAFETY: takes no pointer. Whoever calls it means descriptors that nothing here uses any more.
-    result(unsafe {
-        libc::syscall(
-            libc::SYS_close_range,
-            first as c_uint,
-            last as c_uint,
-            0 as c_uint,
-        )
-    })
-    .map(drop)
-}
-
 /// Turns the result of a plain call of the C library into one of Rust's.
 pub fn check(value: c_int) -> io::Result<c_int> {
     result(value.into()).map(|value| value as c_int)

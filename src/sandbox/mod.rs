@@ -6,6 +6,7 @@
 //! - [`allowed`]: the system calls of each kind of thread, with the arguments that matter; the rest
 //!   ends the process ([`filter`], [`violation`])
 //! - [`landlock`]: files can be opened only where the VM still makes some
+//! - [`leftovers`]: what the process was started with
 //! - [`privileges`]: no capabilities, and none to be had by running a program
 //!
 //! A thread that the starter starts ([`crate::threads`]) inherits all but its own list from it.
@@ -13,6 +14,7 @@
 pub mod allowed;
 pub mod filter;
 pub mod landlock;
+pub mod leftovers;
 pub mod privileges;
 pub mod violation;
 
