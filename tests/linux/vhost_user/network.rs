@@ -1,6 +1,7 @@
 //! The user-mode network, by passt.
 
 use std::io::Write;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::*;
 
@@ -14,7 +15,9 @@ struct Networks {
 impl Networks {
     /// `None` (said aloud) where they can't be had.
     fn new() -> Option<Self> {
-        let id = std::process::id();
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let id = format!("{}-{number}", std::process::id());
         let names = [format!("mote-in-{id}"), format!("mote-out-{id}")];
         let added = Command::new("ip")
             .args(["netns", "add", &names[0]])
