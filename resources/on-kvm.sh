@@ -1,5 +1,5 @@
 #!/bin/bash
-# on-kvm.sh [-a ARCH] [-g GIC] [-p CPU] [-c CPUS] [-m MB] [-t SECONDS] [-n] [-i] [-v] [-w] [--] COMMAND [ARGS...]
+# on-kvm.sh [-a ARCH] [-g GIC] [-p CPU] [-c CPUS] [-m MB] [-t SECONDS] [-q SECONDS] [-n] [-i] [-v] [-w] [--] COMMAND [ARGS...]
 #   Runs COMMAND where KVM can run Linux: right here if this host can. Otherwise in a small emulated
 #   machine (QEMU) that has a processor with SVM (x86_64) or EL2 (aarch64), as root, with the host's files
 #   read-only under a layer of RAM, in the same folder, with the same arguments and the environment that
@@ -14,6 +14,7 @@
 #               VHE, and with -g 2 cortex-a57, which hasn't)
 #   -c, -m, -t  the emulated machine's CPUs, memory, and how long it may take (default 2048 MB, 600 s;
 #               no limit with a terminal)
+#   -q SECONDS  end it, and show what runs in it, once it has said nothing for so long (emulated machine only)
 #               x86_64: more than one CPU is not safe: KVM patches its code at each VM's start and end, and
 #               this QEMU may run the old code on another CPU, at which the machine's Linux panics.
 #               That holds without -n.
@@ -25,18 +26,19 @@
 #   ON_KVM_SHARE=DIR   a folder that COMMAND can write to, kept
 #   ON_KVM=emulated    use the emulated machine even where this host could do
 #   ON_KVM_QEMU='-plugin FILE ...'   further arguments for QEMU (kernel/cost.sh counts with them)
-#   The exit status is COMMAND's; 124: took too long, 125: the emulated machine failed.
+#   The exit status is COMMAND's; 123: said nothing for too long, 124: took too long,
+#   125: the emulated machine failed.
 set -euo pipefail
 HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # shellcheck source-path=SCRIPTDIR source=common.sh
 . "$HERE/common.sh"
 
-arch=$MOTE_ARCH gic=3 model='' cpus=1 memory=2048 limit='' interactive=0 verbose=0 counted=0 where=0
+arch=$MOTE_ARCH gic=3 model='' cpus=1 memory=2048 limit='' quiet='' interactive=0 verbose=0 counted=0 where=0
 usage() {
   sed -n '2,/^set/{/^set/!s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}" >&2
   exit 2
 }
-while getopts a:g:p:c:m:t:nivw option; do
+while getopts a:g:p:c:m:t:q:nivw option; do
   case $option in
     a) arch=$OPTARG ;;
     g) gic=$OPTARG ;;
@@ -44,6 +46,7 @@ while getopts a:g:p:c:m:t:nivw option; do
     c) cpus=$OPTARG ;;
     m) memory=$OPTARG ;;
     t) limit=$OPTARG ;;
+    q) quiet=$OPTARG ;;
     n) counted=1 ;;
     i) interactive=1 ;;
     v) verbose=1 ;;
@@ -224,13 +227,37 @@ qemu=$!
 tail -qf -c +1 -s 0.05 --pid=$qemu "$run/out" & relays=($!)
 tail -qf -c +1 -s 0.05 --pid=$qemu "$run/err" >&2 & relays+=($!)
 { while sleep 2 && kill -0 $qemu; do echo; done <>"$run/beat" >&0; } 2>/dev/null & beat=$!
+# watch: ends the machine once it has said nothing for too long.
+watch() {
+  local last tries=0
+  while sleep 5; do
+    last=$(stat -c %Y "$run/out" "$run/err" | sort -n | tail -n 1)
+    [ $(($(date +%s) - last)) -ge "$quiet" ] || continue
+    echo '?' >"$run/beat" # its init answers by a file
+    while [ ! -s "$run/ctl/processes" ] && [ $tries -lt 30 ]; do sleep 1 && tries=$((tries + 1)); done
+    sleep 2
+    touch "$run/stalled"
+    kill $qemu
+    return
+  done
+}
+watch=
+if [ -n "$quiet" ]; then watch 2>/dev/null & watch=$!; fi
 result=0
 wait $qemu || result=$?
 qemu=
-kill $beat 2>/dev/null || true
+kill $beat ${watch:+"$watch"} 2>/dev/null || true
 wait "${relays[@]}"
 if [ $verbose = 1 ]; then cat "$run/ctl/dmesg" "$run/log" >&2 || true; fi
 if [ -f "$run/ctl/status" ]; then exit "$(cat "$run/ctl/status")"; fi
+if [ -f "$run/stalled" ]; then
+  {
+    echo "mote: stalled: it said nothing for $quiet s (on-kvm.sh -q SECONDS). What ran in the emulated machine:"
+    cat "$run/ctl/processes" || echo "(it doesn't answer)"
+    tail -n 8 "$run/log"
+  } >&2
+  exit 123
+fi
 if [ $result = 124 ]; then
   echo "mote: stopped: it took more than $limit s (on-kvm.sh -t SECONDS)" >&2
   exit 124

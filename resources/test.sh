@@ -36,7 +36,8 @@ trap 'exit 143' TERM HUP
 trap 'exit 130' INT
 
 # part NAME COMMAND...: runs one part and notes how long it took. What it says is also kept in $log. In a
-# lane it is shown when the part ends.
+# lane it is shown when the part ends. An emulated machine may stall by a fault of QEMU's; what comes after that
+# is told, and has one more try.
 part() {
   local name="$arch: $1" begin=$SECONDS result=0 out=$tmp/$arch.part
   shift
@@ -46,6 +47,13 @@ part() {
   else
     echo "$name" >"$tmp/$arch.name"
     "$@" >"$out" 2>&1 || result=$?
+    if [ $result != 0 ] && grep -q '^mote: stalled: ' "$out"; then
+      mv "$out" "$out.stalled"
+      say "$name STALLED, and is run once more. The end of what it said:"
+      tail -n 100 "$out.stalled" >&2
+      result=0
+      "$@" >"$out" 2>&1 || result=$?
+    fi
     # shellcheck disable=SC2016 # of the inner shell
     flock "$log" sh -c 'echo "--- $1 ---"; tee -a "$2" <"$3"' - "$name" "$log" "$out"
   fi
@@ -100,7 +108,7 @@ prepare() {
 
 # on_kvm ARCH: real Linux guests, run by the release binary, and whatever else needs a KVM with hardware.
 on_kvm() {
-  local machine=("$HERE/on-kvm.sh" -a "$1") kinds=linux,peers,release
+  local machine=("$HERE/on-kvm.sh" -q 700 -a "$1") kinds=linux,peers,release
   use "$1"
   # The emulated machine has all that a test can ask for; another host may lack some of it.
   if [ "$("${machine[@]}" -w)" = emulated ]; then
