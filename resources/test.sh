@@ -70,6 +70,8 @@ use() {
   if [ "$arch" != "$HOST_ARCH" ]; then
     settings=$("$HERE/cross.sh" "$arch")
     eval "$settings"
+    # Where the processor is emulated, tests take half the time by it.
+    export CARGO_PROFILE_DEV_OPT_LEVEL=1
     target=(--target "$arch-unknown-linux-gnu")
   fi
   runner=CARGO_TARGET_$(tr a-z- A-Z_ <<<"${target[1]:-$(host_triple)}")_RUNNER
@@ -164,6 +166,7 @@ at_once() {
   done
   for pid in "${lanes[@]}"; do wait "$pid" || result=$?; done
   lanes=()
+  say "all parts: $(paste -sd, "$tmp/times" | sed 's/,/, /g')"
   [ $result = 0 ] || die "failed: $(paste -sd, "$tmp/failed" | sed 's/,/, /g'); what it said is above"
 }
 
