@@ -29,6 +29,7 @@ mod vsock;
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -95,10 +96,22 @@ fn stock(guests: &Guests) -> [&str; 6] {
     ["--kernel", kernel, "--initrd", initrd, "--memory", "512M"]
 }
 
+/// What the command starts is killed by SIGALRM once it has taken too long, whatever it replaces itself with:
+/// a test that waits for it ends, too.
+fn on_a_leash(command: &mut Command) -> &mut Command {
+    let start = || {
+        // SAFETY: a system call without pointers.
+        unsafe { libc::alarm(PATIENCE.as_secs() as u32) };
+        Ok(())
+    };
+    // SAFETY: the closure makes one system call and touches no memory.
+    unsafe { command.pre_exec(start) }
+}
+
 /// `mote run` with these arguments.
 fn mote(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_mote"));
-    command.arg("run").args(arguments).stdin(Stdio::null());
+    on_a_leash(command.arg("run").args(arguments).stdin(Stdio::null()));
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
     command
 }

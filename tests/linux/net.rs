@@ -87,7 +87,7 @@ impl Namespace {
     /// `mote run` in it.
     fn mote(&self, arguments: &[&str], script: &str) -> Command {
         let mut command = self.command(env!("CARGO_BIN_EXE_mote"));
-        command.arg("run").args(arguments);
+        on_a_leash(command.arg("run").args(arguments));
         command.args(["--cmdline", &format!("quiet mote.run=\"{UP}; {script}\"")]);
         command.stdin(Stdio::null());
         command.stdout(Stdio::piped()).stderr(Stdio::piped());

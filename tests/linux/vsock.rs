@@ -248,7 +248,8 @@ fn vhost_lets_the_hosts_programs_use_vsock_themselves() {
     let data = folder.path().join("data");
     fs::write(&data, noise(16 << 20)).unwrap();
     let disk = format!("path={},ro", path(&data));
-    let sum = socat(&["VSOCK-LISTEN:7053", "EXEC:md5sum"]);
+    // One after another: the guest gives up a connection that isn't there within two seconds.
+    let mut sum = socat(&["VSOCK-LISTEN:7053,fork", "EXEC:md5sum"]);
     let script = "cd /sys/bus/virtio/drivers/vmw_vsock_virtio_transport; v=$(ls | grep virtio.); \
          echo $v > unbind; echo $v > bind; cd /; \
          socat -t 100 VSOCK-LISTEN:52,fork EXEC:md5sum & \
@@ -265,25 +266,27 @@ fn vhost_lets_the_hosts_programs_use_vsock_themselves() {
     ];
     let out = thread::scope(|scope| {
         let guest = scope.spawn(|| in_guest(&all, script));
-        assert!(output(sum).is_empty());
-        // While it runs, its CID is taken.
-        let second = finish(mote(&["--vsock", "cid=77,vhost"]));
-        assert_eq!(second.code, Some(2), "{second:?}");
-        assert!(second.err.contains("--vsock cid=77: in use"), "{second:?}");
         let command = "socat -t 100 FILE:$0!!- VSOCK-CONNECT:77:52";
         let mut there = Vec::new();
         until("the guest to listen", || {
+            assert!(!guest.is_finished());
             let socat = Command::new("sh").args(["-c", command]).arg(&data).output();
             there = socat.unwrap().stdout;
             !there.is_empty()
         });
         assert_eq!(String::from_utf8_lossy(&there), md5sum(&data));
+        // While it runs, its CID is taken.
+        let second = finish(mote(&["--vsock", "cid=77,vhost"]));
+        assert_eq!(second.code, Some(2), "{second:?}");
+        assert!(second.err.contains("--vsock cid=77: in use"), "{second:?}");
         let end = ["-u", "/dev/null", "VSOCK-CONNECT:77:9"];
-        while !socat(&end).wait().unwrap().success() {
-            thread::sleep(Duration::from_millis(50));
-        }
+        until("the guest to have sent all", || {
+            guest.is_finished() || socat(&end).wait().unwrap().success()
+        });
         guest.join().unwrap()
     });
+    sum.kill().unwrap();
+    sum.wait().unwrap();
     assert_eq!(out, md5sum(&data));
 }
 

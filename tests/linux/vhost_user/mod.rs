@@ -15,7 +15,8 @@ use motevm::{BuildOptions, Exit, Host, VmConfig, build};
 use crate::common::can_run;
 use crate::peers::peer;
 use crate::{
-    Guests, PATIENCE, boot, finish, guests, image, listens, listens_at, mote, noise, path,
+    Guests, PATIENCE, boot, finish, guests, image, listens, listens_at, mote, noise, on_a_leash,
+    path,
 };
 
 /// A program that runs until this is dropped.

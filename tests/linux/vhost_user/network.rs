@@ -133,7 +133,7 @@ END
          echo again",
     );
     let mut command = Networks::command(&networks.inside, Path::new(env!("CARGO_BIN_EXE_mote")));
-    command.args(["run", "--cmdline"]);
+    on_a_leash(command.args(["run", "--cmdline"]));
     command.arg("quiet mote.run=\"mount -o ro /dev/vdb /home; sh /home/run\"");
     command.args(["--disk", &format!("{},ro", path(&script))]);
     command.args(["--net", &format!("user,passt={}", path(&passt))]);
