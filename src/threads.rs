@@ -136,15 +136,26 @@ impl Member {
         name: &str,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> io::Result<JoinHandle<T>> {
+        self.spawn_prepared(kind, name, || (), |()| work())
+    }
+
+    fn spawn_prepared<P, T: Send + 'static>(
+        &self,
+        kind: ThreadKind,
+        name: &str,
+        prepare: impl FnOnce() -> P + Send + 'static,
+        work: impl FnOnce(P) -> T + Send + 'static,
+    ) -> io::Result<JoinHandle<T>> {
         let (member, builder) = (self.clone(), thread(kind, name));
         let start = move || {
             builder.spawn(move || {
+                let prepared = prepare();
                 let confinement = member.confinement.clone();
                 MEMBER.set(Some((member, kind)));
                 if let Some(confinement) = confinement {
                     confinement.confine_further(kind);
                 }
-                work()
+                work(prepared)
             })
         };
         have_done(&self.starter, start)?
@@ -186,9 +197,24 @@ pub fn spawn<T: Send + 'static>(
     name: &str,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> io::Result<JoinHandle<T>> {
+    spawn_prepared(kind, name, || (), |()| work())
+}
+
+/// The same for a thread that needs something made which its kind may not make: the new thread does that first,
+/// while it is confined as the starter is. `prepare` must see nothing that is the guest's to write.
+///
+/// # Errors
+///
+/// As for [`spawn`].
+pub fn spawn_prepared<P, T: Send + 'static>(
+    kind: ThreadKind,
+    name: &str,
+    prepare: impl FnOnce() -> P + Send + 'static,
+    work: impl FnOnce(P) -> T + Send + 'static,
+) -> io::Result<JoinHandle<T>> {
     match MEMBER.with_borrow(Clone::clone) {
-        Some((member, _)) => member.spawn(kind, name, work),
-        None => thread(kind, name).spawn(work),
+        Some((member, _)) => member.spawn_prepared(kind, name, prepare, work),
+        None => thread(kind, name).spawn(|| work(prepare())),
     }
 }
 

@@ -129,7 +129,7 @@ mod tests {
              socket = 's'\n[vsock]\ncid = 3\nsocket = 'v'\n[balloon]\n[metrics]\nfile = 'm'",
         ]
         .map(together);
-        assert_eq!(counts, [38, 44, 49, 71]);
+        assert_eq!(counts, [38, 44, 49, 68]);
     }
 
     #[test]

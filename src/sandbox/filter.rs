@@ -44,7 +44,7 @@ pub fn program(list: &[Allowed]) -> Result<BpfProgram, BackendError> {
         let mut entries = list.iter().filter(|entry| entry.number == number);
         entries.any(|entry| entry.when.contains(&When::Always))
     };
-    for Allowed { number, when } in list {
+    for Allowed { number, when, .. } in list {
         let conditions = rules.entry(*number).or_default();
         if always(*number) {
             continue;

@@ -235,7 +235,7 @@ impl Disk {
                 }
                 Some(libc::ENOSYS) => "not in this host's kernel",
                 _ if error.kind() == io::ErrorKind::Unsupported => {
-                    "too old in this host's kernel: Linux 5.6 is needed"
+                    "too old in this host's kernel: Linux 5.10 is needed"
                 }
                 _ => "not to be had",
             };

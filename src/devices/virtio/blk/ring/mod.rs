@@ -5,12 +5,14 @@
 //! - `queue`: the loop between it and the virtqueue
 //!
 //! Setting up an io_uring is slow on some hosts, so each thread does that for itself: neither the
-//! boot nor the vCPU that says DRIVER_OK waits for it. Where the host has no io_uring or forbids
+//! boot nor the vCPU that says DRIVER_OK waits for it. That is the thread's first deed, before its own
+//! system call filter, by which it can make no other. Where the host has no io_uring or forbids
 //! it, the thread says so and hands its queue to a [`WorkerPool`].
 
 mod queue;
 mod uring;
 
+use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -79,7 +81,10 @@ impl RingThread {
             interrupt,
             control: control.clone(),
         };
-        let handle = threads::spawn(ThreadKind::Ring, name, move || start.run());
+        // The kernel's threads for the ring are to be where this one is.
+        let make = move || Uring::new(max_threads, thread::current().ok().as_ref());
+        let serve = move |uring| start.run(uring);
+        let handle = threads::spawn_prepared(ThreadKind::Ring, name, make, serve);
         let handle = handle.map_err(|source| ActivateError::Thread {
             name: name.to_owned(),
             source,
@@ -136,9 +141,8 @@ impl Control {
 }
 
 impl Start {
-    fn run(self) {
-        // The kernel's threads for the ring are to be where this one is.
-        match Uring::new(self.max_threads, thread::current().ok().as_ref()) {
+    fn run(self, uring: io::Result<Uring>) {
+        match uring {
             Ok(uring) => {
                 let (control, interrupt) = (self.control.clone(), self.interrupt.clone());
                 let served = RingQueue::new(uring, self).serve();

@@ -1,10 +1,12 @@
-//! An io_uring that can't be dropped before the kernel is done with everything it was given.
+//! An io_uring that can't be dropped before the kernel is done with everything it was given, and that does
+//! nothing but what a drive needs: what it is asked to do is no system call, so no filter would see it.
 
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::time::Duration;
 
-use io_uring::squeue::Entry;
+use io_uring::register::Restriction;
+use io_uring::squeue::{Entry, Flags};
 use io_uring::types::{Fd, Timespec};
 use io_uring::{IoUring, Probe, opcode};
 use vmm_sys_util::eventfd::EventFd;
@@ -21,6 +23,21 @@ const NOTIFIED: u64 = u64::MAX;
 const TIMER: u64 = u64::MAX - 1;
 const CANCELLED: u64 = u64::MAX - 2;
 const SIGNALLED: u64 = u64::MAX - 3;
+
+/// All that is done by one. Transfers are to and from descriptors that are open, as those of a thread without one
+/// are; there is nothing that opens, connects or starts.
+const OPERATIONS: [u8; 8] = [
+    opcode::Read::CODE,
+    opcode::Write::CODE,
+    opcode::Readv::CODE,
+    opcode::Writev::CODE,
+    opcode::Fsync::CODE,
+    opcode::Fallocate::CODE,
+    opcode::Timeout::CODE,
+    opcode::AsyncCancel::CODE,
+];
+/// The flags that an entry can have.
+const FLAGS: Flags = Flags::SKIP_SUCCESS;
 
 /// What is written to an eventfd.
 static ONE: u64 = 1;
@@ -55,10 +72,11 @@ impl Uring {
     ///
     /// # Errors
     ///
-    /// The host has none, or none that can do all that's needed, or forbids it.
+    /// The host has none, or none that can do all that's needed and be held to it, or forbids it.
     pub fn new(max_workers: usize, cpus: Option<&CpuList>) -> io::Result<Self> {
         let mut builder = IoUring::builder();
         builder.setup_clamp().setup_cqsize(COMPLETIONS);
+        builder.setup_r_disabled(); // Linux 5.10
         // Linux 6.1: completions are handled when this thread asks for them, without interrupting
         // it. Before, the kernel refuses flags that it doesn't know.
         let mut quiet = builder.clone();
@@ -71,18 +89,8 @@ impl Uring {
         };
         let mut probe = Probe::new();
         ring.submitter().register_probe(&mut probe)?;
-        let needed = [
-            opcode::Read::CODE,
-            opcode::Write::CODE,
-            opcode::Readv::CODE,
-            opcode::Writev::CODE,
-            opcode::Fsync::CODE,
-            opcode::Fallocate::CODE,
-            opcode::Timeout::CODE,
-            opcode::AsyncCancel::CODE,
-        ];
         let params = ring.params();
-        if !needed.iter().all(|code| probe.is_supported(*code))
+        if !OPERATIONS.iter().all(|code| probe.is_supported(*code))
             || !params.is_feature_submit_stable()
             || !params.is_feature_nodrop()
         {
@@ -97,6 +105,11 @@ impl Uring {
         {
             log::warn!("the kernel's threads for an io_uring can't be placed: {error}");
         }
+        // For good. Nothing may be registered any more, as nothing of that is among them.
+        let mut restrictions = Vec::from(OPERATIONS.map(Restriction::sqe_op));
+        restrictions.push(Restriction::sqe_flags_allowed(FLAGS.bits()));
+        ring.submitter().register_restrictions(&mut restrictions)?;
+        ring.submitter().register_enable_rings()?;
         Ok(Self {
             ring,
             in_flight: 0,
@@ -160,7 +173,7 @@ impl Uring {
         }
         let one: *const u64 = &raw const ONE;
         let entry = opcode::Write::new(Fd(event.as_raw_fd()), one.cast(), 8).build();
-        let entry = entry.flags(io_uring::squeue::Flags::SKIP_SUCCESS);
+        let entry = entry.flags(FLAGS);
         // SAFETY: `ONE` is 8 bytes, for ever.
         unsafe { self.push(SIGNALLED, entry)? };
         self.in_flight -= 1;
@@ -260,63 +273,4 @@ impl Drop for Uring {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::placement::thread::{current, move_to};
-    use io_uring::squeue::Flags;
-    use std::io::Write;
-
-    /// The CPUs of the kernel's threads for the calling thread's rings.
-    fn workers() -> Vec<String> {
-        // SAFETY: takes nothing.
-        let name = format!("iou-wrk-{}", unsafe { libc::gettid() });
-        let tasks = std::fs::read_dir("/proc/self/task").unwrap().flatten();
-        let cpus = tasks.filter_map(|task| {
-            let read = |file| std::fs::read_to_string(task.path().join(file)).ok();
-            let status =
-                read("status").filter(|_| read("comm").is_some_and(|c| c.trim() == name))?;
-            let line = status
-                .lines()
-                .find_map(|l| l.strip_prefix("Cpus_allowed_list:\t"));
-            line.map(str::to_owned)
-        });
-        cpus.collect()
-    }
-
-    #[test]
-    fn the_kernels_threads_are_where_they_are_told_to_be() {
-        let test = || {
-            let last: CpuList = current().unwrap().iter().last().into_iter().collect();
-            move_to(&last).unwrap();
-            let mut ring = match Uring::new(2, Some(&last)) {
-                Ok(ring) => ring,
-                Err(error) => {
-                    // Straight to the stream: the test harness would swallow it.
-                    let text = format!("NOT RUN (kind io_uring): placed workers: {error}");
-                    return drop(writeln!(io::stderr(), "{text}"));
-                }
-            };
-            // A read that must block, and is handed to a thread at once.
-            let event = EventFd::new(libc::EFD_CLOEXEC).unwrap();
-            let mut count = 0u64;
-            let entry = opcode::Read::new(Fd(event.as_raw_fd()), (&raw mut count).cast(), 8);
-            // SAFETY: `count` lives until the read is done, below.
-            unsafe { ring.push(1, entry.build().flags(Flags::ASYNC)).unwrap() };
-            ring.submit(0).unwrap();
-            let mut seen = Vec::new();
-            for _ in 0..3000 {
-                seen = workers();
-                if seen.first() == Some(&last.to_string()) {
-                    break;
-                }
-                std::thread::sleep(Duration::from_millis(10));
-            }
-            event.write(1).unwrap();
-            while ring.next().is_none() {
-                ring.submit(1).unwrap();
-            }
-            assert_eq!(seen, [last.to_string()]);
-        };
-        std::thread::spawn(test).join().unwrap();
-    }
-}
+mod tests;
