@@ -19,7 +19,8 @@ for arch in $MOTE_ARCHES; do
     say "the first time takes about 20 minutes for each architecture, a quarter of it for compiling a guest's Linux kernel"
 done
 need_rust
-need_packages e2fsprogs device-tree-compiler # the tests make disks, and look into them; and into device trees
+# The tests make disks, and look into them, and into device trees; into what VMs do, and have networks of their own.
+need_packages e2fsprogs device-tree-compiler strace iproute2 util-linux
 
 tmp=$(mktemp -d)
 log=$tmp/log lanes=()
@@ -93,7 +94,7 @@ prepare() {
     if can_open_kvm; then here=(env); else here=(env "$runner=$HERE/on-kvm.sh"); fi
     part "examples, which the tests run" cargo build --examples
     part "unit tests" env MOTE_REQUIRE=dtc cargo test --lib --bins --examples
-    part "tiny guests on KVM" "${here[@]}" MOTE_REQUIRE=kvm,halts cargo test "${tests[@]}"
+    part "tiny guests on KVM" "${here[@]}" MOTE_REQUIRE=kvm,halts,strace cargo test "${tests[@]}"
     part "examples in the documentation" cargo test --doc
     part "fuzz targets" "$HERE/fuzz.sh" build
     part "fuzzing, 3 s each" "$HERE/fuzz.sh" run -t 3

@@ -20,7 +20,7 @@ pub fn drive(folder: &Path, name: &str, size: u64, more: &str) -> String {
 }
 
 /// Whether a tap can be made, in a network namespace of the monitor's own.
-fn tap() -> bool {
+pub fn tap() -> bool {
     // SAFETY: reads an identity.
     let root = unsafe { libc::geteuid() } == 0;
     let obstacle = match File::options().read(true).write(true).open("/dev/net/tun") {

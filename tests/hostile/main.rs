@@ -28,6 +28,7 @@ mod random;
 mod registers;
 mod script;
 mod storms;
+mod traced;
 mod user;
 mod vcpus;
 mod vsock;

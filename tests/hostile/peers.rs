@@ -25,7 +25,7 @@ const DEVICE: u64 = crate::native::VIRTIO;
 /// VIRTIO_BLK_F_FLUSH and _MQ.
 const BLOCK: u64 = 1 << 9 | 1 << 12;
 
-fn manner(twist: Option<(u32, Twist)>) -> Manner {
+pub fn manner(twist: Option<(u32, Twist)>) -> Manner {
     let mut config = vec![0; 60];
     config[0] = 100; // sectors
     config[34] = 4; // queues
@@ -39,7 +39,7 @@ fn manner(twist: Option<(u32, Twist)>) -> Manner {
 }
 
 /// Sets the device up and asks it for something, which nobody answers.
-fn asking() -> Script {
+pub fn asking() -> Script {
     let ring = Ring::number(0);
     let mut script = Script::new();
     script
@@ -53,7 +53,7 @@ fn asking() -> Script {
     script
 }
 
-fn with_socket(folder: &Path, script: &Script, option: &str, value: &str) -> Monitor {
+pub fn with_socket(folder: &Path, script: &Script, option: &str, value: &str) -> Monitor {
     let socket = folder.join("socket");
     let value = value.replace("SOCKET", socket.to_str().unwrap());
     Monitor::of(folder, script).with(&["--rng", "off", option, &value])

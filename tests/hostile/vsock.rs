@@ -17,28 +17,29 @@ const ONE_OF: u64 = native::ONE_OF as u64;
 const TX: u32 = 1;
 const CID: u64 = 3;
 /// The operations of a packet (virtio 1.3 §5.10.6).
-const REQUEST: u16 = 1;
+pub const REQUEST: u16 = 1;
 const RESPONSE: u16 = 2;
 const RST: u16 = 3;
-const RW: u16 = 5;
+pub const SHUTDOWN: u16 = 4;
+pub const RW: u16 = 5;
 const CREDIT_UPDATE: u16 = 6;
 const CREDIT_REQUEST: u16 = 7;
 
 /// A packet's header; what isn't said is right.
 #[derive(Clone, Copy)]
-struct Packet {
+pub struct Packet {
     source: u64,
     target: u64,
     ports: (u32, u32),
-    length: u32,
+    pub length: u32,
     kind: u16,
     operation: u16,
-    flags: u32,
+    pub flags: u32,
     credit: (u32, u32),
 }
 
 impl Packet {
-    fn new(operation: u16, ports: (u32, u32)) -> Self {
+    pub fn new(operation: u16, ports: (u32, u32)) -> Self {
         Packet {
             source: CID,
             target: 2,
@@ -53,12 +54,12 @@ impl Packet {
 }
 
 impl Script {
-    fn vsock_up(&mut self) -> &mut Self {
+    pub fn vsock_up(&mut self) -> &mut Self {
         self.bring_up(driver::device(0), VERSION_1, 3)
     }
 
     /// Sends a packet, as the `count`th of its queue, from a buffer of 64 KiB.
-    fn packet(&mut self, count: u64, packet: Packet) -> &mut Self {
+    pub fn packet(&mut self, count: u64, packet: Packet) -> &mut Self {
         let ring = Ring::number(TX.into());
         let double = |(low, high): (u32, u32)| u64::from(low) | u64::from(high) << 32;
         let middle = u64::from(packet.length)
@@ -77,7 +78,7 @@ impl Script {
     }
 
     /// One chain for all packets, and no buffers for what comes back; or some.
-    fn packet_buffers(&mut self, receive: bool) -> &mut Self {
+    pub fn packet_buffers(&mut self, receive: bool) -> &mut Self {
         let (tx, rx) = (Ring::number(TX.into()), Ring::number(0));
         self.descriptor(tx.descriptors, 0, (BUFFER, 44, NEXT, 1));
         self.descriptor(tx.descriptors, 1, (BUFFER + 44, 1 << 16, 0, 0));
@@ -89,7 +90,7 @@ impl Script {
     }
 }
 
-fn monitor(folder: &Path, script: &Script) -> Monitor {
+pub fn monitor(folder: &Path, script: &Script) -> Monitor {
     let socket = format!("cid=3,socket={}", folder.join("v").display());
     Monitor::of(folder, script).with(&["--rng", "off", "--vsock", &socket])
 }
@@ -166,7 +167,7 @@ fn packets_with_any_field_wrong() {
             REQUEST,
             RESPONSE,
             RST,
-            4,
+            SHUTDOWN,
             RW,
             CREDIT_UPDATE,
             CREDIT_REQUEST,
