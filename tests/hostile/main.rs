@@ -4,6 +4,7 @@
 #[allow(dead_code)] // it is for more tests than these
 #[path = "../../src/devices/vhost_user/tests/backend.rs"]
 mod backend;
+mod board;
 mod chains;
 #[path = "../common/mod.rs"]
 mod common;
@@ -13,7 +14,7 @@ mod driver;
 #[cfg(target_arch = "x86_64")]
 mod elf;
 mod files;
-#[cfg(target_arch = "x86_64")]
+mod images;
 mod kernels;
 mod memory;
 mod monitor;
@@ -31,6 +32,8 @@ mod storms;
 mod traced;
 mod user;
 mod vcpus;
+#[cfg(target_arch = "x86_64")]
+mod vmlinux;
 mod vsock;
 
 use monitor::Monitor;

@@ -29,6 +29,37 @@ const VECTORS: u64 = KERNEL + 0x1_0000;
 const PAGE_TABLE: u64 = KERNEL + 0x1_1000;
 const SCRIPT: u64 = KERNEL + 0x1_2000;
 
+/// The serial port's registers.
+pub const SERIAL_REGISTERS: u64 = SERIAL;
+/// The first register of each device that is no virtio one, and how many it has: the serial port, the clock (which
+/// says at the end of its page who it is).
+pub const BOARD: [(u64, u64); 3] = [(SERIAL, 8), (CLOCK, 0x20), (CLOCK + 0xfe0, 0x20)];
+pub const BOARD_WIDTHS: [Width; 4] = script::WIDTHS;
+/// From each first register on there is nothing else up to here.
+pub const BOARD_SPAN: u64 = 0x40;
+const CLOCK: u64 = 0x0901_0000;
+/// Whether arm64 kernels run here.
+pub const RUNS_IMAGES: bool = true;
+
+/// An access to a register of those.
+pub fn peek(width: Width) -> script::Act {
+    script::Act::Read(width)
+}
+
+pub fn poke(width: Width) -> script::Act {
+    script::Act::Write(width)
+}
+
+/// Whether this would reset the machine or switch it off: nothing does.
+pub fn ends(_: u64, _: Width, _: u64) -> bool {
+    false
+}
+
+/// As an arm64 kernel.
+pub fn image(script: &Script) -> Vec<u8> {
+    kernel(script)
+}
+
 const SCRATCH: u32 = 0;
 const ADDRESS: u32 = 1;
 const VALUE: u32 = 2;

@@ -30,6 +30,46 @@ const SERIAL: u64 = 0x3f8;
 /// String instructions take from here, and put there.
 pub const STRINGS: u64 = 20 << 20;
 
+/// The serial port's registers.
+pub const SERIAL_REGISTERS: u64 = SERIAL;
+/// The first register of each device that is no virtio one, and how many it has: the serial port, the keyboard
+/// controller, the power button.
+pub const BOARD: [(u64, u64); 3] = [(SERIAL, 8), (KEYBOARD, 5), (SLEEP, 2)];
+pub const BOARD_WIDTHS: [Width; 3] = [Width::One, Width::Two, Width::Four];
+/// From each first register on there is nothing else up to here.
+pub const BOARD_SPAN: u64 = 16;
+const KEYBOARD: u64 = 0x60;
+const SLEEP: u64 = 0x600;
+/// Whether arm64 kernels run here.
+pub const RUNS_IMAGES: bool = false;
+
+/// An access to a register of those.
+pub fn peek(width: Width) -> script::Act {
+    script::Act::Native(Act::In(width))
+}
+
+pub fn poke(width: Width) -> script::Act {
+    script::Act::Native(Act::Out(width))
+}
+
+/// Whether this would reset the machine (by a command, or by data for one) or switch it off.
+pub fn ends(register: u64, width: Width, value: u64) -> bool {
+    let bytes = &value.to_le_bytes()[..1 << width as usize];
+    match register {
+        KEYBOARD..SERIAL => bytes.iter().any(|byte| matches!(byte, 0xfe | 0xd1)),
+        SLEEP.. => bytes.contains(&0x34),
+        _ => false,
+    }
+}
+
+/// As an arm64 kernel, with nothing behind its header.
+pub fn image(_: &Script) -> Vec<u8> {
+    let mut image = vec![0; 8192];
+    image[16..24].copy_from_slice(&8192u64.to_le_bytes());
+    image[56..60].copy_from_slice(b"ARM\x64");
+    image
+}
+
 /// What only this architecture has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Act {
