@@ -7,7 +7,7 @@ use super::*;
 use crate::peers::peer;
 
 /// An ext4 image that can be mounted with DAX: small ones have blocks of 1 KiB otherwise.
-fn ext4(folder: &Path, name: &str, size: u64, tree: Option<&Path>) -> PathBuf {
+pub fn ext4(folder: &Path, name: &str, size: u64, tree: Option<&Path>) -> PathBuf {
     let path = image(folder, name, size);
     let mut command = Command::new("mke2fs");
     command.args(["-q", "-t", "ext4", "-b", "4096"]);
@@ -208,16 +208,17 @@ fn a_read_only_drive_bears_any_write_and_the_vm_goes_on() {
     );
 }
 
-/// Compiles dax.c; `None` (said aloud) where there is no compiler.
-fn program(tree: &Path) -> Option<()> {
+/// Compiles the program of this name; `None` (said aloud) where there is no compiler.
+pub fn program(tree: &Path, name: &str) -> Option<()> {
+    let source = format!("{}/tests/linux/{name}.c", env!("CARGO_MANIFEST_DIR"));
     let compiled = Command::new("cc")
         .args(["-O2", "-static", "-o"])
-        .arg(tree.join("dax"))
-        .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/linux/dax.c"))
+        .arg(tree.join(name))
+        .arg(&source)
         .status();
     let obstacle = match compiled {
         Ok(status) => {
-            assert!(status.success(), "cc could not build tests/linux/dax.c");
+            assert!(status.success(), "cc could not build {source}");
             None
         }
         Err(e) => Some(format!("there is no cc: {e}")),
@@ -231,7 +232,9 @@ fn other_devices_read_and_write_straight_into_mapped_files() {
     let folder = tempfile::tempdir().unwrap();
     let tree = folder.path().join("tree");
     fs::create_dir(&tree).unwrap();
-    let Some(()) = program(&tree) else { return };
+    let Some(()) = program(&tree, "dax") else {
+        return;
+    };
     let bytes = noise(1 << 20);
     fs::write(tree.join("from"), &bytes).unwrap();
     fs::write(tree.join("to"), vec![0; 1 << 20]).unwrap();

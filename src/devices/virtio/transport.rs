@@ -213,6 +213,10 @@ impl MmioTransport {
     }
 
     fn write_queue(&mut self, offset: u32, value: u32) {
+        let ready = |index: u32| self.queues.get(index as usize).is_some_and(|q| q.ready);
+        if offset == VIRTIO_MMIO_QUEUE_READY && value & 1 == 0 && !ready(self.queue_sel) {
+            return; // as it is: Linux's driver says so of each queue when it leaves, after the reset
+        }
         // §3.1.1: step 7 comes after FEATURES_OK and before DRIVER_OK.
         let is_time = self.has(VIRTIO_CONFIG_S_FEATURES_OK) && !self.has(VIRTIO_CONFIG_S_DRIVER_OK);
         if !is_time || self.has(VIRTIO_CONFIG_S_FAILED) {

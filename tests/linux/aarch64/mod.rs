@@ -61,6 +61,12 @@ pub fn least_beyond_text(file: u64) -> u64 {
     (file.next_multiple_of(4096) >> 10) + 1
 }
 
+/// What a guest's root writes to, as pages: the virtio devices.
+pub const REGISTERS: &str = "0x0a000000 8";
+/// And what it does with all other devices: serial port, clock, boot timer; then the interrupt controller.
+pub const BOARD: &str = "registers 3000 0x09000000 1 0x09010000 1 0x09020000 1; \
+     /tmp/attack registers 1000 0x08000000 16 0x080a0000 32";
+
 /// Why KVM can't run Linux here: where there is a /dev/kvm, it can.
 pub fn no_hardware() -> Option<&'static str> {
     let missing = !std::path::Path::new("/dev/kvm").exists();

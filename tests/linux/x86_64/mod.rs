@@ -63,6 +63,13 @@ pub fn least_beyond_text(file: u64) -> u64 {
     file >> 10
 }
 
+/// What a guest's root writes to, as pages: the boot timer and the virtio devices.
+pub const REGISTERS: &str = "0xd0000000 9";
+/// And what it does with all other devices: every port but those of KVM's own timers and interrupt controllers, and
+/// those that reset or switch off.
+pub const BOARD: &str = "ports 8000 0x22 0x40 0x44 0x60 0x65 0xa0 0xa2 0x4d0 0x4d2 0x600 0x608 0x10000 \
+     0x3f8 0x400; /tmp/attack ports 2000 0x60 0x65 0x600 0x608";
+
 /// Why KVM can't run Linux here: a /dev/kvm alone says little.
 pub fn no_hardware() -> Option<&'static str> {
     let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
