@@ -15,12 +15,15 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::JailError;
-use super::sys::{BENEATH, NO_LINKS, check, lock, openat2};
+use super::sys::{BENEATH, NO_LINKS, check, is_alive, lock, lock_within, openat2};
 
 const RUN: &CStr = c"run";
 const PID: &CStr = c"pid";
+/// How long a start waits for what was forked by a supervisor that was killed: it ends with it, once it gets to run.
+const PATIENCE: Duration = Duration::from_secs(5);
 const FOLDER: i32 = libc::O_RDONLY | libc::O_DIRECTORY;
 
 /// ROOT/ID, which is this process's until it's dropped; then it is gone.
@@ -48,7 +51,15 @@ impl Folder {
             check_ours(&folder, &path)?;
             if !lock(folder.as_fd(), false).map_err(failed("locking it"))? {
                 let holder = read_pid(folder.as_fd());
-                return Err(JailError::InUse { path, holder });
+                // A supervisor that was killed while it started leaves its lock to what it had forked.
+                let is_left = !holder.is_some_and(is_alive);
+                if !is_left
+                    || !lock_within(folder.as_fd(), PATIENCE).map_err(failed("locking it"))?
+                {
+                    let holder =
+                        holder.map_or("another process".to_owned(), |n| format!("process {n}"));
+                    return Err(JailError::InUse { path, holder });
+                }
             }
             // Whoever had it may have removed it meanwhile.
             if status(&folder).map_err(failed("looking at it"))?.nlink() > 0 {
@@ -206,15 +217,13 @@ fn open_or_make(parent: BorrowedFd, name: &CStr, mode: libc::mode_t) -> io::Resu
     Ok(folder)
 }
 
-fn read_pid(folder: BorrowedFd) -> String {
+/// The supervisor whose folder it is, if it has come to say so.
+fn read_pid(folder: BorrowedFd) -> Option<libc::pid_t> {
     let flags = libc::O_RDONLY | libc::O_NONBLOCK;
-    let pid = openat2(folder.as_raw_fd(), PID, flags, 0, BENEATH);
+    let pid = openat2(folder.as_raw_fd(), PID, flags, 0, BENEATH).ok()?;
     let mut text = String::new();
-    let read = pid.and_then(|pid| File::from(pid).take(20).read_to_string(&mut text));
-    match (read, text.trim()) {
-        (Ok(_), number) if !number.is_empty() => format!("process {number}"),
-        _ => "another process".to_owned(),
-    }
+    File::from(pid).take(20).read_to_string(&mut text).ok()?;
+    text.trim().parse().ok()
 }
 
 /// Removes a name, if it is there.

@@ -3,6 +3,7 @@
 use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::time::Duration;
 
 use libc::{c_int, c_long, c_uint};
 
@@ -213,4 +214,48 @@ pub fn lock(file: BorrowedFd, wait: bool) -> io::Result<bool> {
             Err(error) => return Err(error),
         }
     }
+}
+
+/// The same, but waits no longer than this. flock(2) knows no limit: a child waits in it, by the same open file, so
+/// that its lock is this process's; and this process waits for the child. It must have one thread.
+pub fn lock_within(file: BorrowedFd, limit: Duration) -> io::Result<bool> {
+    let fd = file.as_raw_fd();
+    // SAFETY: this process has one thread, and the child makes system calls only.
+    let child = check(unsafe { libc::fork() })?;
+    if child == 0 {
+        // SAFETY: they take no pointers.
+        unsafe {
+            libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+            libc::_exit(libc::flock(fd, libc::LOCK_EX));
+        }
+    }
+    let ended = has_ended_within(child, limit);
+    let mut status = 0;
+    // SAFETY: a child that has not been waited for, and room for its status.
+    unsafe {
+        if !matches!(ended, Ok(true)) {
+            libc::kill(child, libc::SIGKILL);
+        }
+        libc::waitpid(child, &raw mut status, 0);
+    }
+    ended.map(|_| libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 0)
+}
+
+/// Whether there is a process of this number that has not ended.
+pub fn is_alive(process: libc::pid_t) -> bool {
+    matches!(has_ended_within(process, Duration::ZERO), Ok(false))
+}
+
+fn has_ended_within(process: libc::pid_t, limit: Duration) -> io::Result<bool> {
+    // SAFETY: takes no pointer.
+    let fd = result(unsafe { libc::syscall(libc::SYS_pidfd_open, process, 0) })?;
+    // SAFETY: a new descriptor, which is nobody else's.
+    let fd = unsafe { OwnedFd::from_raw_fd(fd as RawFd) };
+    let mut polled = libc::pollfd {
+        fd: fd.as_raw_fd(),
+        events: libc::POLLIN,
+        revents: 0,
+    };
+    // SAFETY: one valid pollfd.
+    check(unsafe { libc::poll(&raw mut polled, 1, limit.as_millis() as c_int) }).map(|n| n > 0)
 }

@@ -128,3 +128,37 @@ fn whatever_a_jailed_process_leaves_in_its_folder_is_removed() {
     place.assert_clean();
     assert_eq!(fs::read_to_string(&kept).unwrap(), "kept");
 }
+
+/// What a supervisor that was killed while it started leaves for a moment: its lock is held by what it had forked.
+#[test]
+fn a_lock_that_is_left_is_waited_for_and_one_that_is_held_is_not() {
+    if !can_jail() {
+        return;
+    }
+    let place = place();
+    fs::create_dir(place.vm()).unwrap();
+    fs::set_permissions(place.vm(), fs::Permissions::from_mode(0o711)).unwrap();
+    let held = fs::File::open(place.vm()).unwrap();
+    held.lock().unwrap();
+    // Somebody who lives has it.
+    fs::write(place.vm().join("pid"), format!("{}\n", std::process::id())).unwrap();
+    let began = Instant::now();
+    refused(
+        &place,
+        &["in use by process", &std::process::id().to_string()],
+    );
+    assert!(began.elapsed() < Duration::from_secs(4));
+    // Somebody who doesn't: at last it is given up, or the lock is let go.
+    let mut gone = Command::new("true").spawn().unwrap();
+    gone.wait().unwrap();
+    fs::write(place.vm().join("pid"), format!("{}\n", gone.id())).unwrap();
+    refused(&place, &["in use by process", &gone.id().to_string()]);
+    let waits = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(500));
+        drop(held);
+    });
+    let (code, said) = place.run("", &[]);
+    assert_eq!(code, 0, "{said}");
+    waits.join().unwrap();
+    place.assert_clean();
+}

@@ -288,12 +288,6 @@ impl<'a> SoakVm<'a> {
 
     /// Starts it, ends it, and looks how it ended.
     pub fn run(&self) -> Outcome {
-        // A supervisor that was killed while it started its jail: what it had forked may have its lock for a moment.
-        if self.jailed
-            && let Ok(jail) = File::open(self.folder.join("jail").join(self.jail_id()))
-        {
-            jail.lock().unwrap();
-        }
         let out = File::create(self.folder.join("out")).unwrap();
         let err = File::create(self.folder.join("err")).unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_mote"));
