@@ -214,8 +214,14 @@ impl MmioTransport {
 
     fn write_queue(&mut self, offset: u32, value: u32) {
         let ready = |index: u32| self.queues.get(index as usize).is_some_and(|q| q.ready);
-        if offset == VIRTIO_MMIO_QUEUE_READY && value & 1 == 0 && !ready(self.queue_sel) {
-            return; // as it is: Linux's driver says so of each queue when it leaves, after the reset
+        if offset == VIRTIO_MMIO_QUEUE_READY && value & 1 == 0 && !self.has(VIRTIO_CONFIG_S_FAILED)
+        {
+            match ready(self.queue_sel) {
+                // As it is: Linux's driver says so of each queue when it leaves, after the reset.
+                false => return,
+                true if self.has(VIRTIO_CONFIG_S_DRIVER_OK) => return self.stop_queue(),
+                true => {}
+            }
         }
         // §3.1.1: step 7 comes after FEATURES_OK and before DRIVER_OK.
         let is_time = self.has(VIRTIO_CONFIG_S_FEATURES_OK) && !self.has(VIRTIO_CONFIG_S_DRIVER_OK);
@@ -252,6 +258,26 @@ impl MmioTransport {
             VIRTIO_MMIO_QUEUE_USED_LOW => low(&mut queue.used),
             VIRTIO_MMIO_QUEUE_USED_HIGH => high(&mut queue.used),
             _ => {}
+        }
+    }
+
+    /// §4.2.2.2: the driver takes back a queue of a device at work, which must not touch it any more once QueueReady
+    /// reads 0. Drivers do that when they leave, to all queues before the reset; so the others stop with it.
+    fn stop_queue(&mut self) {
+        self.stop_device();
+        if let Some(queue) = self.queues.get_mut(self.queue_sel as usize) {
+            queue.ready = false;
+        }
+    }
+
+    /// Nothing of the guest's is read or written any more.
+    fn stop_device(&mut self) {
+        if std::mem::take(&mut self.activated) {
+            // The thread that has set it up is there.
+            if let Err(error) = self.apart(|device| device.reset()) {
+                log::error!("{}: {error}", self.device.name());
+                self.device.reset();
+            }
         }
     }
 
@@ -349,13 +375,7 @@ impl MmioTransport {
 
     /// Back to the state before the driver came: on return, nothing of the device is running.
     pub fn reset(&mut self) {
-        if std::mem::take(&mut self.activated) {
-            // The thread that has set it up is there.
-            if let Err(error) = self.apart(|device| device.reset()) {
-                log::error!("{}: {error}", self.device.name());
-                self.device.reset();
-            }
-        }
+        self.stop_device();
         self.interrupt.reset();
         for queue in &mut self.queues {
             *queue = QueueRegisters::new(queue.max_size);

@@ -1,6 +1,7 @@
 //! Drives of each engine, with each kind of request.
 
 use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use motevm::sandbox::ThreadKind;
@@ -104,9 +105,9 @@ pub fn mapped_drives(folder: &Path) -> Seen {
         .drive(driver::device(0));
     script
         .print("up")
-        .spin(100_000)
+        .wait(native::DRIVES, 1, 100_000_000)
         .notify(driver::device(0), 0)
-        .spin(100_000)
+        .spin(1_000_000)
         .end();
     let drive = drive(folder, "mapped", 4 << 20, ",dax");
     let monitor = Monitor::of(folder, &script)
@@ -116,7 +117,9 @@ pub fn mapped_drives(folder: &Path) -> Seen {
     let mut running = monitor.start();
     running.hear(b"up");
     let file = File::options().write(true).open(folder.join("mapped"));
-    file.unwrap().set_len(0).unwrap();
+    let file = file.unwrap();
+    file.set_len(2 << 20).unwrap();
+    file.write_all_at(&[1, 0], 0).unwrap(); // which the guest sees
     let ended = running.end();
     assert!(
         ended.err.contains("mapped"),

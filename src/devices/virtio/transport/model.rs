@@ -302,6 +302,16 @@ impl Model {
 
     /// §3.1.1, §4.2.3.2: between FEATURES_OK and DRIVER_OK, and each while it isn't ready.
     fn set_queue(&mut self, register: u32, value: u32) {
+        let stops = register == VIRTIO_MMIO_QUEUE_READY && value & 1 == 0;
+        if self.status & (DRIVER_OK | FAILED) == DRIVER_OK && stops {
+            // §4.2.2.2: at work, a queue can be stopped.
+            if let Some(queue) = self.queues.get_mut(self.queue_sel as usize) {
+                if std::mem::take(&mut queue.ready) {
+                    self.resets += u32::from(self.activated.take().is_some());
+                }
+            }
+            return;
+        }
         if self.status & (FEATURES_OK | DRIVER_OK | FAILED) != FEATURES_OK {
             return;
         }
