@@ -59,4 +59,4 @@ pub mod vcpu;
 
 pub use config::VmConfig;
 pub use kvm::Host;
-pub use machine::{BuildError, BuildOptions, Exit, Stopper, Vm, build};
+pub use machine::{BuildError, BuildOptions, Control, Exit, State, Stopper, Vm, build};

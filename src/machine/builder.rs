@@ -9,6 +9,7 @@ use vm_memory::{GuestAddress, GuestMemoryBackend};
 use super::attach::{attach_boot_timer, attach_serial, event, marker};
 use super::command_line::command_line;
 use super::confined;
+use super::control::{self, Control};
 use super::dax::DaxDrives;
 use super::devices::{Placed, place_devices};
 use super::ending::Endings;
@@ -23,7 +24,7 @@ use super::timings::{BootClock, Phase, Timeline};
 use super::until::Until;
 use super::usage::{Smaps, cpu_time};
 use super::virtio::{Registers, VirtioPlacer};
-use super::vm::Vm;
+use super::vm::{Stopper, Vm};
 use crate::arch::features::Feature;
 use crate::arch::vcpus::{self, Cpus};
 use crate::arch::{ARCHITECTURE, CpuOptions, Machine, board, cpu, irqchip, layout, reboot, tables};
@@ -251,7 +252,8 @@ pub fn build(host: &Host, config: &VmConfig, options: BuildOptions) -> Result<Vm
     };
     let Placed {
         console,
-        links,
+        drives,
+        nets,
         balloon,
     } = place_devices(&mut placer, config, &dax, hvc, &endings)?;
     let console = serial.or(console);
@@ -324,6 +326,13 @@ pub fn build(host: &Host, config: &VmConfig, options: BuildOptions) -> Result<Vm
             Err(e) => log::warn!("there are no metrics of KVM's own: {e}"),
         }
     }
+    let control = Control::new(control::Shared {
+        stopper: Stopper::new(&endings),
+        drives,
+        nets,
+        balloon,
+        metrics,
+    });
     let confinement = confined::confinement(confine, config, tell_memory)?;
     timeline.mark(Phase::Sandbox);
     let bytes_loaded = kernel.bytes_loaded + initrd.map_or(0, |initrd| initrd.size);
@@ -351,10 +360,8 @@ pub fn build(host: &Host, config: &VmConfig, options: BuildOptions) -> Result<Vm
         supported_cpuid_calls: host.supported_cpuid_calls(),
         acpi,
         drives: config.drives().count(),
-        links,
-        balloon,
+        control,
         ended: None,
-        metrics,
         exporter,
         _told: told,
         _registers: registers.pages(),

@@ -23,8 +23,10 @@ use crate::devices::virtio::vsock::{KernelVsock, VsockDevice, VsockError};
 pub struct Placed {
     /// Of the virtio console.
     pub console: Option<ConsoleEnd>,
-    /// Of each network device; `None` where another process serves it.
-    pub links: Vec<Option<Link>>,
+    /// The names of the drives.
+    pub drives: Vec<String>,
+    /// Each network device's name, and its cable; `None` where another process serves it.
+    pub nets: Vec<(String, Option<Link>)>,
     pub balloon: Option<Balloon>,
 }
 
@@ -38,12 +40,15 @@ pub fn place_devices(
     endings: &Arc<Endings>,
 ) -> Result<Placed, BuildError> {
     let (mut mapped, mut blocks) = (dax.devices().into_iter(), 0..);
+    let mut drives = Vec::new();
     for drive in config.drives() {
         if let Some(device) = drive.dax.then(|| mapped.next()).flatten() {
+            drives.push(device.name().to_owned());
             placer.place(Box::new(device))?;
             continue;
         }
         let index = blocks.next().unwrap_or_default();
+        drives.push(drive_name(index));
         placer.place(match vhost_user::drive(index, drive, endings)? {
             Some(device) => device,
             None => Box::new(BlkDevice::open(&blk_config(index, drive)?)?),
@@ -52,15 +57,16 @@ pub fn place_devices(
     for (index, fs) in config.fs.iter().enumerate() {
         placer.place(vhost_user::folder(index, fs, endings)?)?;
     }
-    let mut links = Vec::with_capacity(config.nets.len());
+    let mut nets = Vec::with_capacity(config.nets.len());
     for (index, net) in config.nets.iter().enumerate() {
+        let name = format!("net{index}");
         if let Some(device) = vhost_user::interface(index, net, endings)? {
             placer.place(device)?;
-            links.push(None);
+            nets.push((name, None));
             continue;
         }
-        let device = NetDevice::open(&format!("net{index}"), net)?;
-        links.push(Some(device.link()));
+        let device = NetDevice::open(&name, net)?;
+        nets.push((name, Some(device.link())));
         placer.place(Box::new(device))?;
     }
     if let Some(vsock) = &config.vsock {
@@ -80,7 +86,8 @@ pub fn place_devices(
     }
     Ok(Placed {
         console,
-        links,
+        drives,
+        nets,
         balloon,
     })
 }

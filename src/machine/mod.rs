@@ -1,7 +1,7 @@
 //! A whole VM: built by one linear recipe, then run until it ends.
 //!
 //! ```text
-//! VmConfig -> build() -> Vm -> run() -> Exit        Stopper: ends run() from anywhere
+//! VmConfig -> build() -> Vm -> run() -> Exit        Control: pauses, changes, ends it from anywhere
 //!                              report() -> Report   where the boot time went
 //! ```
 
@@ -10,6 +10,7 @@ mod builder;
 mod command_line;
 mod confined;
 mod console;
+mod control;
 mod dax;
 mod devices;
 mod ending;
@@ -32,6 +33,7 @@ mod vm;
 
 pub use builder::{BuildOptions, build};
 pub use console::ConsoleResizer;
+pub use control::{Button, Control, ControlError, Medium, State};
 pub use ending::Exit;
 pub use error::{BuildError, Fault};
 pub use halts::Halts;

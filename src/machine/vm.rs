@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::console::{ConsoleEnd, ConsoleResizer};
+use super::control::Control;
 use super::dax::DaxDrives;
 use super::ending::{Endings, Exit};
 use super::hint::Outcome;
@@ -82,10 +83,8 @@ pub struct Vm {
     pub(super) supported_cpuid_calls: u32,
     pub(super) acpi: bool,
     pub(super) drives: usize,
-    pub(super) links: Vec<Option<Link>>,
-    pub(super) balloon: Option<Balloon>,
+    pub(super) control: Control,
     pub(super) ended: Option<Exit>,
-    pub(super) metrics: Registry,
     pub(super) exporter: Option<Exporter>,
     /// Before what it tells of is unmapped.
     pub(super) _told: Told,
@@ -102,6 +101,12 @@ pub struct Stopper {
 }
 
 impl Stopper {
+    pub(super) fn new(endings: &Arc<Endings>) -> Self {
+        Stopper {
+            endings: endings.clone(),
+        }
+    }
+
     /// Makes [`Vm::run`] return [`Exit::Stopped`], now or as soon as it is called.
     pub fn stop(&self) {
         if let Err(e) = self.endings.event().write(1) {
@@ -116,11 +121,14 @@ impl Stopper {
 }
 
 impl Vm {
-    /// What ends the VM from outside.
+    /// What asks things of the VM from outside, by any thread.
+    pub fn control(&self) -> Control {
+        self.control.clone()
+    }
+
+    /// What ends the VM from outside: a part of [`Vm::control`], for signal handlers.
     pub fn stopper(&self) -> Stopper {
-        Stopper {
-            endings: self.endings.clone(),
-        }
+        self.control.shared.stopper.clone()
     }
 
     /// The name of the pseudo-terminal of `--console pty`.
@@ -136,7 +144,7 @@ impl Vm {
 
     /// The host's end of the balloon, for any thread, where the configuration has one.
     pub fn balloon(&self) -> Option<Balloon> {
-        self.balloon.clone()
+        self.control.balloon().cloned()
     }
 
     /// Runs the guest until it ends, and tells how it ended. The calling thread serves the
@@ -178,7 +186,7 @@ impl Vm {
             }
         }
         if let Some(exporter) = self.exporter.take() {
-            let started = exporter.start(self.metrics.clone(), helpers.member());
+            let started = exporter.start(self.metrics().clone(), helpers.member());
             exporting = started.map_err(|e| result = Err(RunError::Metrics(e))).ok();
         }
         if result.is_ok() {
@@ -234,13 +242,13 @@ impl Vm {
 
     /// What the devices count. A clone of it can be asked from any thread, at any time.
     pub fn metrics(&self) -> &Registry {
-        &self.metrics
+        self.control.metrics()
     }
 
     /// The cable of the network device `index`, in the configuration's order. A clone of it can be
     /// plugged in and out from any thread while the VM runs.
     pub fn link(&self, index: usize) -> Option<&Link> {
-        self.links.get(index)?.as_ref()
+        self.control.shared.nets.get(index)?.1.as_ref()
     }
 
     /// Advice for the user, where the way in which the guest ended calls for it.
