@@ -11,6 +11,9 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
+//! [`Vm::control`] gives a handle by which any thread pauses, changes and ends a running VM: see [`Control`], with an
+//! example for each operation, and `docs/embedding.md`, which also says what stays from one version to the next.
+//!
 //! Each layer knows only the ones above it in this list:
 //!
 //! - [`config`]: what a VM is, as plain serde structs with validation

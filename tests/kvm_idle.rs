@@ -63,6 +63,7 @@ fn wake(
     let statistics = vcpu.statistics().unwrap();
     let surroundings = Surroundings {
         vm: None,
+        parking: Arc::default(),
         mmio: Arc::new(Bus::new()),
         ports: Arc::new(Bus::new()),
         memory,

@@ -20,6 +20,15 @@ pub enum Ending {
     PowerOff,
 }
 
+/// A button of the machine: a wish that the guest's kernel hears.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Button {
+    /// Ctrl-Alt-Del of a keyboard: Linux reboots then, in an orderly way, which ends the VM.
+    CtrlAltDel,
+    /// The power button: the guest switches itself off, in an orderly way.
+    Power,
+}
+
 /// Called by a device, on the vCPU's thread, when the guest ends the VM. Must not block.
 pub type OnEnding = Box<dyn Fn(Ending) + Send>;
 

@@ -2,7 +2,8 @@
 //!
 //! A [`RateLimiter`] has a token bucket for operations and one for bytes. It knows time but never
 //! waits: whoever serves a queue asks it and then waits in its own way, so that a reset can end
-//! the wait. Where no limit is set there is no limiter.
+//! the wait. The limits can be changed at any time; who waits already waits for its old time.
+//! Where none is set, asking is a load.
 //!
 //! - A thread that has one event loop asks [`take`](RateLimiter::take), leaves the request where it
 //!   is if the answer is no, and sets a timer.
@@ -13,6 +14,7 @@
 //! Over any stretch of time, what passes is at most the burst, the rate times the stretch, and
 //! one request that is larger than the burst.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -26,6 +28,8 @@ const PER_SECOND: Picos = 1_000_000_000_000;
 #[derive(Debug)]
 pub struct RateLimiter {
     start: Instant,
+    /// There is a limit.
+    limits: AtomicBool,
     /// Held for some arithmetic only.
     buckets: Mutex<Buckets>,
 }
@@ -46,16 +50,30 @@ struct Bucket {
 }
 
 impl RateLimiter {
-    /// A limiter with full buckets; `None` if there is nothing to limit.
-    pub fn new(limit: &RateLimit) -> Option<Self> {
-        let buckets = Buckets {
+    /// A limiter with full buckets.
+    pub fn new(limit: &RateLimit) -> Self {
+        let limiter = Self {
+            start: Instant::now(),
+            limits: AtomicBool::new(false),
+            buckets: Mutex::new(Buckets {
+                ops: None,
+                bytes: None,
+            }),
+        };
+        limiter.set(limit);
+        limiter
+    }
+
+    /// Other limits from now on, with full buckets.
+    pub fn set(&self, limit: &RateLimit) {
+        // Full at a time that is past, and none has taken anything.
+        let mut buckets = self.lock();
+        *buckets = Buckets {
             ops: limit.ops.map(Bucket::new),
             bytes: limit.bytes.map(Bucket::new),
         };
-        (buckets.ops.is_some() || buckets.bytes.is_some()).then(|| Self {
-            start: Instant::now(),
-            buckets: Mutex::new(buckets),
-        })
+        let limits = buckets.ops.is_some() || buckets.bytes.is_some();
+        self.limits.store(limits, Ordering::Relaxed);
     }
 
     /// Takes the tokens for `ops` operations with `bytes` bytes, if they are there. What is larger
@@ -71,6 +89,9 @@ impl RateLimiter {
     /// Takes the tokens, if need be those that are still to come, and says how long to wait
     /// before going on.
     pub fn reserve(&self, ops: u64, bytes: u64) -> Duration {
+        if !self.limits.load(Ordering::Relaxed) {
+            return Duration::ZERO;
+        }
         self.reserve_at(self.now(), ops, bytes)
     }
 
@@ -176,7 +197,6 @@ mod tests {
             ops: ops.map(rate),
             bytes: bytes.map(rate),
         })
-        .unwrap()
     }
 
     fn ms(n: u64) -> Duration {
@@ -184,8 +204,22 @@ mod tests {
     }
 
     #[test]
-    fn nothing_to_limit_is_no_limiter() {
-        assert!(RateLimiter::new(&RateLimit::default()).is_none());
+    fn limits_come_and_go() {
+        let limiter = RateLimiter::new(&RateLimit::default());
+        assert_eq!(limiter.reserve(u64::MAX, u64::MAX), ms(0));
+        let one = Rate {
+            per_second: 1,
+            burst: 1,
+        };
+        limiter.set(&RateLimit {
+            ops: Some(one),
+            bytes: None,
+        });
+        assert_eq!(limiter.reserve(1, u64::MAX), ms(0));
+        assert!(limiter.reserve(1, 0) > ms(900));
+        // Nothing is owed to those that are there no more.
+        limiter.set(&RateLimit::default());
+        assert_eq!(limiter.reserve(1, 0), ms(0));
     }
 
     #[test]

@@ -32,7 +32,12 @@ pub fn ports(data: &[u8]) {
     let mut insert = |name, start, len, device| bus.insert(name, start, len, device).unwrap();
     insert("serial", 0, 8, serial.clone());
     let ending = || Box::new(|_| {});
-    insert("i8042", 8, 5, Arc::new(Mutex::new(I8042::new(ending()))));
+    insert(
+        "i8042",
+        8,
+        5,
+        Arc::new(Mutex::new(I8042::new(ending(), Box::new(|| ())))),
+    );
     let sleep = AcpiSleep::new(5, ending());
     insert("sleep", 13, 2, Arc::new(Mutex::new(sleep)));
     insert("timer", 15, 1, Arc::new(Mutex::new(BootTimer::new(drop))));

@@ -133,6 +133,18 @@ impl Vm {
         named("KVM_IRQFD", self.fd.register_irqfd(event, gsi))
     }
 
+    /// Raises the interrupt line `gsi` (as an edge), where there is no irqfd for it.
+    ///
+    /// # Errors
+    ///
+    /// The ioctl failed.
+    pub fn pulse_line(&self, gsi: u32) -> Result<(), KvmError> {
+        for active in [true, false] {
+            named("KVM_IRQ_LINE", self.fd.set_irq_line(gsi, active))?;
+        }
+        Ok(())
+    }
+
     /// A 4-byte guest write of `value` to `address` signals `event` and does not exit.
     ///
     /// # Errors

@@ -1,5 +1,7 @@
 //! What only KVM on x86_64 has: CPUID and MSRs, the PC's interrupt controllers and timer.
 
+use std::cell::Cell;
+use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
@@ -19,6 +21,10 @@ pub(super) const REQUIRED: &[(Cap, &str, &str)] = &[
     ),
     (Cap::Pit2, "KVM_CAP_PIT2", "the guest's timer"),
 ];
+
+/// `_IOW(KVMIO, 0xe1, struct kvm_device_attr)` and the one after it, which the kvm-ioctls crate has not for x86_64.
+const SET_DEVICE_ATTR: u32 = 0x4018_aee1;
+const GET_DEVICE_ATTR: u32 = 0x4018_aee2;
 
 /// What to do where there is no /dev/kvm.
 pub(super) const MISSING: &str = "load kvm_intel or kvm_amd (modprobe), or enable virtualization \
@@ -121,6 +127,24 @@ impl Vm {
         )
     }
 
+    /// The VM's clock (kvmclock).
+    ///
+    /// # Errors
+    ///
+    /// The ioctl failed.
+    pub fn clock(&self) -> Result<kvm_bindings::kvm_clock_data, KvmError> {
+        named("KVM_GET_CLOCK", self.fd.get_clock())
+    }
+
+    /// Sets the VM's clock.
+    ///
+    /// # Errors
+    ///
+    /// The ioctl failed.
+    pub fn set_clock(&self, clock: &kvm_bindings::kvm_clock_data) -> Result<(), KvmError> {
+        named("KVM_SET_CLOCK", self.fd.set_clock(clock))
+    }
+
     /// Lets the guest execute these instructions (KVM_X86_DISABLE_EXITS_*) without an exit. To be
     /// called before there are vCPUs.
     ///
@@ -145,6 +169,44 @@ impl Vcpu {
     /// None on this architecture.
     pub fn refuse_access(&self) -> Result<(), KvmError> {
         Ok(())
+    }
+
+    /// Sets the guest's time-stamp counter back by `ticks` of the host's.
+    ///
+    /// # Errors
+    ///
+    /// The ioctl failed, as it does before Linux 5.16.
+    pub fn set_tsc_back(&self, ticks: u64) -> Result<(), KvmError> {
+        let offset = Cell::new(0u64);
+        let attribute = kvm_bindings::kvm_device_attr {
+            group: kvm_bindings::KVM_VCPU_TSC_CTRL,
+            attr: kvm_bindings::KVM_VCPU_TSC_OFFSET.into(),
+            addr: offset.as_ptr() as u64,
+            flags: 0,
+        };
+        let ask = |name: &str, request: u32| {
+            // SAFETY: KVM reads the attribute, and reads or writes the 8 bytes of `offset`.
+            let result =
+                unsafe { libc::ioctl(self.fd.as_raw_fd(), request as libc::Ioctl, &attribute) };
+            let result = if result < 0 {
+                Err(errno::Error::last())
+            } else {
+                Ok(())
+            };
+            named(&format!("{name} of a vCPU's TSC offset"), result)
+        };
+        ask("KVM_GET_DEVICE_ATTR", GET_DEVICE_ATTR)?;
+        offset.set(offset.get().wrapping_sub(ticks));
+        ask("KVM_SET_DEVICE_ATTR", SET_DEVICE_ATTR)
+    }
+
+    /// Has the guest's watchdogs know that it has stood still for a while (KVM_KVMCLOCK_CTRL).
+    ///
+    /// # Errors
+    ///
+    /// The ioctl failed; EINVAL where the guest has no kvmclock.
+    pub fn tell_of_pause(&self) -> Result<(), KvmError> {
+        named("KVM_KVMCLOCK_CTRL", self.fd.kvmclock_ctrl())
     }
 
     /// What the guest's CPUID instruction returns.

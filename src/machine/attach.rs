@@ -56,13 +56,14 @@ pub(super) fn attach_serial(
 pub(super) fn attach_boot_timer(
     mmio: &mut Bus,
     clock: &Arc<BootClock>,
-    init_event: &Arc<EventFd>,
+    wake: &Arc<EventFd>,
     endings: Option<Arc<Endings>>,
 ) -> Result<(), BuildError> {
-    let (clock, init_event) = (clock.clone(), init_event.clone());
+    let (clock, wake) = (clock.clone(), wake.clone());
     let timer = BootTimer::new(move |at| {
-        let _ = clock.init.set((at, clock.counts()));
-        let _ = init_event.write(1); // a full counter wakes just as well
+        if clock.init.set((at, clock.counts())).is_ok() {
+            let _ = wake.write(1); // a full counter wakes just as well
+        }
         endings.iter().for_each(|endings| endings.reached());
     });
     let timer = Arc::new(Mutex::new(timer));
@@ -73,13 +74,13 @@ pub(super) fn attach_boot_timer(
 pub(super) fn marker(
     text: &str,
     clock: &Arc<BootClock>,
-    init_event: &Arc<EventFd>,
+    wake: &Arc<EventFd>,
     endings: &Arc<Endings>,
 ) -> Marker {
-    let (clock, init_event, endings) = (clock.clone(), init_event.clone(), endings.clone());
+    let (clock, wake, endings) = (clock.clone(), wake.clone(), endings.clone());
     Marker::new(text, move |at| {
         let _ = clock.marker.set((at, clock.counts()));
-        let _ = init_event.write(1); // a full counter wakes just as well
+        let _ = wake.write(1); // a full counter wakes just as well
         endings.reached();
     })
 }

@@ -16,6 +16,7 @@ use super::ending::Endings;
 use super::error::BuildError;
 use super::idle;
 use super::kvm_stats::KvmSource;
+use super::lifecycle::{LastBreath, Lifecycle};
 use super::mapped_kernel::MappedKernel;
 use super::metrics::VmSource;
 use super::notify::Notify;
@@ -43,7 +44,7 @@ use crate::metrics::export::Exporter;
 use crate::placement::Plan;
 use crate::sandbox::Confine;
 use crate::threads;
-use crate::vcpu::{ExitCounters, Surroundings};
+use crate::vcpu::{ExitCounters, Parking, Surroundings};
 
 /// What the embedding program decides, apart from the VM itself.
 ///
@@ -133,7 +134,7 @@ pub fn build(host: &Host, config: &VmConfig, options: BuildOptions) -> Result<Vm
     // Whatever is started from here on is where it should be; the caller's thread goes back.
     let _moved = placement::move_aside(plan.as_ref())?;
 
-    let fd = host.create_vm()?;
+    let fd = Arc::new(host.create_vm()?);
     timeline.mark(Phase::CreateVm);
 
     let backing = match config.shares_memory() {
@@ -212,7 +213,7 @@ pub fn build(host: &Host, config: &VmConfig, options: BuildOptions) -> Result<Vm
     timeline.mark(Phase::Vcpus);
 
     let endings = Arc::new(Endings::new().map_err(BuildError::Event)?);
-    let init_event = Arc::new(event()?);
+    let wake = Arc::new(event()?);
     let counters = cpus.vcpus.iter();
     let counters = counters.map(|_| Arc::new(ExitCounters::default()));
     let clock = Arc::new(BootClock::new(counters.collect()));
@@ -222,7 +223,7 @@ pub fn build(host: &Host, config: &VmConfig, options: BuildOptions) -> Result<Vm
     let (mut serial, mut hvc) = (None, None);
     let mut opened = Console::open(&config.console)?;
     if let (Some(opened), Until::Printed(text)) = (&mut opened, &until) {
-        opened.marker = Some(marker(text, &clock, &init_event, &endings));
+        opened.marker = Some(marker(text, &clock, &wake, &endings));
     }
     match opened {
         Some(opened) if has_serial => serial = Some(attach_serial(opened, &fd, &mut buses)?),
@@ -232,9 +233,17 @@ pub fn build(host: &Host, config: &VmConfig, options: BuildOptions) -> Result<Vm
         let endings = endings.clone();
         Box::new(move |ending| endings.device(ending))
     };
-    board::attach(&mut buses, on_ending)?;
+    // Weak: whoever controls the VM may outlive it, and its memory with it.
+    let lines = Arc::downgrade(&fd);
+    let raise = move |gsi| {
+        let Some(fd) = lines.upgrade() else { return };
+        if let Err(e) = fd.pulse_line(gsi) {
+            log::debug!("{e}");
+        }
+    };
+    let buttons = board::attach(&mut buses, on_ending, raise)?;
     let endings_at_init = (until == Until::Init).then(|| endings.clone());
-    attach_boot_timer(&mut buses.mmio, &clock, &init_event, endings_at_init)?;
+    attach_boot_timer(&mut buses.mmio, &clock, &wake, endings_at_init)?;
     dax.attach(&mut buses.mmio)?;
 
     let exporter = config.metrics.as_ref().map(Exporter::open).transpose()?;
@@ -299,6 +308,7 @@ pub fn build(host: &Host, config: &VmConfig, options: BuildOptions) -> Result<Vm
         memory: for_devices,
         read_only_memory: dax.read_only_memory(),
         vm: None,
+        parking: Arc::new(Parking::new(wake.clone())),
         prepare,
         on_start: Arc::new(move || {
             // The first vCPU's is kept.
@@ -326,11 +336,15 @@ pub fn build(host: &Host, config: &VmConfig, options: BuildOptions) -> Result<Vm
             Err(e) => log::warn!("there are no metrics of KVM's own: {e}"),
         }
     }
+    let lifecycle = Arc::new(Lifecycle::new(wake.clone()));
+    let last_breath = LastBreath(lifecycle.clone());
     let control = Control::new(control::Shared {
+        lifecycle,
         stopper: Stopper::new(&endings),
         drives,
         nets,
         balloon,
+        buttons,
         metrics,
     });
     let confinement = confined::confinement(confine, config, tell_memory)?;
@@ -347,7 +361,7 @@ pub fn build(host: &Host, config: &VmConfig, options: BuildOptions) -> Result<Vm
         fd,
         endings,
         clock,
-        init_event,
+        wake,
         usage_at_init: None,
         tell_memory,
         smaps,
@@ -361,6 +375,7 @@ pub fn build(host: &Host, config: &VmConfig, options: BuildOptions) -> Result<Vm
         acpi,
         drives: config.drives().count(),
         control,
+        _last_breath: last_breath,
         ended: None,
         exporter,
         _told: told,

@@ -2,37 +2,20 @@
 
 use std::fmt;
 use std::fs::File;
-use std::path::PathBuf;
+use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::devices::NetEnd;
+use super::lifecycle::{Lifecycle, State};
 use super::vm::Stopper;
+use crate::arch::board::Buttons;
 use crate::config::RateLimit;
+use crate::devices::Button;
 use crate::devices::virtio::balloon::{Balloon, BalloonError};
-use crate::devices::virtio::blk::BlkError;
+use crate::devices::virtio::blk::{BlkError, Drive};
 use crate::devices::virtio::net::Link;
 use crate::metrics::Registry;
-
-/// How far a VM has come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum State {
-    /// Built, and [`super::Vm::run`] has not been called.
-    NotStarted,
-    /// The guest runs, or is about to.
-    Running,
-    /// Nothing of it runs: see [`Control::pause`].
-    Paused,
-    /// It has ended, and can't be started again.
-    Ended,
-}
-
-/// A button of the machine: a wish that the guest's kernel hears.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Button {
-    /// Ctrl-Alt-Del of a keyboard: Linux reboots then, in an orderly way.
-    CtrlAltDel,
-    /// The power button: the guest switches itself off, in an orderly way.
-    Power,
-}
 
 /// What a drive is to have in it from now on.
 #[derive(Debug)]
@@ -49,8 +32,8 @@ impl From<PathBuf> for Medium {
     }
 }
 
-impl From<&std::path::Path> for Medium {
-    fn from(path: &std::path::Path) -> Self {
+impl From<&Path> for Medium {
+    fn from(path: &Path) -> Self {
         Medium::Path(path.to_owned())
     }
 }
@@ -133,11 +116,13 @@ pub struct Control {
 /// What all clones share.
 pub(super) struct Shared {
     pub stopper: Stopper,
-    /// The drives' names, in the configuration's order.
-    pub drives: Vec<String>,
+    pub lifecycle: Arc<Lifecycle>,
+    /// The drives, in the configuration's order, as [`super::devices::Placed`] has them.
+    pub drives: Vec<(String, Option<Drive>)>,
     /// The network devices, likewise.
-    pub nets: Vec<(String, Option<Link>)>,
+    pub nets: Vec<(String, Option<NetEnd>)>,
     pub balloon: Option<Balloon>,
+    pub buttons: Buttons,
     pub metrics: Registry,
 }
 
@@ -157,7 +142,7 @@ impl Control {
 
     /// How far the VM has come.
     pub fn state(&self) -> State {
-        State::NotStarted
+        self.shared.lifecycle.state()
     }
 
     /// Stops every vCPU and every device at a defined point, and returns when they have. From then until
@@ -165,11 +150,20 @@ impl Control {
     /// nothing is written to its memory, and its clocks stand still. A VM that is paused already stays so. One
     /// that hasn't been started begins paused.
     ///
+    /// ```no_run
+    /// # fn with(control: &motevm::Control) -> Result<(), motevm::machine::ControlError> {
+    /// control.pause()?;
+    /// // A consistent moment: copy the disk image, look at the metrics.
+    /// control.resume()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     ///
     /// [`ControlError::Ended`]
     pub fn pause(&self) -> Result<(), ControlError> {
-        Err(ControlError::Kvm("there is no pausing yet".to_owned()))
+        self.shared.lifecycle.wish(true)
     }
 
     /// Lets a paused VM go on, and returns when it does. One that runs is left alone.
@@ -178,11 +172,19 @@ impl Control {
     ///
     /// [`ControlError::Ended`]
     pub fn resume(&self) -> Result<(), ControlError> {
-        Err(ControlError::Kvm("there is no pausing yet".to_owned()))
+        self.shared.lifecycle.wish(false)
     }
 
     /// Makes [`super::Vm::run`] return [`super::Exit::Stopped`], whether the VM runs, is paused, or isn't started
     /// yet. The guest isn't asked; [`press`](Self::press) asks it.
+    ///
+    /// ```no_run
+    /// # fn with(control: &motevm::Control) -> Result<(), motevm::machine::ControlError> {
+    /// control.stop();
+    /// assert!(control.pause().is_err()); // now, or soon
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn stop(&self) {
         self.shared.stopper.stop();
     }
@@ -190,18 +192,45 @@ impl Control {
     /// Asks the guest's kernel for an orderly end. Whether and when the guest obeys is its own business; that of a
     /// paused one, once it goes on.
     ///
+    /// ```no_run
+    /// # fn with(control: &motevm::Control) -> Result<(), motevm::machine::ControlError> {
+    /// use std::time::Duration;
+    /// use motevm::State;
+    /// use motevm::machine::Button;
+    ///
+    /// if control.press(Button::CtrlAltDel).is_ok() {
+    ///     std::thread::sleep(Duration::from_secs(10)); // or wait for what `run` returns
+    /// }
+    /// if control.state() != State::Ended {
+    ///     control.stop();
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     ///
-    /// [`ControlError::NoButton`] where the machine has no such button; [`ControlError::Ended`].
+    /// [`ControlError::NoButton`] where the machine has no such button, or the guest's kernel has no driver that
+    /// listens; [`ControlError::Ended`].
     pub fn press(&self, button: Button) -> Result<(), ControlError> {
-        let why = "this machine has no such button";
-        Err(ControlError::NoButton { button, why })
+        match self.state() {
+            State::Ended => return Err(ControlError::Ended),
+            State::NotStarted => {
+                let why = "the VM isn't started";
+                return Err(ControlError::NoButton { button, why });
+            }
+            State::Running | State::Paused => {}
+        }
+        let pressed = self.shared.buttons.press(button);
+        pressed.map_err(|why| ControlError::NoButton { button, why })?;
+        self.shared.lifecycle.wake();
+        Ok(())
     }
 
     /// The names of the drives, in the configuration's order, the root file system's first: `vda`, `vdb`, ...,
     /// and `pmem0`, ... for those that the guest maps. Metrics have the same names.
     pub fn drives(&self) -> impl Iterator<Item = &str> {
-        self.shared.drives.iter().map(String::as_str)
+        self.shared.drives.iter().map(|(name, _)| name.as_str())
     }
 
     /// The names of the network devices, in the configuration's order: `net0`, `net1`, ...
@@ -213,6 +242,14 @@ impl Control {
     /// the new one, and the guest's driver is told of the capacity (virtio 1.3 §5.2.4). What was in flight ends
     /// on the old one. All else that was configured (`ro`, `cache=`, limits) stays. The capacity in bytes.
     ///
+    /// ```no_run
+    /// # fn with(control: &motevm::Control) -> Result<(), motevm::machine::ControlError> {
+    /// let bytes = control.replace_drive("vdb", "/images/other.img")?;
+    /// println!("the guest sees {bytes} bytes");
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     ///
     /// [`ControlError::NoDevice`], [`ControlError::Unable`], [`ControlError::Medium`], [`ControlError::Ended`];
@@ -222,24 +259,51 @@ impl Control {
         drive: &str,
         medium: impl Into<Medium>,
     ) -> Result<u64, ControlError> {
-        let _ = medium.into();
-        self.check_drive(drive)?;
-        Err(unable(drive, "can't have its medium exchanged"))
+        let drive = self.drive(drive)?;
+        let result = match medium.into() {
+            Medium::Path(path) => drive.replace(&path),
+            Medium::File(file, name) => drive.replace(Path::new(&format!(
+                "fd={}:{}",
+                file.as_raw_fd(),
+                name.display()
+            ))),
+        };
+        Ok(result.ok_or(ControlError::Ended)??)
     }
 
     /// Gives a drive other limits, from the next request on; [`RateLimit::default`] takes them away.
+    ///
+    /// ```no_run
+    /// # fn with(control: &motevm::Control) -> Result<(), motevm::machine::ControlError> {
+    /// use motevm::config::{Rate, RateLimit};
+    ///
+    /// let bytes = Rate { per_second: 50 << 20, burst: 100 << 20 };
+    /// control.set_drive_limits("vda", RateLimit { ops: None, bytes: Some(bytes) })?;
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     ///
     /// [`ControlError::NoDevice`], [`ControlError::Unable`], [`ControlError::Ended`]
     pub fn set_drive_limits(&self, drive: &str, limits: RateLimit) -> Result<(), ControlError> {
-        let _ = limits;
-        self.check_drive(drive)?;
-        Err(unable(drive, "can't have limits"))
+        match self.drive(drive)?.set_limits(&limits) {
+            true => Ok(()),
+            false => Err(ControlError::Ended),
+        }
     }
 
     /// Gives a network device other limits, of what goes to the guest and of what comes from it, from the next
     /// packet on. `None` leaves a direction as it is.
+    ///
+    /// ```no_run
+    /// # fn with(control: &motevm::Control) -> Result<(), motevm::machine::ControlError> {
+    /// use motevm::config::RateLimit;
+    ///
+    /// control.set_net_limits("net0", None, Some(RateLimit::default()))?; // no limit any more
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     ///
@@ -250,42 +314,75 @@ impl Control {
         to_guest: Option<RateLimit>,
         from_guest: Option<RateLimit>,
     ) -> Result<(), ControlError> {
-        let _ = (to_guest, from_guest);
-        self.net(net)?;
-        Err(unable(net, "can't have limits"))
+        let (_, limits) = self.net(net)?;
+        let why = "is served by the host's kernel (vhost), which knows no limits";
+        let limits = limits.as_ref().ok_or_else(|| unable(net, why))?;
+        if let Some(limit) = to_guest {
+            limits.set_to_guest(&limit);
+        }
+        if let Some(limit) = from_guest {
+            limits.set_from_guest(&limit);
+        }
+        Ok(())
     }
 
     /// The cable of a network device.
+    ///
+    /// ```no_run
+    /// # fn with(control: &motevm::Control) -> Result<(), motevm::machine::ControlError> {
+    /// control.link("net0")?.set(false); // the guest sees that it was pulled out
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     ///
     /// [`ControlError::NoDevice`]; [`ControlError::Unable`] where another process serves it.
     pub fn link(&self, net: &str) -> Result<&Link, ControlError> {
-        let link = self.net(net)?.as_ref();
-        link.ok_or_else(|| unable(net, "is served by another process, which has its cable"))
+        Ok(&self.net(net)?.0)
     }
 
     /// The balloon, where the configuration has one.
+    ///
+    /// ```no_run
+    /// # fn with(control: &motevm::Control) -> Result<(), motevm::machine::ControlError> {
+    /// use motevm::config::Size;
+    ///
+    /// if let Some(balloon) = control.balloon() {
+    ///     balloon.set_target(Size::mib(256))?;
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn balloon(&self) -> Option<&Balloon> {
         self.shared.balloon.as_ref()
     }
 
     /// What the VM and its devices count.
+    ///
+    /// ```no_run
+    /// # fn with(control: &motevm::Control) -> Result<(), motevm::machine::ControlError> {
+    /// print!("{}", control.metrics().render());
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn metrics(&self) -> &Registry {
         &self.shared.metrics
     }
 
-    fn check_drive(&self, name: &str) -> Result<(), ControlError> {
-        match self.drives().any(|drive| drive == name) {
-            true => Ok(()),
-            false => Err(no_device("drive", name, self.drives())),
-        }
+    fn drive(&self, name: &str) -> Result<&Drive, ControlError> {
+        let found = self.shared.drives.iter().find(|(drive, _)| drive == name);
+        let (_, drive) = found.ok_or_else(|| no_device("drive", name, self.drives()))?;
+        let why =
+            "is mapped by the guest, or served by another process: only that one could change it";
+        drive.as_ref().ok_or_else(|| unable(name, why))
     }
 
-    fn net(&self, name: &str) -> Result<&Option<Link>, ControlError> {
+    fn net(&self, name: &str) -> Result<&NetEnd, ControlError> {
         let found = self.shared.nets.iter().find(|(net, _)| net == name);
-        let (_, link) = found.ok_or_else(|| no_device("network device", name, self.nets()))?;
-        Ok(link)
+        let (_, net) = found.ok_or_else(|| no_device("network device", name, self.nets()))?;
+        let why = "is served by another process, which has its cable and its limits";
+        net.as_ref().ok_or_else(|| unable(name, why))
     }
 }
 

@@ -13,20 +13,23 @@ use crate::config::{self, ConfigError, Disk, Rng, Size, VmConfig, Vsock};
 use crate::devices::console::{Console, EscapeFilter, Output};
 use crate::devices::virtio::VirtioDevice;
 use crate::devices::virtio::balloon::{Balloon, BalloonConfig, BalloonDevice};
-use crate::devices::virtio::blk::{BlkConfig, BlkDevice};
+use crate::devices::virtio::blk::{BlkConfig, BlkDevice, Drive};
 use crate::devices::virtio::console::ConsoleDevice;
-use crate::devices::virtio::net::{Link, NetDevice};
+use crate::devices::virtio::net::{Limits, Link, NetDevice};
 use crate::devices::virtio::rng::RngDevice;
 use crate::devices::virtio::vsock::{KernelVsock, VsockDevice, VsockError};
+
+/// The host's end of a network device: its cable, and its limits where it knows any.
+pub type NetEnd = (Link, Option<Limits>);
 
 /// The host's ends of those devices that have one.
 pub struct Placed {
     /// Of the virtio console.
     pub console: Option<ConsoleEnd>,
-    /// The names of the drives.
-    pub drives: Vec<String>,
-    /// Each network device's name, and its cable; `None` where another process serves it.
-    pub nets: Vec<(String, Option<Link>)>,
+    /// Each drive's name, and what changes it; `None` where the guest maps it, or another process serves it.
+    pub drives: Vec<(String, Option<Drive>)>,
+    /// Each network device's name, its cable and its limits; `None` where another process serves it.
+    pub nets: Vec<(String, Option<NetEnd>)>,
     pub balloon: Option<Balloon>,
 }
 
@@ -43,16 +46,21 @@ pub fn place_devices(
     let mut drives = Vec::new();
     for drive in config.drives() {
         if let Some(device) = drive.dax.then(|| mapped.next()).flatten() {
-            drives.push(device.name().to_owned());
+            drives.push((device.name().to_owned(), None));
             placer.place(Box::new(device))?;
             continue;
         }
         let index = blocks.next().unwrap_or_default();
-        drives.push(drive_name(index));
+        let (name, mut handle) = (drive_name(index), None);
         placer.place(match vhost_user::drive(index, drive, endings)? {
             Some(device) => device,
-            None => Box::new(BlkDevice::open(&blk_config(index, drive)?)?),
+            None => {
+                let device = BlkDevice::open(&blk_config(index, drive)?)?;
+                handle = Some(device.drive());
+                Box::new(device)
+            }
         })?;
+        drives.push((name, handle));
     }
     for (index, fs) in config.fs.iter().enumerate() {
         placer.place(vhost_user::folder(index, fs, endings)?)?;
@@ -66,7 +74,7 @@ pub fn place_devices(
             continue;
         }
         let device = NetDevice::open(&name, net)?;
-        nets.push((name, Some(device.link())));
+        nets.push((name, Some((device.link(), device.limits()))));
         placer.place(Box::new(device))?;
     }
     if let Some(vsock) = &config.vsock {

@@ -102,6 +102,11 @@ pub struct DeviceCount {
 }
 
 impl BootClock {
+    /// Whether the guest's init has signalled, or its console printed what was waited for.
+    pub fn has_signalled(&self) -> bool {
+        self.init.get().is_some() || self.marker.get().is_some()
+    }
+
     pub fn new(vcpus: Vec<Arc<ExitCounters>>) -> Self {
         BootClock {
             vcpus,

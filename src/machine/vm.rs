@@ -13,8 +13,10 @@ use super::dax::DaxDrives;
 use super::ending::{Endings, Exit};
 use super::hint::Outcome;
 use super::kvm_stats::KvmReport;
+use super::lifecycle::{LastBreath, State};
 use super::mapped_kernel::MappedKernel;
 use super::notify::Notify;
+use super::pause::{Pauser, Step};
 use super::placement;
 use super::report::Report;
 use super::timings::{BootClock, Counts, Timeline};
@@ -33,7 +35,7 @@ use crate::metrics::Registry;
 use crate::metrics::export::{ExportError, Exporter};
 use crate::placement::{PlacementError, Plan};
 use crate::sandbox::{Confine, Confinement, ThreadKind};
-use crate::threads::Threads;
+use crate::threads::{Member, Threads};
 use crate::vcpu::{CrashKind, Surroundings, VcpuThread};
 
 /// Why a VM could not be run to its end.
@@ -68,10 +70,11 @@ pub struct Vm {
     pub(super) surroundings: Surroundings,
     pub(super) transports: Vec<Arc<Mutex<MmioTransport>>>,
     pub(super) console: Option<ConsoleEnd>,
-    pub(super) fd: kvm::Vm,
+    pub(super) fd: Arc<kvm::Vm>,
     pub(super) endings: Arc<Endings>,
     pub(super) clock: Arc<BootClock>,
-    pub(super) init_event: Arc<EventFd>,
+    /// Wakes the event loop: the guest's init has signalled, or something was asked of the VM.
+    pub(super) wake: Arc<EventFd>,
     pub(super) usage_at_init: Option<Usage>,
     pub(super) tell_memory: bool,
     pub(super) smaps: Arc<Smaps>,
@@ -84,6 +87,7 @@ pub struct Vm {
     pub(super) acpi: bool,
     pub(super) drives: usize,
     pub(super) control: Control,
+    pub(super) _last_breath: LastBreath,
     pub(super) ended: Option<Exit>,
     pub(super) exporter: Option<Exporter>,
     /// Before what it tells of is unmapped.
@@ -168,10 +172,17 @@ impl Vm {
         let mut threads = Vec::with_capacity(self.vcpus.len());
         let mut result = Ok(());
         let mut exporting = None;
+        let lifecycle = self.control.shared.lifecycle.clone();
+        lifecycle.set(State::Running);
+        let paused = lifecycle.is_pause_wished();
         for (index, vcpu) in self.vcpus.drain(..).enumerate() {
             let counters = self.clock.vcpu(index);
             let around = self.surroundings.clone();
-            match VcpuThread::start_in(seats.next(), vcpu, around, counters) {
+            let start = match paused {
+                true => VcpuThread::start_parked,
+                false => VcpuThread::start_in,
+            };
+            match start(seats.next(), vcpu, around, counters) {
                 Ok(thread) => threads.push(thread),
                 Err(e) => {
                     result = Err(RunError::Thread(e));
@@ -193,7 +204,8 @@ impl Vm {
             if let (Confine::Process, Some(confinement)) = (self.confine, &self.confinement) {
                 confinement.confine(ThreadKind::Main);
             }
-            result = self.serve();
+            result = self.serve(&threads, helpers.member());
+            self.pauser(&threads, helpers.member()).open();
         }
         threads.iter().for_each(VcpuThread::request_stop);
         self.vcpus = threads.into_iter().filter_map(VcpuThread::join).collect();
@@ -214,6 +226,7 @@ impl Vm {
         drop(helpers);
         let exit = self.endings.exit(reboot::announced(self.ram.memory()));
         self.ended = Some(exit.clone());
+        lifecycle.set(State::Ended);
         result.map(|()| exit)
     }
 
@@ -248,7 +261,7 @@ impl Vm {
     /// The cable of the network device `index`, in the configuration's order. A clone of it can be
     /// plugged in and out from any thread while the VM runs.
     pub fn link(&self, index: usize) -> Option<&Link> {
-        self.control.shared.nets.get(index)?.1.as_ref()
+        Some(&self.control.shared.nets.get(index)?.1.as_ref()?.0)
     }
 
     /// Advice for the user, where the way in which the guest ended calls for it.
@@ -291,41 +304,39 @@ impl Vm {
         Usage::now(&self.smaps, &guest)
     }
 
-    /// The event loop: console input and the boot timer, until something ends the VM.
-    fn serve(&mut self) -> Result<(), RunError> {
+    /// The event loop: what is asked of the VM, console input and the boot timer, until something ends the VM.
+    fn serve(&mut self, vcpus: &[VcpuThread], member: &Member) -> Result<(), RunError> {
         let mut init_seen = false;
+        let mut step = Step::Running;
         loop {
+            // While the VM is paused, nobody takes anything for the guest but what is typed to leave it.
+            let runs = matches!(step, Step::Running);
             let (mut space, mut input, mut resized, mut timer) = (-1, -1, -1, -1);
             if let Some(console) = &self.console {
-                space = console.input_space.as_raw_fd();
                 input = console.wants_input().unwrap_or(-1);
-                resized = console.resized().unwrap_or(-1);
-                timer = console.port.timer().unwrap_or(-1);
+                if runs {
+                    space = console.input_space.as_raw_fd();
+                    resized = console.resized().unwrap_or(-1);
+                    timer = console.port.timer().unwrap_or(-1);
+                }
             }
             // poll(2) passes over negative descriptors.
-            let init = if init_seen {
-                -1
-            } else {
-                self.init_event.as_raw_fd()
-            };
-            let end = self.endings.event().as_raw_fd();
-            let ready = poll([end, init, space, input, resized, timer]).map_err(RunError::Poll)?;
-            // Before the end, which may be meant to follow from it (Until::Init).
+            let (end, wake) = (self.endings.event().as_raw_fd(), self.wake.as_raw_fd());
+            let ready = poll([end, wake, space, input, resized, timer]).map_err(RunError::Poll)?;
             if ready[1] {
-                init_seen = true;
-                let at = self.clock.init.get().map(|(at, _)| *at);
-                if let (Some(notify), Some(at), Some(vm)) =
-                    (self.notify.clone(), at, &self.surroundings.vm)
-                {
-                    // Behind the line that says `running`.
-                    let timeline = self.timeline.clone();
-                    vm.soon(move || notify.say("init", &timeline, at));
+                let _ = self.wake.read();
+                // Before the end, which may be meant to follow from it (Until::Init).
+                if !init_seen && self.clock.has_signalled() {
+                    init_seen = true;
+                    self.note_init();
                 }
-                self.usage_at_init = Some(self.usage());
-                self.footprint_at_init = self.footprint();
             }
             if ready[0] {
                 return Ok(());
+            }
+            if ready[1] {
+                self.control.shared.buttons.deliver();
+                self.pauser(vcpus, member).go_on(&mut step);
             }
             let Some(console) = &mut self.console else {
                 continue;
@@ -342,7 +353,34 @@ impl Vm {
             if ready[3] && console.read_input() == Request::Quit {
                 self.endings.quit();
             }
-            console.feed();
+            if matches!(step, Step::Running) {
+                console.feed();
+            }
+        }
+    }
+
+    /// The guest's init has signalled, or its console has printed what was waited for.
+    fn note_init(&mut self) {
+        let at = self.clock.init.get().map(|(at, _)| *at);
+        if let (Some(notify), Some(at), Some(vm)) = (self.notify.clone(), at, &self.surroundings.vm)
+        {
+            // Behind the line that says `running`.
+            let timeline = self.timeline.clone();
+            vm.soon(move || notify.say("init", &timeline, at));
+        }
+        self.usage_at_init = Some(self.usage());
+        self.footprint_at_init = self.footprint();
+    }
+
+    fn pauser<'a>(&'a self, vcpus: &'a [VcpuThread], member: &'a Member) -> Pauser<'a> {
+        Pauser {
+            lifecycle: &self.control.shared.lifecycle,
+            vcpus,
+            parking: &self.surroundings.parking,
+            transports: &self.transports,
+            member,
+            fd: &self.fd,
+            wake: &self.wake,
         }
     }
 }

@@ -6,7 +6,9 @@
 use libc::*;
 
 use super::ThreadKind;
-use crate::arch::syscalls::{ALARM, EPOLL_WAIT, POLL, READLINK, RENAME, UNLINK, VCPU_STATE};
+use crate::arch::syscalls::{
+    ALARM, EPOLL_WAIT, POLL, READLINK, RENAME, UNLINK, VCPU_STATE, VM_STATE,
+};
 
 /// A system call, and with which arguments: one of the ways in `when`.
 #[derive(Clone, Copy, Debug)]
@@ -50,6 +52,11 @@ const fn only(number: i64, when: &'static [When]) -> Allowed {
     Allowed { number, when, rare }
 }
 
+/// An ioctl of KVM's that has no argument, or a number, by the macro _IO of uapi/asm-generic/ioctl.h.
+pub const fn kvm_plain(number: u64) -> When {
+    Is(1, KVM << 8 | number)
+}
+
 /// An ioctl of KVM's that reads a `T`, by the macro _IOR of uapi/asm-generic/ioctl.h.
 pub const fn kvm_read<T>(number: u64) -> When {
     Is(
@@ -77,8 +84,8 @@ pub const fn kvm_exchange<T>(number: u64) -> When {
 /// The type of KVM's ioctls (uapi/linux/kvm.h), and of vhost's (uapi/linux/vhost.h).
 const KVM: u64 = 0xae;
 const VHOST: u64 = 0xaf;
-const KVM_RUN: When = Is(1, KVM << 8 | 0x80);
-const KVM_GET_STATS_FD: When = Is(1, KVM << 8 | 0xce);
+const KVM_RUN: When = kvm_plain(0x80);
+const KVM_GET_STATS_FD: When = kvm_plain(0xce);
 const BLKDISCARD: u64 = 0x1277;
 
 /// No memory to be run as code.
@@ -256,6 +263,7 @@ const MAIN: &[Allowed] = &[
     any(SYS_timerfd_settime), // input that the guest takes only later
     any(ALARM),               // a signal that asks for the end
     only(SYS_ioctl, &[Is(1, TIOCGWINSZ), KVM_GET_STATS_FD]),
+    only(SYS_ioctl, VM_STATE), // a pause
 ];
 
 /// Those that end the VM or tell of the terminal's size. Not SIGSYS, which tells of a violation.

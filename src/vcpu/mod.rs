@@ -2,13 +2,14 @@
 
 mod counters;
 mod crash;
+mod parking;
 mod seat;
 
 use std::io;
 use std::ops::Range;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::thread::{self, JoinHandle};
 
 use kvm_bindings::{KVM_EXIT_ARM_NISV, KVM_SYSTEM_EVENT_RESET, KVM_SYSTEM_EVENT_SHUTDOWN};
@@ -22,9 +23,11 @@ use crate::kvm::{KvmError, Vcpu};
 use crate::memory::places;
 use crate::sandbox::ThreadKind;
 use crate::threads::Member;
+use parking::{Place, Wish};
 
 pub use counters::{ExitCounters, ExitCounts};
 pub use crash::{CrashKind, CrashReport};
+pub use parking::Parking;
 pub use seat::{Gate, Seat};
 
 /// Why a vCPU stopped running the guest.
@@ -59,6 +62,8 @@ pub struct Surroundings {
     pub read_only_memory: Vec<Range<u64>>,
     /// What the vCPUs' threads are members of, and confined as.
     pub vm: Option<Member>,
+    /// Where the vCPUs are while the VM is paused.
+    pub parking: Arc<Parking>,
     /// Gives a vCPU what it still lacks, on its own thread and so beside the others.
     pub prepare: Prepare,
     /// Called on the vCPU's thread just before it first runs the guest.
@@ -71,7 +76,8 @@ pub struct Surroundings {
 pub struct VcpuThread {
     /// `None` once it was waited for.
     handle: Option<JoinHandle<Vcpu>>,
-    stop: Arc<AtomicBool>,
+    wish: Arc<Wish>,
+    parking: Arc<Parking>,
     immediate_exit: ImmediateExit,
 }
 
@@ -103,15 +109,41 @@ impl VcpuThread {
     /// The thread could not be made.
     pub fn start_in(
         seat: Option<Seat>,
+        vcpu: Vcpu,
+        surroundings: Surroundings,
+        counters: Arc<ExitCounters>,
+    ) -> io::Result<Self> {
+        Self::start_as(Wish::RUN, seat, vcpu, surroundings, counters)
+    }
+
+    /// The same, and it parks before it runs the guest.
+    ///
+    /// # Errors
+    ///
+    /// The thread could not be made.
+    pub fn start_parked(
+        seat: Option<Seat>,
+        vcpu: Vcpu,
+        surroundings: Surroundings,
+        counters: Arc<ExitCounters>,
+    ) -> io::Result<Self> {
+        Self::start_as(Wish::PARK, seat, vcpu, surroundings, counters)
+    }
+
+    fn start_as(
+        wish_at_first: u8,
+        seat: Option<Seat>,
         mut vcpu: Vcpu,
         surroundings: Surroundings,
         counters: Arc<ExitCounters>,
     ) -> io::Result<Self> {
         install_kick_handler()?;
-        let stop = Arc::new(AtomicBool::new(false));
+        let wish = Arc::new(Wish::default());
+        wish.set(wish_at_first);
+        let parking = surroundings.parking.clone();
         let immediate_exit = ImmediateExit(vcpu.immediate_exit());
         let thread = thread::Builder::new().name(format!("mote-vcpu{}", vcpu.id()));
-        let thread_stop = stop.clone();
+        let thread_wish = wish.clone();
         let index = vcpu.id();
         let handle = thread.spawn(move || {
             let _stack = places::stack_of_vcpu(index);
@@ -132,8 +164,13 @@ impl VcpuThread {
                 if let Some(vm) = &surroundings.vm {
                     vm.join(ThreadKind::Vcpu);
                 }
+                let mut place = Place::new(&surroundings.parking, &thread_wish);
+                place.park(&vcpu);
+                if thread_wish.get() == Wish::STOP {
+                    return;
+                }
                 (surroundings.on_start)();
-                run(&mut vcpu, &surroundings, &counters, &thread_stop);
+                run(&mut vcpu, &surroundings, &counters, &thread_wish, place);
             });
             // A defect of the monitor ends the VM: no guest may hang by it. And the vCPU must
             // live until the thread is joined, which an unwinding thread would not let it.
@@ -144,22 +181,52 @@ impl VcpuThread {
         })?;
         Ok(VcpuThread {
             handle: Some(handle),
-            stop,
+            wish,
+            parking,
             immediate_exit,
         })
     }
 
     /// Makes the vCPU leave the guest, wherever it is, without waiting for it.
     pub fn request_stop(&self) {
+        self.wish.set(Wish::STOP);
+        self.kick();
+        self.parking.wake();
+    }
+
+    /// Makes the vCPU leave the guest and park, without waiting for it.
+    pub fn request_pause(&self) {
+        self.wish.change(Wish::PARK);
+        self.kick();
+    }
+
+    /// Lets a vCPU go on that parks, or is about to.
+    pub fn resume(&self) {
+        // Before the wish is changed: whoever asks for the next pause asks after that.
+        self.set_immediate_exit(0);
+        self.wish.change(Wish::RUN);
+        if self.wish.get() == Wish::STOP {
+            self.kick(); // it may have been asked for in between
+        }
+        self.parking.wake();
+    }
+
+    /// Has KVM_RUN return, the one that is under way or the next.
+    fn kick(&self) {
         let Some(handle) = &self.handle else { return };
-        self.stop.store(true, Ordering::Release);
         // If it is about to enter the guest, KVM_RUN sees this byte and returns; if it is in
         // the guest already, the signal ends KVM_RUN. So there is no moment to be missed.
-        // SAFETY: the vCPU, and with it the memory that KVM shares, lives until the thread is
-        // joined (its closure returns the vCPU, whatever happens), which takes `handle`.
-        unsafe { (*self.immediate_exit.0).store(1, Ordering::Release) };
+        self.set_immediate_exit(1);
         if let Err(e) = handle.kill(kick_signal()) {
             log::debug!("signalling a vCPU thread that has ended: {e}");
+        }
+    }
+
+    fn set_immediate_exit(&self, value: u8) {
+        if self.handle.is_some() {
+            // SAFETY: the vCPU, and with it the memory that KVM shares, lives until the thread is
+            // joined (its closure returns the vCPU, whatever happens), which takes `handle`.
+            unsafe { (*self.immediate_exit.0).store(value, Ordering::Release) };
         }
     }
 
@@ -198,11 +265,20 @@ fn install_kick_handler() -> io::Result<()> {
     .map_err(io::Error::from_raw_os_error)
 }
 
-/// The exit loop: runs the guest until it stops or `stop` is set.
-fn run(vcpu: &mut Vcpu, around: &Surroundings, counters: &ExitCounters, stop: &AtomicBool) {
+/// The exit loop: runs the guest until it stops or is to stop.
+///
+/// It parks where KVM_RUN says that it was interrupted, and nowhere else: then what the last exit was about has been
+/// handed over to the guest, which KVM_RUN does first of all, and it comes to that as `immediate_exit` is set.
+fn run(
+    vcpu: &mut Vcpu,
+    around: &Surroundings,
+    counters: &ExitCounters,
+    wish: &Wish,
+    mut place: Place,
+) {
     let io = vcpu.io_width();
     let mut failed_before: Option<CrashReport> = None;
-    while !stop.load(Ordering::Acquire) {
+    while wish.get() != Wish::STOP {
         match vcpu.run() {
             Ok(VcpuExit::MmioRead(address, data)) => {
                 counters.mmio_read();
@@ -246,7 +322,10 @@ fn run(vcpu: &mut Vcpu, around: &Surroundings, counters: &ExitCounters, stop: &A
                 };
                 return (around.on_stop)(stop);
             }
-            Ok(VcpuExit::Intr) => counters.interrupted(),
+            Ok(VcpuExit::Intr) => {
+                counters.interrupted();
+                place.park(vcpu);
+            }
             // KVM emulates a write to read-only memory, but not by each instruction: on x86_64 it
             // doesn't know SSE and AVX, on AArch64 the processor tells it of single registers only.
             // Most of those that are left are passed over. Of the others the guest's kernel gets an
@@ -278,7 +357,10 @@ fn run(vcpu: &mut Vcpu, around: &Surroundings, counters: &ExitCounters, stop: &A
                 let report = CrashReport::of(vcpu, &around.memory, CrashKind::KvmExit);
                 return (around.on_stop)(Stop::Crash(Box::new(report)));
             }
-            Err(e) if matches!(e.errno(), libc::EINTR | libc::EAGAIN) => counters.interrupted(),
+            Err(e) if matches!(e.errno(), libc::EINTR | libc::EAGAIN) => {
+                counters.interrupted();
+                place.park(vcpu);
+            }
             Err(e) => {
                 let kind = CrashKind::RunFailed(e.errno());
                 let report = CrashReport::of(vcpu, &around.memory, kind);

@@ -304,6 +304,17 @@ impl Code {
         self.emit(&[a64::b(0)])
     }
 
+    /// Counts in memory for ever, and exits each time, by a read from where nothing is.
+    pub fn count(self, address: u64) -> Self {
+        let code = self.load(ADDRESS, address).load(VALUE, 0);
+        code.load(COUNT, NOWHERE).emit(&[
+            a64::add(VALUE, VALUE, 1, false), // again:
+            a64::str(2, VALUE, ADDRESS),
+            a64::ldr(0, READ, COUNT),
+            a64::b(-12), // to again
+        ])
+    }
+
     /// `wfi`, and no interrupt comes: for ever.
     pub fn halt(self) -> Self {
         self.emit(&[a64::WFI, a64::b(-4)])

@@ -260,6 +260,11 @@ impl Code {
         self.emit(&[&[0xeb, 0xfe]])
     }
 
+    /// Counts in memory for ever, and exits each time: `again: inc dword [address]; out 0x80, al; jmp again`
+    pub fn count(self, address: u64) -> Self {
+        self.emit(&[&[0xff, 0x05], &at(address), &[0xe6, 0x80, 0xeb, 0xf6]])
+    }
+
     /// `hlt`, with interrupts off: for ever.
     pub fn halt(self) -> Self {
         self.emit(&[&[0xf4]])

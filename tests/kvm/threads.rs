@@ -52,6 +52,7 @@ fn vcpu_thread_with(
     let send = Mutex::new(send);
     let surroundings = Surroundings {
         vm: None,
+        parking: Arc::default(),
         mmio: defect(),
         ports: defect(),
         memory: ram.memory().clone(),

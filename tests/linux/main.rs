@@ -23,6 +23,7 @@ mod metrics;
 #[cfg_attr(target_arch = "aarch64", path = "aarch64/mod.rs")]
 mod native;
 mod net;
+mod pause;
 mod peers;
 mod placement;
 mod vhost_user;

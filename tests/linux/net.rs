@@ -71,7 +71,7 @@ impl Namespace {
     }
 
     /// Runs `work` on a thread that is in the namespace, as are the threads that it starts.
-    fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+    pub fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         let file = File::open(format!("/run/netns/{}", self.name)).unwrap();
         thread::scope(|scope| {
             let thread = scope.spawn(move || {

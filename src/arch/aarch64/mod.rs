@@ -4,6 +4,7 @@ use crate::boot;
 
 pub mod board;
 mod caches;
+pub mod clock;
 pub mod cmdline;
 pub mod cpu;
 pub mod crash;

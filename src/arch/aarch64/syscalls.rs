@@ -18,10 +18,13 @@ pub const RENAME: i64 = libc::SYS_renameat;
 /// alarm(3), as libc makes it.
 pub const ALARM: i64 = libc::SYS_setitimer;
 
-/// What a vCPU thread asks KVM besides KVM_RUN: registers, for a crash report and to pass over an
-/// instruction (KVM_GET_ONE_REG, KVM_SET_ONE_REG); an exception for the guest (KVM_SET_VCPU_EVENTS).
+/// What a vCPU thread asks KVM besides KVM_RUN: registers, for a crash report, to pass over an instruction and to
+/// set the clock back after a pause (KVM_GET_ONE_REG, KVM_SET_ONE_REG); an exception for the guest (KVM_SET_VCPU_EVENTS).
 pub const VCPU_STATE: [When; 3] = [
     kvm_write::<kvm_one_reg>(0xab),
     kvm_write::<kvm_one_reg>(0xac),
     kvm_write::<kvm_vcpu_events>(0xa0),
 ];
+
+/// What the thread that runs a VM asks KVM at a pause.
+pub const VM_STATE: &[When] = &[];

@@ -23,8 +23,9 @@ pub(super) const OEM_REVISION: u32 = 1;
 /// `SLP_TYPx` of the state S5, soft off; any value that the DSDT and the device agree on.
 pub const SLEEP_TYPE_S5: u8 = 5;
 
-/// IA-PC boot architecture flags (§5.2.9.3): what a guest needn't look for. The 8042 is said to
-/// be absent by its bit being clear, as are the legacy devices.
+/// IA-PC boot architecture flags (§5.2.9.3): what a guest needn't look for, and that there is a keyboard
+/// controller. The legacy devices are said to be absent by their bit being clear.
+const BOOT_ARCH_8042: u16 = 1 << 1;
 const BOOT_ARCH_NO_VGA: u16 = 1 << 2;
 const BOOT_ARCH_NO_MSI: u16 = 1 << 3;
 const BOOT_ARCH_NO_ASPM: u16 = 1 << 4;
@@ -105,7 +106,7 @@ fn fadt(dsdt: u64) -> impl Aml {
         .flag(Flags::ResetRegSup)
         .flag(Flags::Headless);
     let absent = BOOT_ARCH_NO_VGA | BOOT_ARCH_NO_MSI | BOOT_ARCH_NO_ASPM | BOOT_ARCH_NO_CMOS;
-    fadt.iapc_boot_arch = absent.into();
+    fadt.iapc_boot_arch = (absent | BOOT_ARCH_8042).into();
     // Writing 0xfe to the keyboard controller's command port resets the machine.
     fadt.reset_reg = port(layout::I8042_PORT + 4);
     fadt.reset_value = 0xfe;
@@ -126,7 +127,7 @@ fn madt(cpus: u8) -> impl Aml {
 }
 
 /// The device tree in AML: virtio-mmio devices by the id that Linux knows (LNRO0005), the serial
-/// port, and the S5 sleep state.
+/// port, the keyboard, and the S5 sleep state.
 fn dsdt(devices: &[MmioDevice], serial: bool) -> Sdt {
     let mut dsdt = Sdt::new(*b"DSDT", 36, 6, OEM_ID, OEM_TABLE, OEM_REVISION);
     for (index, device) in devices.iter().enumerate() {
@@ -151,20 +152,16 @@ fn dsdt(devices: &[MmioDevice], serial: bool) -> Sdt {
     if serial {
         let port = layout::SERIAL_PORT as u16;
         let ports = aml::IO::new(port, port, 0, 8);
-        let interrupt = aml::Interrupt::new(true, true, false, false, layout::SERIAL_GSI);
-        aml::Device::new(
-            "_SB_.COM1".into(),
-            vec![
-                &aml::Name::new("_HID".into(), &aml::EISAName::new("PNP0501")),
-                &aml::Name::new("_UID".into(), &aml::ZERO),
-                &aml::Name::new(
-                    "_CRS".into(),
-                    &aml::ResourceTemplate::new(vec![&ports, &interrupt]),
-                ),
-            ],
-        )
-        .to_aml_bytes(&mut dsdt);
+        let interrupt = edge(layout::SERIAL_GSI);
+        pc_device(&mut dsdt, "_SB_.COM1", "PNP0501", vec![&ports, &interrupt]);
     }
+    let port = layout::I8042_PORT as u16;
+    let data = aml::IO::new(port, port, 0, 1);
+    let command = aml::IO::new(port + 4, port + 4, 0, 1);
+    // A kernel with no legacy interrupts finds the keyboard's by this.
+    let interrupt = edge(layout::KEYBOARD_GSI);
+    let resources: Vec<&dyn Aml> = vec![&data, &command, &interrupt];
+    pc_device(&mut dsdt, "_SB_.KBD_", "PNP0303", resources);
     let sleep_type = u32::from(SLEEP_TYPE_S5);
     let zero = 0u32;
     aml::Name::new(
@@ -173,6 +170,24 @@ fn dsdt(devices: &[MmioDevice], serial: bool) -> Sdt {
     )
     .to_aml_bytes(&mut dsdt);
     dsdt
+}
+
+/// An edge-triggered line of the IOAPIC, active high.
+fn edge(gsi: u32) -> aml::Interrupt {
+    aml::Interrupt::new(true, true, false, false, gsi)
+}
+
+/// A device of a PC, of which there is one.
+fn pc_device(dsdt: &mut Sdt, path: &str, id: &str, resources: Vec<&dyn Aml>) {
+    aml::Device::new(
+        path.into(),
+        vec![
+            &aml::Name::new("_HID".into(), &aml::EISAName::new(id)),
+            &aml::Name::new("_UID".into(), &aml::ZERO),
+            &aml::Name::new("_CRS".into(), &aml::ResourceTemplate::new(resources)),
+        ],
+    )
+    .to_aml_bytes(dsdt);
 }
 
 #[cfg(test)]
@@ -225,7 +240,7 @@ mod tests {
         let dsdt = table(&memory, address(&fadt[140..148]));
         let text = String::from_utf8_lossy(&dsdt);
         assert_eq!(text.matches("LNRO0005").count(), 19);
-        assert!(text.contains("COM1"));
+        assert!(text.contains("COM1") && text.contains("KBD_"));
         let dsdt = super::dsdt(&[], false);
         assert!(!String::from_utf8_lossy(dsdt.as_slice()).contains("COM1"));
     }

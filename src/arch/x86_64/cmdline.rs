@@ -17,9 +17,8 @@ pub const DEFAULTS: &[&str] = &[
     "no_timer_check",
     // There is no PCI bus, and probing one is port exits.
     "pci=off",
-    // Nothing is plugged into the keyboard controller.
+    // There is no mouse. There is a keyboard, for Ctrl-Alt-Del.
     "i8042.noaux",
-    "i8042.nokbd",
     // Seed the random number generator from the CPU instead of waiting for noise.
     "random.trust_cpu=on",
     // Known crypto code needs no self-tests at each boot of a stock kernel.

@@ -77,6 +77,8 @@ pub const SERIAL_PORT: u64 = 0x3f8;
 pub const SERIAL_SPACE: Space = Space::Ports;
 /// The serial port's interrupt line.
 pub const SERIAL_GSI: u32 = 4;
+/// The keyboard's interrupt line.
+pub const KEYBOARD_GSI: u32 = 1;
 /// First of the 5 ports of the keyboard controller (data; status and command are at +4).
 pub const I8042_PORT: u64 = 0x60;
 /// ACPI sleep control and sleep status registers.

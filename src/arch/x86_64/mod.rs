@@ -4,6 +4,7 @@ use crate::boot;
 
 pub mod acpi;
 pub mod board;
+pub mod clock;
 pub mod cmdline;
 pub mod cpu;
 pub mod cpuid;

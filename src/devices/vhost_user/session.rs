@@ -258,14 +258,13 @@ impl Session {
         Ok(())
     }
 
-    /// Stops the rings: after this the back-end does nothing more with guest memory.
-    pub fn stop(&mut self, activation: &Activation) -> Result<(), VhostUserError> {
+    /// Stops the rings: after this the back-end does nothing more with guest memory. How far it has come in each.
+    pub fn stop(&mut self, activation: &Activation) -> Result<Vec<u16>, VhostUserError> {
         let frontend = &self.frontend;
         limited(&self.socket, None, self.limits.stop, || {
-            for queue in &activation.queues {
-                vhost::stop_ring(frontend, queue.index.into())?;
-            }
-            Ok(())
+            let ends = (activation.queues.iter())
+                .map(|queue| vhost::stop_ring(frontend, queue.index.into()));
+            Ok(ends.collect::<Result<Vec<_>, _>>()?)
         })
     }
 

@@ -28,8 +28,8 @@ pub struct Shared {
     config: Mutex<Vec<u8>>,
     /// What the driver has written to it and the back-end hasn't been told: start and end.
     written: Mutex<Option<(usize, usize)>>,
-    /// Something was written.
-    wake: EventFd,
+    /// Something was written, or the VM is to be paused.
+    wake: Arc<EventFd>,
     connected: AtomicBool,
     /// The log has seen that a back-end was lost.
     told: AtomicBool,
@@ -46,7 +46,7 @@ impl Shared {
             name: name.to_owned(),
             config: Mutex::new(config),
             written: Mutex::default(),
-            wake,
+            wake: Arc::new(wake),
             connected: AtomicBool::new(true),
             told: AtomicBool::new(false),
             disconnects: Counter::new(),
@@ -182,11 +182,15 @@ enum Ended {
 
 impl<K: Kind> Worker<K> {
     pub fn run(&self, link: &mut Link) {
+        let gate = self.activation.interrupt.gate();
+        gate.tell_when_closed(self.shared.wake.clone());
+        // While a back-end is at work. It is stopped before this thread makes way.
+        let _inside = gate.enter();
         let mut inflight = None;
         // A driver that starts anew has rings that nobody has served.
         let mut fresh = true;
         loop {
-            if link.session.is_none() && !self.reconnect(link) {
+            if link.session.is_none() && !gate.outside(|| self.reconnect(link)) {
                 return;
             }
             let Some(session) = &mut link.session else {
@@ -293,7 +297,8 @@ impl<K: Kind> Worker<K> {
             Err(VhostUserError::Unrecorded) => {
                 self.activation.interrupt.fail(&VhostUserError::Unrecorded);
                 // Only a reset helps.
-                let _ = wait::readable([self.stop.as_raw_fd()], None);
+                let wait = || wait::readable([self.stop.as_raw_fd()], None);
+                let _ = self.activation.interrupt.gate().outside(wait);
                 return Ended::Stopped;
             }
             Err(error) => return Ended::Lost(error),
@@ -320,6 +325,7 @@ impl<K: Kind> Worker<K> {
                 Ok([_, _, _, true]) => self.pass_config_on(session),
                 Ok(_) => Ok(()),
             };
+            let result = result.and_then(|()| self.make_way(session, inflight));
             if let Err(error) = result {
                 return Ended::Lost(error);
             }
@@ -344,14 +350,47 @@ impl<K: Kind> Worker<K> {
         let bases = bases.collect::<Result<Vec<_>, _>>()?;
         session.start(&self.stop, &self.activation, &bases, inflight)?;
         self.set_connected(true);
-        // What the driver has said while nobody listened, or the last back-end did without saying so.
-        for queue in queues {
-            let _ = queue.notify.write(1); // a full counter kicks just as well
-        }
+        self.kick();
         if !fresh {
             self.activation.interrupt.used_buffers();
         }
         Ok(())
+    }
+
+    /// While the VM is paused: the back-end has done what it had begun, and leaves guest memory alone.
+    fn make_way(
+        &self,
+        session: &mut Session,
+        inflight: &mut Option<Inflight>,
+    ) -> Result<(), VhostUserError> {
+        let Activation {
+            queues,
+            memory,
+            interrupt,
+            ..
+        } = &self.activation;
+        if !interrupt.gate().is_closed() {
+            return Ok(());
+        }
+        let ends = session.stop(&self.activation)?;
+        interrupt.gate().outside(|| ());
+        let recorded = inflight.is_some() && session.has_inflight();
+        let bases = queues.iter().zip(ends).map(|(queue, end)| {
+            // What it has taken it has done, or has a record of.
+            let done = rings::resume(&queue.queue, memory, true)? == end;
+            rings::resume(&queue.queue, memory, recorded || done)
+        });
+        let bases = bases.collect::<Result<Vec<_>, _>>()?;
+        session.start(&self.stop, &self.activation, &bases, inflight)?;
+        self.kick();
+        Ok(())
+    }
+
+    fn kick(&self) {
+        // What the driver has said while nobody listened, or the last back-end did without saying so.
+        for queue in &self.activation.queues {
+            let _ = queue.notify.write(1); // a full counter kicks just as well
+        }
     }
 
     /// Reads the configuration again and tells the driver if it is another.

@@ -8,6 +8,7 @@ use virtio_bindings::virtio_config::VIRTIO_CONFIG_S_NEEDS_RESET;
 use virtio_bindings::virtio_mmio::*;
 use vmm_sys_util::eventfd::EventFd;
 
+use super::gate::Gate;
 use super::registers::RegisterPage;
 
 /// A device's interrupt, with the registers that a device's threads and the transport share:
@@ -28,6 +29,7 @@ pub struct Interrupt {
     /// Between DRIVER_OK and reset: a device must not interrupt outside of it (§3.1.1).
     live: AtomicBool,
     failed_before: AtomicBool,
+    gate: Gate,
 }
 
 impl Interrupt {
@@ -41,6 +43,7 @@ impl Interrupt {
             needs_reset: AtomicBool::new(false),
             live: AtomicBool::new(false),
             failed_before: AtomicBool::new(false),
+            gate: Gate::default(),
         }
     }
 
@@ -69,6 +72,16 @@ impl Interrupt {
         self.raise_config();
     }
 
+    /// The configuration space may have changed while the device wasn't live: if so, the driver is told now.
+    pub fn changed_before(&self, offset: usize, data: &[u8]) {
+        let mut known = vec![0; data.len()];
+        let start = u64::from(VIRTIO_MMIO_CONFIG) + offset as u64;
+        self.page.read(start, &mut known);
+        if known != data {
+            self.set_config(offset, data);
+        }
+    }
+
     /// The device can't go on until the driver resets it. Said once at `warn`; a guest that
     /// does it again and again must not fill the host's log.
     pub fn fail(&self, reason: &dyn Display) {
@@ -86,6 +99,11 @@ impl Interrupt {
     /// Whether [`fail`](Self::fail) was called since the last reset.
     pub fn needs_reset(&self) -> bool {
         self.needs_reset.load(Ordering::SeqCst)
+    }
+
+    /// Where whoever serves the device's queues stops while the VM is paused.
+    pub fn gate(&self) -> &Gate {
+        &self.gate
     }
 
     pub(super) fn page(&self) -> &RegisterPage {

@@ -5,6 +5,7 @@
 //! - [`queue`]: what the driver says about a queue, checked, and its rings at work
 //! - [`buffers`]: descriptor chains as byte streams over guest memory
 //! - [`interrupt`]: from a device to its driver
+//! - [`gate`]: where a device's threads stop while the VM is paused
 //! - [`worker`]: threads that serve a queue
 //! - one file or folder per device: [`balloon`], [`blk`], [`console`], [`net`], [`rng`], [`vsock`]
 //! - `testing`, in tests only: a driver in plain memory, to try a device with no VM; `fuzzing`: one that does
@@ -34,6 +35,7 @@ pub mod console;
 mod crowd;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;
+pub mod gate;
 mod image;
 pub mod interrupt;
 pub mod net;
@@ -55,6 +57,7 @@ use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::metrics::Source;
+pub use gate::Gate;
 pub use interrupt::Interrupt;
 pub use transport::MmioTransport;
 
@@ -102,6 +105,22 @@ pub trait VirtioDevice: Send {
     /// Back to before [`activate`](Self::activate). On return no request is in flight and no
     /// thread of the device touches guest memory. Also called after a failed activation.
     fn reset(&mut self);
+
+    /// Whether the host's kernel serves queues of this device.
+    fn is_served_elsewhere(&self) -> bool {
+        false
+    }
+
+    /// The host's kernel leaves the queues alone (`false`), or goes on. Threads of the device's own stop at its
+    /// [`gate`], and another process when such a thread has it stop.
+    ///
+    /// # Errors
+    ///
+    /// The host refused.
+    fn serve_elsewhere(&mut self, on: bool) -> Result<(), ActivateError> {
+        let _ = on;
+        Ok(())
+    }
 
     /// What the device counts.
     fn metrics(&self) -> Option<Arc<dyn Source>> {

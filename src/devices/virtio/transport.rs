@@ -127,6 +127,30 @@ impl MmioTransport {
         self.driver_ok
     }
 
+    /// Where whoever serves the queues stops.
+    pub fn interrupt(&self) -> &Arc<Interrupt> {
+        &self.interrupt
+    }
+
+    /// Has the host's kernel leave the queues alone that it serves, or go on.
+    ///
+    /// # Errors
+    ///
+    /// The host refused.
+    pub fn serve_elsewhere(&mut self, on: bool) -> Result<(), ActivateError> {
+        if !self.activated || !self.device.is_served_elsewhere() {
+            return Ok(());
+        }
+        self.apart(move |device| device.serve_elsewhere(on))??;
+        if on {
+            // What the driver has said while nobody listened.
+            for notifier in &self.notifiers {
+                let _ = notifier.write(1); // a full counter kicks just as well
+            }
+        }
+        Ok(())
+    }
+
     fn features(&self) -> u64 {
         self.device.features() | self.device.ring_features()
     }

@@ -24,6 +24,7 @@ use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::buffers::{Buffers, ChainError};
+use super::gate::Inside;
 use super::queue::{pop, push_used, waiting};
 use super::{ActivateError, Activation, ActiveQueue, Interrupt};
 use crate::sandbox::ThreadKind;
@@ -204,9 +205,11 @@ impl<H: RequestHandler> Pool<H> {
     }
 
     fn run(self: Arc<Self>) {
+        let inside = self.interrupt.gate().enter();
         let mut buffers = Buffers::new(&self.memory);
         let mut scratch = H::Scratch::default();
-        let result = self.serve(&mut buffers, &mut scratch);
+        let result = self.serve(&mut buffers, &mut scratch, &inside);
+        drop(inside);
         let mut state = self.lock();
         state.threads -= 1;
         if let Err(error) = result {
@@ -224,6 +227,7 @@ impl<H: RequestHandler> Pool<H> {
         self: &Arc<Self>,
         buffers: &mut Buffers,
         scratch: &mut H::Scratch,
+        inside: &Inside,
     ) -> Result<(), ServeError> {
         let mut state = self.lock();
         state.called = false;
@@ -232,6 +236,13 @@ impl<H: RequestHandler> Pool<H> {
         let mut missed = false;
         let mut lingered = false;
         loop {
+            if self.interrupt.gate().is_closed() {
+                // Without the lock: those who are still inside need it.
+                drop(state);
+                self.interrupt_if(&mut interrupt);
+                inside.make_way();
+                state = self.lock();
+            }
             let next = match state.stopping {
                 true => None,
                 false => pop(&mut state.queue, &self.memory)?,
@@ -263,7 +274,7 @@ impl<H: RequestHandler> Pool<H> {
                 if !state.queue.enable_notification(&self.memory)? {
                     state.listener = Listener::Waiting;
                     drop(state);
-                    let read = self.notify.read();
+                    let read = self.interrupt.gate().outside(|| self.notify.read());
                     state = self.lock();
                     state.listener = Listener::None;
                     read.map_err(ServeError::Notify)?;
@@ -274,15 +285,22 @@ impl<H: RequestHandler> Pool<H> {
                 return Ok(());
             } else {
                 state.parked += 1;
-                let waited = self.parked.wait_timeout(state, LINGER);
-                let (guard, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
-                state = guard;
-                state.parked -= 1;
+                // Back inside without the lock: those who are still inside need it.
+                let timed_out = self.interrupt.gate().outside(|| self.park(state));
+                state = self.lock();
                 // Also after a time-out: a call that came with it may have found nobody else.
                 state.called = false;
-                (missed, lingered) = (false, timeout.timed_out());
+                (missed, lingered) = (false, timed_out);
             }
         }
+    }
+
+    /// Waits until this thread is called, or isn't needed. True after a time-out.
+    fn park(&self, state: MutexGuard<State>) -> bool {
+        let waited = self.parked.wait_timeout(state, LINGER);
+        let (mut state, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
+        state.parked -= 1;
+        timeout.timed_out()
     }
 
     fn interrupt_if(&self, wanted: &mut bool) {

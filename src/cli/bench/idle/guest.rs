@@ -112,6 +112,7 @@ impl Guest {
         let (starting, stopping, woken) = (seen.clone(), seen.clone(), answer.clone());
         let surroundings = Surroundings {
             vm: None,
+            parking: Arc::default(),
             mmio: Arc::new(Bus::new()),
             ports: Arc::new(Bus::new()),
             memory,

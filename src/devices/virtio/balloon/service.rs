@@ -132,11 +132,13 @@ impl Service {
             )
             .map(readable)
             .collect();
+        let interrupt = self.interrupt.clone();
+        let _inside = interrupt.gate().enter();
         loop {
             if self.turn(buffers)? {
                 return Ok(());
             }
-            wait(&mut fds)?;
+            interrupt.gate().outside(|| wait(&mut fds))?;
             if fds[0].revents != 0 {
                 return Ok(());
             }

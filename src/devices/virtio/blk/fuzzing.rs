@@ -30,7 +30,9 @@ pub fn blk(data: &[u8]) {
             device.set_writeback(false);
         }
         let shared = device.shared.clone();
-        Box::new(Handlers::new(activation, || Requests::new(shared.clone())))
+        let interrupt = activation.interrupt.clone();
+        let requests = move || Requests::new(shared.clone(), interrupt.clone());
+        Box::new(Handlers::new(activation, requests))
     });
     // Nobody has made it larger or smaller.
     assert_eq!(std::fs::metadata(image.path()).unwrap().len(), SIZE as u64);

@@ -1,5 +1,6 @@
 //! virtio-blk (virtio 1.3 §5.2): a raw image or a block device of the host.
 //!
+//! - `medium`: what is in the drive, exchanged while it runs
 //! - [`open`]: from a path to a [`Disk`], or a message that says what's wrong
 //! - [`disk`]: reads, writes and the rest, between the file and guest memory
 //! - `request`: what the driver asks for
@@ -22,13 +23,14 @@
 //! [`super::worker`].
 
 pub mod disk;
+mod medium;
 pub mod metrics;
 pub mod open;
 mod request;
 mod ring;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, RwLock};
 
 use virtio_bindings::virtio_blk::{
     VIRTIO_BLK_F_BLK_SIZE, VIRTIO_BLK_F_CONFIG_WCE, VIRTIO_BLK_F_DISCARD, VIRTIO_BLK_F_FLUSH,
@@ -43,6 +45,8 @@ use crate::config::Engine;
 use crate::devices::rate_limit::RateLimiter;
 use crate::metrics::Source;
 use disk::{Disk, SECTOR};
+pub use medium::Drive;
+use medium::Space;
 use metrics::BlkMetrics;
 pub use open::{BlkConfig, BlkError};
 use request::{Requests, Shared};
@@ -91,9 +95,8 @@ const WRITEBACK: usize = 32;
 
 /// A virtio block device.
 pub struct BlkDevice {
-    name: String,
+    given: BlkConfig,
     shared: Arc<Shared>,
-    config: [u8; 60],
     queue_sizes: Vec<u16>,
     engine: Engine,
     workers: Vec<Worker>,
@@ -116,11 +119,15 @@ impl BlkDevice {
             *to = from;
         }
         Ok(Self {
-            name: config.name.clone(),
-            config: config_space(&disk, queues),
+            given: config.clone(),
             queue_sizes: vec![QUEUE_SIZE; queues.into()],
             shared: Arc::new(Shared {
-                disk,
+                space: Mutex::new(Space {
+                    bytes: config_space(&disk, queues),
+                    interrupt: None,
+                }),
+                disk: RwLock::new(Arc::new(disk)),
+                read_only: config.read_only,
                 id,
                 write_through: AtomicBool::new(false),
                 limiter: RateLimiter::new(&config.limit),
@@ -133,7 +140,12 @@ impl BlkDevice {
 
     /// The size of the disk in bytes.
     pub fn size(&self) -> u64 {
-        self.shared.disk.size()
+        self.shared.disk().size()
+    }
+
+    /// The host's end of it, for any thread.
+    pub fn drive(&self) -> Drive {
+        Drive::new(&self.given, &self.shared)
     }
 
     /// How many threads serve it at the moment.
@@ -144,7 +156,7 @@ impl BlkDevice {
 
 impl VirtioDevice for BlkDevice {
     fn name(&self) -> &str {
-        &self.name
+        &self.given.name
     }
 
     fn device_type(&self) -> u32 {
@@ -158,7 +170,7 @@ impl VirtioDevice for BlkDevice {
             VIRTIO_BLK_F_TOPOLOGY,
             VIRTIO_BLK_F_FLUSH,
         ];
-        let rest: &[u32] = match self.shared.disk.read_only() {
+        let rest: &[u32] = match self.shared.read_only {
             true => &[VIRTIO_BLK_F_RO],
             false => &[
                 VIRTIO_BLK_F_CONFIG_WCE,
@@ -182,14 +194,14 @@ impl VirtioDevice for BlkDevice {
     }
 
     fn read_config(&self, offset: u64, data: &mut [u8]) {
-        read_config_bytes(&self.config, offset, data);
+        read_config_bytes(&self.shared.space().bytes, offset, data);
     }
 
     /// The driver may write `writeback` alone (§5.2.5): whether there is a write cache, so that
     /// writes are durable after a flush only.
     fn write_config(&mut self, offset: u64, data: &[u8]) {
         if let (WRITEBACK, &[value @ (0 | 1)]) = (offset as usize, data)
-            && !self.shared.disk.read_only()
+            && !self.shared.read_only
         {
             self.set_writeback(value == 1);
         }
@@ -200,12 +212,13 @@ impl VirtioDevice for BlkDevice {
         if activation.features & (1 << VIRTIO_BLK_F_FLUSH) == 0 {
             self.set_writeback(false);
         }
+        self.shared.go_live(&activation.interrupt);
         let threads = ALL_THREADS / activation.queues.len().max(1);
         let threads = threads.clamp(MIN_THREADS, MAX_THREADS);
-        let name = format!("mote-{}", self.name);
+        let name = format!("mote-{}", self.given.name);
         for queue in activation.queues {
-            let requests = Requests::new(self.shared.clone());
             let (memory, interrupt) = (activation.memory.clone(), activation.interrupt.clone());
+            let requests = Requests::new(self.shared.clone(), interrupt.clone());
             self.workers.push(match self.engine {
                 Engine::Threads => {
                     WorkerPool::start(&name, threads, requests, queue, memory, interrupt)
@@ -224,6 +237,7 @@ impl VirtioDevice for BlkDevice {
         // All at the same time, and then one after the other.
         self.workers.iter().for_each(Worker::begin_stop);
         self.workers.clear();
+        self.shared.space().interrupt = None;
         self.set_writeback(true);
     }
 
@@ -234,7 +248,7 @@ impl VirtioDevice for BlkDevice {
 
 impl BlkDevice {
     fn set_writeback(&mut self, on: bool) {
-        self.config[WRITEBACK] = on.into();
+        self.shared.space().bytes[WRITEBACK] = on.into();
         self.shared.write_through.store(!on, Ordering::Relaxed);
     }
 }

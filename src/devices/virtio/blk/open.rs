@@ -126,6 +126,19 @@ pub enum BlkError {
         /// What the host said.
         source: io::Error,
     },
+    /// A medium that the driver can't read in units that it knows.
+    #[error(
+        "drive {path} has blocks of {new} bytes, and the guest knows the drive as one of {old}: \
+         only a VM that starts with it can use it"
+    )]
+    BlockSize {
+        /// The image.
+        path: PathBuf,
+        /// Its block size.
+        new: u32,
+        /// The drive's.
+        old: u32,
+    },
     /// The serial number doesn't fit.
     #[error("drive {path}: id {id:?} is longer than 20 bytes")]
     Id {

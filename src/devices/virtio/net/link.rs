@@ -30,6 +30,7 @@ struct Space {
     announces: bool,
     /// Queue pairs that the kernel serves.
     backends: Vec<Backend>,
+    paused: bool,
 }
 
 impl std::fmt::Debug for Space {
@@ -72,6 +73,7 @@ impl Shared {
                 interrupt: None,
                 announces: false,
                 backends: Vec::new(),
+                paused: false,
             }),
             up: AtomicBool::new(up),
             taps,
@@ -104,6 +106,13 @@ impl Shared {
     pub fn serve_by(&self, backends: Vec<Backend>) -> Result<(), VhostError> {
         let mut space = self.lock();
         space.backends = backends;
+        space.run_backends(self.up())
+    }
+
+    /// The kernel leaves the queues alone, or serves them again if the cable is plugged in.
+    pub fn pause(&self, paused: bool) -> Result<(), VhostError> {
+        let mut space = self.lock();
+        space.paused = paused;
         space.run_backends(self.up())
     }
 
@@ -166,6 +175,7 @@ impl Shared {
 
 impl Space {
     fn run_backends(&self, on: bool) -> Result<(), VhostError> {
+        let on = on && !self.paused;
         self.backends.iter().try_for_each(|backend| backend.run(on))
     }
 

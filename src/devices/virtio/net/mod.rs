@@ -42,7 +42,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::worker::WorkerPool;
 use super::{ActivateError, Activation, ActiveQueue, VirtioDevice};
-use crate::config::{Mac, Net};
+use crate::config::{Mac, Net, RateLimit};
 use crate::devices::rate_limit::RateLimiter;
 use crate::metrics::Source;
 use control::{Commands, Control, attach_first};
@@ -154,6 +154,11 @@ impl NetDevice {
     /// The cable, to be plugged in and out while the device works.
     pub fn link(&self) -> Link {
         Link::new(self.common.shared.clone())
+    }
+
+    /// Its limits, to be changed while it works; `None` where the kernel moves the packets, which knows none.
+    pub fn limits(&self) -> Option<Limits> {
+        (!self.vhost).then(|| Limits(self.common.clone()))
     }
 
     fn start(&mut self, activation: Activation) -> Result<(), ActivateError> {
@@ -323,8 +328,32 @@ impl VirtioDevice for NetDevice {
         }
     }
 
+    fn is_served_elsewhere(&self) -> bool {
+        self.vhost
+    }
+
+    fn serve_elsewhere(&mut self, on: bool) -> Result<(), ActivateError> {
+        Ok(self.common.shared.pause(!on)?)
+    }
+
     fn metrics(&self) -> Option<Arc<dyn Source>> {
         Some(self.common.counts.clone())
+    }
+}
+
+/// The limits of a network device, from any thread.
+#[derive(Clone)]
+pub struct Limits(Arc<Common>);
+
+impl Limits {
+    /// Other limits for what goes to the guest, from the next packet on.
+    pub fn set_to_guest(&self, limit: &RateLimit) {
+        self.0.rx_limit.set(limit);
+    }
+
+    /// Other limits for what comes from the guest, likewise.
+    pub fn set_from_guest(&self, limit: &RateLimit) {
+        self.0.tx_limit.set(limit);
     }
 }
 

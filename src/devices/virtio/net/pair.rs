@@ -53,8 +53,8 @@ pub struct Common {
     pub shared: Arc<Shared>,
     pub filter: SharedFilter,
     pub counts: Arc<Counts>,
-    pub rx_limit: Option<RateLimiter>,
-    pub tx_limit: Option<RateLimiter>,
+    pub rx_limit: RateLimiter,
+    pub tx_limit: RateLimiter,
     /// The tap's failure has been told.
     pub failed: AtomicBool,
 }
@@ -62,12 +62,12 @@ pub struct Common {
 impl Common {
     /// How long to wait after a packet of `bytes` bytes to the guest.
     pub fn rx_throttle(&self, bytes: usize) -> Option<Duration> {
-        throttle(self.rx_limit.as_ref()?, &self.counts.rx, bytes)
+        throttle(&self.rx_limit, &self.counts.rx, bytes)
     }
 
     /// How long to wait after a packet of `bytes` bytes from the guest.
     pub fn tx_throttle(&self, bytes: usize) -> Option<Duration> {
-        throttle(self.tx_limit.as_ref()?, &self.counts.tx, bytes)
+        throttle(&self.tx_limit, &self.counts.tx, bytes)
     }
 
     /// The tap fails, for good: most likely it has been deleted.
@@ -210,6 +210,7 @@ impl Pair {
         let mut events = [EpollEvent::default(); 5];
         let (mut rx, mut tx) = (Waiting::new(Wait::Nothing), Waiting::new(Wait::Nothing));
         let mut commands = false;
+        let gate = self.interrupt.clone();
         loop {
             let timeout = match (rx.timeout(), tx.timeout()) {
                 _ if commands => 0,
@@ -221,10 +222,13 @@ impl Pair {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => 0,
                 Err(error) => return Err(PairError::Wait(error)),
             };
+            if events[..count].iter().any(|event| event.data() == STOP) {
+                return Ok(());
+            }
+            let _inside = gate.gate().enter();
             let start = Instant::now();
             for event in &events[..count] {
                 match event.data() {
-                    STOP => return Ok(()),
                     TAP => {
                         let set = event.event_set();
                         if set.contains(EventSet::ERROR) {

@@ -134,6 +134,21 @@ impl VirtioDevice for KernelVsock {
         Ok(())
     }
 
+    fn is_served_elsewhere(&self) -> bool {
+        true
+    }
+
+    fn serve_elsewhere(&mut self, on: bool) -> Result<(), ActivateError> {
+        let Some(backend) = &self.backend else {
+            return Ok(());
+        };
+        let result = match on {
+            true => backend.start(),
+            false => backend.stop(),
+        };
+        Ok(result.map_err(VhostError::at("VHOST_VSOCK_SET_RUNNING"))?)
+    }
+
     /// Closing the descriptor stops the kernel's work on the queues, and ends all connections.
     fn reset(&mut self) {
         self.backend = None;

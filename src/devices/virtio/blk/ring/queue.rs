@@ -21,7 +21,7 @@ use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::super::disk::{self, Disk};
-use super::super::request::{Command, Failure, Job, Range, Requests};
+use super::super::request::{Command, Failure, Job, Range, Requests, perform_range};
 use super::uring::{Done, Uring};
 use super::{Control, Start};
 use crate::devices::virtio::Interrupt;
@@ -55,7 +55,6 @@ struct Slot {
     work: Option<Work>,
 }
 
-#[derive(Clone, Copy)]
 struct Work {
     head: u16,
     job: Job,
@@ -108,6 +107,9 @@ impl RingQueue {
 
     /// Serves requests until the driver errs, or the queue is stopped and nothing is in flight.
     pub fn serve(mut self) -> Result<(), RingError> {
+        let interrupt = self.interrupt.clone();
+        let gate = interrupt.gate();
+        let inside = gate.enter();
         loop {
             while let Some(done) = self.uring.next() {
                 match done {
@@ -124,11 +126,19 @@ impl RingQueue {
             let mut wait = 1;
             if self.control.stopping.load(Ordering::SeqCst) {
                 // One that waits for its time isn't answered any more.
-                let busy = self.slots.len() - self.free.len();
-                if busy == usize::from(self.held.is_some()) {
+                if self.is_idle() {
                     return Ok(());
                 }
                 self.uring.submit(wait)?;
+                continue;
+            }
+            if gate.is_closed() {
+                // Until then the kernel has guest memory.
+                let idle = self.is_idle();
+                self.uring.submit(if idle { 0 } else { 1 })?;
+                if idle {
+                    inside.make_way();
+                }
                 continue;
             }
             self.take_requests()?;
@@ -138,9 +148,17 @@ impl RingQueue {
                 wait = 0;
             }
             self.uring.listen(&self.notify)?;
-            self.uring.submit(wait)?;
+            match self.is_idle() {
+                true => gate.outside(|| self.uring.submit(wait))?,
+                false => self.uring.submit(wait)?,
+            }
             self.queue.disable_notification(&self.memory)?;
         }
+    }
+
+    /// Whether nothing is in flight but what waits for its time.
+    fn is_idle(&self) -> bool {
+        self.slots.len() - self.free.len() == usize::from(self.held.is_some())
     }
 
     /// Whether another request can be taken.
@@ -223,7 +241,7 @@ impl RingQueue {
         else {
             return Step::Finish(Ok(()));
         };
-        let disk = requests.disk();
+        let disk = &*work.job.disk;
         match work.command {
             Command::Read(offset) if disk.is_plain(&buffers.writable, offset) => {
                 transfer(disk, &buffers.writable, offset, None)
@@ -253,11 +271,13 @@ impl RingQueue {
                     None => Step::Finish(Ok(())),
                 }
             }
-            Command::GetId => Step::Finish(requests.perform(work.command, buffers, ranges, bounce)),
+            Command::GetId => {
+                Step::Finish(requests.perform(disk, work.command, buffers, ranges, bounce))
+            }
             command => {
                 // What others wait for goes first. An error comes again with the next submission.
                 let _ = uring.submit(0);
-                Step::Finish(requests.perform(command, buffers, ranges, bounce))
+                Step::Finish(requests.perform(disk, command, buffers, ranges, bounce))
             }
         }
     }
@@ -290,7 +310,7 @@ impl RingQueue {
             (command, Err(error)) if again(&error) => {
                 let rest = &ranges[work.ranges_done.min(ranges.len())..];
                 let _ = uring.submit(0);
-                requests.perform(command, buffers, rest, bounce)
+                requests.perform(&work.job.disk, command, buffers, rest, bounce)
             }
             (Command::Read(offset), result) => {
                 match moved(&mut buffers.writable, "reading", offset, result) {
@@ -315,7 +335,7 @@ impl RingQueue {
                 let discard = matches!(command, Command::Discard);
                 // Where this way isn't to be had there may be others.
                 let result = result.map(drop);
-                match result.or_else(|_| requests.perform_range(&range, discard)) {
+                match result.or_else(|_| perform_range(&work.job.disk, &range, discard)) {
                     Ok(()) => {
                         work.ranges_done += 1;
                         return self.advance(index);

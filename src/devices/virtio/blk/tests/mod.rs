@@ -22,6 +22,7 @@ macro_rules! on_both_engines {
 mod host;
 mod hostile;
 mod options;
+mod pause;
 
 use std::io::Write as _;
 use std::os::unix::fs::{FileExt, MetadataExt};

@@ -201,9 +201,13 @@ impl Muxer {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => 0,
             Err(error) => return Err(MuxerError::Host("waiting for events", error)),
         };
+        if events[..count].iter().any(|event| event.data() == STOP) {
+            return Ok(None);
+        }
+        let interrupt = self.interrupt.clone();
+        let _inside = interrupt.gate().enter();
         for event in &events[..count] {
             match event.data() {
-                STOP => return Ok(None),
                 LISTENER => self.accept()?,
                 TRANSPORT_RESET => self.transport_reset(),
                 data if data >= Token::FIRST_FREE => {} // the queues are looked at in any case
