@@ -305,10 +305,9 @@ impl Model {
         let stops = register == VIRTIO_MMIO_QUEUE_READY && value & 1 == 0;
         if self.status & (DRIVER_OK | FAILED) == DRIVER_OK && stops {
             // §4.2.2.2: at work, a queue can be stopped.
-            if let Some(queue) = self.queues.get_mut(self.queue_sel as usize) {
-                if std::mem::take(&mut queue.ready) {
-                    self.resets += u32::from(self.activated.take().is_some());
-                }
+            let queue = self.queues.get_mut(self.queue_sel as usize);
+            if queue.is_some_and(|queue| std::mem::take(&mut queue.ready)) {
+                self.resets += u32::from(self.activated.take().is_some());
             }
             return;
         }
