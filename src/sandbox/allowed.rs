@@ -7,7 +7,7 @@ use libc::*;
 
 use super::ThreadKind;
 use crate::arch::syscalls::{
-    ALARM, EPOLL_WAIT, POLL, READLINK, RENAME, UNLINK, VCPU_STATE, VM_STATE,
+    ALARM, EPOLL_WAIT, POLL, READLINK, RENAME, UNLINK, VCPU_CONTROL, VCPU_STATE, VM_STATE,
 };
 
 /// A system call, and with which arguments: one of the ways in `when`.
@@ -147,8 +147,12 @@ const fn vcpu() -> [When; VCPU_STATE.len() + 1] {
 
 const VCPU: &[Allowed] = &[
     only(SYS_ioctl, &vcpu()),
+    only(SYS_ioctl, VCPU_CONTROL).rare(CONTROLLED),
     only(SYS_process_vm_readv, &[ThisProcess(0)]), // a crash report: memory that may have gone
 ];
+
+const CONTROLLED: &str =
+    "the VM is paused, or Ctrl-Alt-Del pressed: what a program does that embeds mote, or uses its API";
 
 const WORKER: &[Allowed] = &[
     any(SYS_getrandom), // the entropy device
@@ -263,7 +267,7 @@ const MAIN: &[Allowed] = &[
     any(SYS_timerfd_settime), // input that the guest takes only later
     any(ALARM),               // a signal that asks for the end
     only(SYS_ioctl, &[Is(1, TIOCGWINSZ), KVM_GET_STATS_FD]),
-    only(SYS_ioctl, VM_STATE), // a pause
+    only(SYS_ioctl, VM_STATE).rare(CONTROLLED),
 ];
 
 /// Those that end the VM or tell of the terminal's size. Not SIGSYS, which tells of a violation.

@@ -26,5 +26,8 @@ pub const VCPU_STATE: [When; 3] = [
     kvm_write::<kvm_vcpu_events>(0xa0),
 ];
 
+/// What a vCPU thread asks KVM after a pause, besides.
+pub const VCPU_CONTROL: &[When] = &[];
+
 /// What the thread that runs a VM asks KVM at a pause.
 pub const VM_STATE: &[When] = &[];

@@ -24,17 +24,20 @@ pub const ALARM: i64 = libc::SYS_alarm;
 const KVM_IRQ_LINE: When = kvm_write::<kvm_irq_level>(0x61);
 
 /// What a vCPU thread asks KVM besides KVM_RUN, for a crash report: registers (KVM_GET_REGS,
-/// KVM_GET_SREGS), and where the instruction is (KVM_TRANSLATE); after a pause, its time-stamp counter
-/// (KVM_GET_DEVICE_ATTR, KVM_SET_DEVICE_ATTR) and telling the guest (KVM_KVMCLOCK_CTRL); the
-/// keyboard's interrupt for its next byte.
-pub const VCPU_STATE: [When; 7] = [
+/// KVM_GET_SREGS), and where the instruction is (KVM_TRANSLATE).
+pub const VCPU_STATE: [When; 3] = [
+    kvm_read::<kvm_regs>(0x81),
+    kvm_read::<kvm_sregs>(0x83),
+    kvm_exchange::<kvm_translation>(0x85),
+];
+
+/// What a vCPU thread asks KVM after a pause: its time-stamp counter (KVM_GET_DEVICE_ATTR, KVM_SET_DEVICE_ATTR) and
+/// telling the guest (KVM_KVMCLOCK_CTRL); and the keyboard's interrupt for its next byte.
+pub const VCPU_CONTROL: &[When] = &[
     KVM_IRQ_LINE,
     kvm_write::<kvm_device_attr>(0xe1),
     kvm_write::<kvm_device_attr>(0xe2),
     kvm_plain(0xad),
-    kvm_read::<kvm_regs>(0x81),
-    kvm_read::<kvm_sregs>(0x83),
-    kvm_exchange::<kvm_translation>(0x85),
 ];
 
 /// What the thread that runs a VM asks KVM: the VM's clock at a pause (KVM_GET_CLOCK, KVM_SET_CLOCK), and the
