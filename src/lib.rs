@@ -55,6 +55,7 @@ pub mod machine;
 pub mod memory;
 pub mod metrics;
 pub mod placement;
+mod polling;
 pub mod sandbox;
 mod sockets;
 pub mod threads;

@@ -3,12 +3,10 @@
 //! One thread does both. It sleeps until it's time for the file or somebody connects; it asks the
 //! sources only then, so that a VM whose metrics nobody reads does nothing for them.
 
-use std::fs;
 use std::io;
-use std::os::fd::{AsRawFd, RawFd};
-use std::os::unix::fs::FileTypeExt;
+use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixListener;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -19,10 +17,12 @@ use vmm_sys_util::timerfd::TimerFd;
 use super::Registry;
 use super::client::Client;
 use super::target::Target;
+use crate::config;
+use crate::polling::{poll, polled, raw};
 use crate::sandbox::ThreadKind;
-use crate::sockets::{Made, connect};
+pub use crate::sockets::ListenError;
+use crate::sockets::{Made, listen};
 use crate::threads::Member;
-use crate::{config, handed};
 
 /// The most peers that are served at once; further ones wait to be accepted.
 const MAX_CLIENTS: usize = 16;
@@ -46,22 +46,8 @@ pub enum ExportError {
     Socket {
         /// As given.
         path: PathBuf,
-        /// What the system call said.
-        source: io::Error,
-    },
-    /// Something other than a socket has that name.
-    #[error("--metrics unix={path}: there is a file of that name which is no socket; name another",
-        path = path.display())]
-    NoSocket {
-        /// As given.
-        path: PathBuf,
-    },
-    /// Another program serves that socket.
-    #[error("--metrics unix={path}: another program listens there; name another socket for each VM",
-        path = path.display())]
-    InUse {
-        /// As given.
-        path: PathBuf,
+        /// Why.
+        source: ListenError,
     },
     /// The host refused an event, a timer, or the thread.
     #[error("--metrics: {0}")]
@@ -87,6 +73,12 @@ impl Exporter {
         let file = match &config.file {
             Some(path) => Some((Target::open(path)?, interval)),
             None => None,
+        };
+        let listen = |path| {
+            listen(path, None).map_err(|source| ExportError::Socket {
+                path: path.to_owned(),
+                source,
+            })
         };
         let (listener, made) = config.unix.as_deref().map(listen).transpose()?.unzip();
         Ok(Exporter {
@@ -220,74 +212,6 @@ impl Server {
             }
         }
     }
-}
-
-fn raw(fd: Option<&impl AsRawFd>) -> RawFd {
-    fd.map_or(-1, AsRawFd::as_raw_fd) // poll(2) passes over negative descriptors
-}
-
-fn polled(fd: RawFd, events: i16) -> libc::pollfd {
-    libc::pollfd {
-        fd,
-        events,
-        revents: 0,
-    }
-}
-
-/// Waits until one is ready, at most until `deadline`.
-fn poll(fds: &mut [libc::pollfd], deadline: Option<Instant>) -> io::Result<()> {
-    loop {
-        let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
-        // Rounded up, so as not to wake before it is time.
-        let left = left.map_or(-1, |left| left.as_millis() as i32 + 1);
-        // SAFETY: the slice and its length.
-        if unsafe { libc::poll(fds.as_mut_ptr(), fds.len() as libc::nfds_t, left) } >= 0 {
-            return Ok(());
-        }
-        let error = io::Error::last_os_error();
-        if error.kind() != io::ErrorKind::Interrupted {
-            return Err(error);
-        }
-    }
-}
-
-/// Makes the socket; one that a program left behind which has ended is replaced.
-fn listen(path: &Path) -> Result<(UnixListener, Option<Made>), ExportError> {
-    let failed = |source| ExportError::Socket {
-        path: path.to_owned(),
-        source,
-    };
-    let handed = handed::listener(path);
-    let own = handed.is_none();
-    let listener = match handed.unwrap_or_else(|| UnixListener::bind(path)) {
-        Err(error) if error.kind() == io::ErrorKind::AddrInUse => replace(path)?,
-        result => result.map_err(failed)?,
-    };
-    let made = own.then(|| Made::at(path)).transpose().map_err(failed)?;
-    listener.set_nonblocking(true).map_err(failed)?;
-    Ok((listener, made))
-}
-
-fn replace(path: &Path) -> Result<UnixListener, ExportError> {
-    let failed = |source| ExportError::Socket {
-        path: path.to_owned(),
-        source,
-    };
-    let path = path.to_owned();
-    if !fs::symlink_metadata(&path).is_ok_and(|file| file.file_type().is_socket()) {
-        return Err(ExportError::NoSocket { path });
-    }
-    match connect(&path) {
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {}
-        // Somebody listens, who may be too busy to take this.
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-            return Err(ExportError::InUse { path });
-        }
-        Ok(_) => return Err(ExportError::InUse { path }),
-        Err(source) => return Err(ExportError::Socket { path, source }),
-    }
-    fs::remove_file(&path).map_err(failed)?;
-    UnixListener::bind(&path).map_err(failed)
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! Peers of all sorts at the socket, and a reader of the file.
 
+use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 
