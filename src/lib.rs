@@ -31,6 +31,7 @@
 //! - [`vcpu`]: the vCPU threads and their exit loop
 //! - [`footprint`]: what a process's memory is used for, this one's or another's
 //! - [`machine`]: builds a VM out of the above and runs it
+//! - [`api`]: HTTP, by which other programs make and control a VM
 //! - [`jail`]: what a process gives up before it builds a VM, for production
 //! - [`check`]: whether this host can run VMs and how well
 
@@ -38,6 +39,7 @@
 #[cfg(test)]
 extern crate self as motevm;
 
+pub mod api;
 pub mod arch;
 pub mod boot;
 pub mod bus;

@@ -18,7 +18,8 @@ use crate::sandbox::{Confinement, ThreadKind};
 /// Such threads need little stack, and what they don't have they can't make resident.
 fn stack(kind: ThreadKind) -> usize {
     match kind {
-        ThreadKind::Metrics => 256 << 10, // what a file or a client gets is put together there
+        // What a file or a client gets is put together there.
+        ThreadKind::Metrics | ThreadKind::Api => 256 << 10,
         _ => 128 << 10,
     }
 }

@@ -1,16 +1,21 @@
 //! The command line: one file per subcommand, arguments in, exit status out.
 
+mod api;
 mod bench;
 mod check;
+mod ctl;
 mod default_guest;
 pub mod exec_time;
 mod keyval;
+mod life;
 mod limits;
+mod log_file;
 mod mem;
 mod notify_fd;
 mod run;
 mod run_help;
 mod sandbox;
+mod serve;
 mod signals;
 mod status;
 mod terminal;
@@ -40,6 +45,12 @@ enum Command {
     /// Run a VM until its guest ends it
     #[command(after_help = status::HELP)]
     Run(Box<run::RunArgs>),
+    /// Serve an API by which other programs make a VM, run and control it
+    #[command(after_help = status::HELP)]
+    Serve(Box<serve::ServeArgs>),
+    /// Control a VM that has an API
+    #[command(after_help = ctl::HELP)]
+    Ctl(ctl::CtlArgs),
     /// Tell whether this host can run VMs and how well, and what would make it better
     Check(check::CheckArgs),
     /// Tell what the memory of a running VM's process is used for
@@ -55,6 +66,8 @@ Examples:
   mote run --kernel vmlinux --rootfs root.ext4       boot your own
   mote run --kernel vmlinuz --initrd initrd.img --memory 1G --cpus 2 --timings
   mote run --config vm.toml --cmdline 'loglevel=7'   from a file, with one thing changed
+  mote run --api vm.sock                             a VM that other programs can control
+  mote ctl vm.sock pause                             and so can you
   mote mem PID                                       what a running VM's memory is used for
   mote bench boot --runs 20 --budget p95=50ms        boot times, and status 8 where they are too long";
 
@@ -77,6 +90,8 @@ pub fn main(exec: Instant) -> ExitCode {
     };
     let result = match cli.command {
         Command::Run(args) => run::run(*args, exec),
+        Command::Serve(args) => serve::run(&args),
+        Command::Ctl(args) => ctl::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Mem(args) => mem::run(&args),
         Command::Bench(bench) => bench::run(&bench.0),

@@ -8,19 +8,17 @@ use std::time::Instant;
 
 use clap::Args;
 use log::LevelFilter;
-use motevm::arch::cpu::virtualizes;
-use motevm::config::{Console, Endpoint, Jail, PathUse};
+use motevm::config::{Jail, PathUse};
 use motevm::handed::{self, Access};
 use motevm::jail::{self, Besides, JailError, Side};
 use motevm::machine::{Phase, Report, Timeline, Until};
-use motevm::{BuildOptions, Exit, Host, VmConfig, build};
+use motevm::{BuildOptions, Host, VmConfig, build};
 
+use super::api::ApiArgs;
 use super::run_help::{ISOLATION, JAIL, TOLD};
 use super::sandbox::{Sandbox, SandboxArgs};
-use super::signals::{ResizeOnSignal, StopOnSignals};
-use super::terminal::RawTerminal;
 use super::vm_args::{self, VmArgs};
-use super::{CliError, Status, keyval, limits, notify_fd, print, say, signals, until};
+use super::{CliError, Status, keyval, life, limits, notify_fd, print, say, signals, until};
 
 /// Arguments of `mote run`.
 #[derive(Args, Debug)]
@@ -51,6 +49,8 @@ pub struct RunArgs {
     /// signalled: `running` or `init`, and the microseconds since exec
     #[arg(long, value_name = "N", help_heading = TOLD, value_parser = clap::value_parser!(i32).range(0..))]
     notify_fd: Option<i32>,
+    #[command(flatten)]
+    api: ApiArgs,
     #[command(flatten)]
     sandbox: SandboxArgs,
     /// Run in a jail, for production: id=NAME, with uid=N as root
@@ -108,6 +108,7 @@ pub fn run(mut args: RunArgs, exec: Instant) -> Result<Status, CliError> {
     for (option, path) in [
         ("--timings json", json),
         ("--dump-fdt", args.dump_fdt.as_deref()),
+        ("--api", args.api.socket()),
     ] {
         path.map_or(Ok(()), |path| vm_args::check_handed(option, path))?;
     }
@@ -131,6 +132,7 @@ pub fn run(mut args: RunArgs, exec: Instant) -> Result<Status, CliError> {
     if config.memory.mlock {
         limits::lock_process()?;
     }
+    let api = args.api.open(args.jail.as_ref())?;
     // Once the guest runs, no file can be opened.
     let written = args.timings.as_ref().map(Timings::open).transpose()?;
     let mut vm = build(
@@ -143,6 +145,7 @@ pub fn run(mut args: RunArgs, exec: Instant) -> Result<Status, CliError> {
             until,
             confine: sandbox.confine(),
             dump_fdt: args.dump_fdt,
+            reach: args.api.reach(),
             ..BuildOptions::default()
         },
     )?;
@@ -150,33 +153,12 @@ pub fn run(mut args: RunArgs, exec: Instant) -> Result<Status, CliError> {
     if config.memory.mlock {
         limits::lock_what_comes()?;
     }
-    let stop_on_signals = StopOnSignals::new(vm.stopper()).map_err(internal("handling signals"))?;
-    let resize_on_signal = match vm.console_resizer() {
-        Some(resizer) => Some(ResizeOnSignal::new(resizer).map_err(internal("handling signals"))?),
-        None => None,
-    };
-    if let Some(pty) = vm.pty() {
-        say(format_args!("the guest's console is {}", pty.display()));
-    }
-    let terminal = match config.console {
-        Console::Stdio | Console::Hvc(Endpoint::Stdio) => {
-            RawTerminal::enter().map_err(internal("setting the terminal's mode"))?
-        }
-        _ => None,
-    };
-    sandbox.forget_environment();
-    let exit = vm.run().map_err(|e| CliError::new(Status::Host, e));
-    drop(terminal);
-    drop(resize_on_signal);
-    drop(stop_on_signals);
+    let name = api.map(|api| api.attend(&mut vm, &config));
+    let exit = life::live(&mut vm, &config, sandbox);
+    drop(name);
     let exit = exit?;
 
-    tell(&exit);
-    // In a jail nothing is seen of the host.
-    let of_host = args.jail.is_none().then(|| host_hint(&exit)).flatten();
-    if let Some(hint) = of_host.or_else(|| vm.hint()) {
-        say(format_args!("hint: {hint}"));
-    }
+    life::tell(&exit, &vm, args.jail.is_some());
     if let Some(written) = written {
         written.write(&vm.report())?;
     }
@@ -196,8 +178,10 @@ fn enter_jail(
     let json = json.map(|path| ("--timings json", PathUse::Write, path));
     let fdt = args.dump_fdt.as_mut();
     let fdt = fdt.map(|path| ("--dump-fdt", PathUse::Write, path));
+    let api = args.api.socket_mut();
+    let api = api.map(|path| ("--api", PathUse::Listen, path));
     let besides = Besides {
-        paths: json.into_iter().chain(fdt).collect(),
+        paths: json.into_iter().chain(fdt).chain(api).collect(),
         handed: args.notify_fd.into_iter().collect(),
         shared: vec![host.as_raw_fd()],
     };
@@ -228,27 +212,6 @@ fn of_jail(error: JailError) -> CliError {
         false => Status::Usage,
     };
     CliError::new(status, error)
-}
-
-/// Says how the VM ended where that isn't what one hopes for.
-fn tell(exit: &Exit) {
-    match exit {
-        Exit::PowerOff | Exit::Reset | Exit::Quit | Exit::Stopped | Exit::Reached => {}
-        Exit::Failed => say("a vCPU thread failed: this is a defect of mote"),
-        Exit::Panic => say("the guest's kernel panicked"),
-        Exit::Disconnected => say("a device's back-end went away (on-disconnect=exit)"),
-        Exit::Crash(report) => say(format_args!("the guest crashed: {report}")),
-    }
-}
-
-/// Advice where a crash is the host's doing.
-fn host_hint(exit: &Exit) -> Option<String> {
-    let crashed = matches!(exit, Exit::Crash(_));
-    (crashed && !virtualizes()).then(|| {
-        "this host's KVM has no hardware behind it and can't run Linux (`mote check`); \
-         resources/on-kvm.sh in mote's source tree runs a command in an emulated machine that can."
-            .to_owned()
-    })
 }
 
 /// Where the report is written, once it can be.

@@ -7,6 +7,7 @@ pub const OTHERS: &str = "Other devices";
 pub const TOLD: &str = "What mote tells";
 pub const PLACEMENT: &str = "Place on the host (docs/placement.md)";
 
+pub const API: &str = "Control by other programs (docs/api.md)";
 pub const ISOLATION: &str = "Isolation (docs/sandbox.md)";
 
 pub const MEMORY: &str = "\

@@ -14,7 +14,7 @@ use super::{CliError, Status, say, terminal};
 #[derive(Args, Clone, Copy, Debug)]
 pub struct SandboxArgs {
     /// Confine nothing: no system call filters, no Landlock, capabilities and environment kept
-    #[arg(long, help_heading = ISOLATION)]
+    #[arg(long, alias = "no-seccomp", help_heading = ISOLATION)]
     no_sandbox: bool,
     /// Let a crash of mote leave a core dump, with the guest's memory in it
     #[arg(long, help_heading = ISOLATION)]

@@ -46,6 +46,8 @@ pub enum Status {
     Gate,
     /// A thread made a system call that its filter forbids.
     Violation,
+    /// A VM refused what it was told (`mote ctl` only).
+    Refused,
     /// Another process of mote has ended so, and has said why.
     Passed(u8),
     /// A signal ended it, or the user did as if by one.
@@ -72,6 +74,7 @@ impl Status {
             Status::Disconnected => 7,
             Status::Gate => 8,
             Status::Violation => 9,
+            Status::Refused => 10,
             Status::Passed(code) => code,
             Status::Signal(number) => 128u8.saturating_add(u8::try_from(number).unwrap_or(127)),
         }

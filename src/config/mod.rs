@@ -262,13 +262,8 @@ impl VmConfig {
     ///
     /// The first value that is out of its range.
     pub fn validate(&self) -> Result<(), ConfigError> {
-        let (cpus, memory) = (self.cpus.0, self.memory.size);
-        if cpus == 0 || cpus > MAX_CPUS {
-            return Err(ConfigError::Cpus(cpus));
-        }
-        let balloon = self.balloon.as_ref();
-        let reporting = balloon.map(|balloon| balloon.free_page_reporting);
-        self.memory.validate(self.shares_memory(), reporting)?;
+        let cpus = self.cpus.0;
+        self.validate_parts()?;
         if self.boot.kernel.is_none() {
             return Err(ConfigError::NoKernel);
         }
@@ -279,15 +274,31 @@ impl VmConfig {
             return Err(ConfigError::NumaWithoutAcpi);
         }
         self.idle.validate(self.has_dedicated_cpus())?;
+        if let Some(balloon) = &self.balloon {
+            balloon.validate(self.memory.size)?;
+        }
+        Ok(())
+    }
+
+    /// The same of each part by itself, for a VM that isn't described to its end yet.
+    ///
+    /// # Errors
+    ///
+    /// The first value that is out of its range.
+    pub fn validate_parts(&self) -> Result<(), ConfigError> {
+        let cpus = self.cpus.0;
+        if cpus == 0 || cpus > MAX_CPUS {
+            return Err(ConfigError::Cpus(cpus));
+        }
+        let balloon = self.balloon.as_ref();
+        let reporting = balloon.map(|balloon| balloon.free_page_reporting);
+        self.memory.validate(self.shares_memory(), reporting)?;
         self.drives().try_for_each(Disk::validate)?;
         self.drives().try_for_each(Disk::validate_dax)?;
         self.nets.iter().try_for_each(Net::validate)?;
         Fs::validate_all(&self.fs)?;
         if let Some(vsock) = &self.vsock {
             vsock.validate()?;
-        }
-        if let Some(balloon) = &self.balloon {
-            balloon.validate(memory)?;
         }
         if let Some(metrics) = &self.metrics {
             metrics.validate()?;

@@ -10,6 +10,7 @@ mod host;
 mod ports;
 mod tables;
 
+pub use crate::api::fuzzing::api;
 pub use crate::boot::fuzzing::{bzimage, cmdline, decompress, elf, image, initrd};
 pub use crate::devices::vhost_user::fuzzing::vhost_user;
 pub use crate::devices::virtio::balloon::fuzzing::balloon;
@@ -32,6 +33,7 @@ pub type Target = fn(&[u8]);
 /// All of them, with the names of their files in fuzz/fuzz_targets and of their folders in fuzz/corpus.
 pub const TARGETS: &[(&str, Target)] = &[
     ("a64", a64),
+    ("api", api),
     ("balloon", balloon),
     ("blk", blk),
     ("bzimage", bzimage),

@@ -28,6 +28,12 @@ fn header(len: usize, fields: &[(usize, &[u8])]) -> Vec<u8> {
     header
 }
 
+/// A request of the API.
+fn put(path: &str, body: &str) -> String {
+    let length = body.len();
+    format!("PUT {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n{body}")
+}
+
 /// One boot sector, one of setup code, and the payload (boot.rst).
 fn bzimage(payload: &[u8]) -> Vec<u8> {
     let len = (payload.len() as u32).to_le_bytes();
@@ -186,6 +192,37 @@ fn write() {
         "http",
         b"\x40GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n",
     );
+    for (name, request) in [
+        (
+            "get",
+            "GET /vm/config HTTP/1.1\r\nHost: x\r\n\r\n".to_owned(),
+        ),
+        (
+            "machine",
+            put("/machine-config", r#"{"vcpu_count":2,"mem_size_mib":128}"#),
+        ),
+        (
+            "drive",
+            put(
+                "/drives/a",
+                r#"{"drive_id":"a","is_root_device":true,"path_on_host":"/dev/null","rate_limiter":{"ops":{"size":1,"refill_time":9}}}"#,
+            ),
+        ),
+        (
+            "network",
+            put(
+                "/network-interfaces/a",
+                r#"{"iface_id":"a","host_dev_name":"t"}"#,
+            ),
+        ),
+        (
+            "start",
+            put("/boot-source", r#"{"kernel_image_path":"/dev/null"}"#)
+                + &put("/actions", r#"{"action_type":"InstanceStart"}"#),
+        ),
+    ] {
+        seed("api", name, format!("\x40{request}").as_bytes());
+    }
     let ext4 = header(2048, &[(1024 + 0x18, &[2]), (1024 + 0x38, &[0x53, 0xef])]);
     seed("disk_image", "ext4", &ext4);
     for (name, start) in [

@@ -7,6 +7,7 @@ use std::time::Instant;
 use vm_memory::{GuestAddress, GuestMemoryBackend};
 
 use super::attach::{attach_boot_timer, attach_serial, event, marker};
+use super::beside::Reach;
 use super::command_line::command_line;
 use super::confined;
 use super::control::{self, Control};
@@ -79,6 +80,8 @@ pub struct BuildOptions {
     pub tell_memory: bool,
     /// Who is told when the guest first runs, and when its init has signalled.
     pub notify: Option<Notify>,
+    /// What the work beside the VM needs of the host, if there will be any ([`Vm::accompany`]).
+    pub reach: Option<Reach>,
     /// What ends the VM although the guest goes on.
     pub until: Until,
     /// Have KVM's statistics in [`Vm::metrics`] also where the configuration sends metrics nowhere:
@@ -98,6 +101,7 @@ impl Default for BuildOptions {
             kernel_cache: boot::default_cache_folder(),
             tell_memory: false,
             notify: None,
+            reach: None,
             until: Until::default(),
             kvm_statistics: false,
             confine: Confine::default(),
@@ -117,6 +121,7 @@ pub fn build(host: &Host, config: &VmConfig, options: BuildOptions) -> Result<Vm
         kernel_cache,
         tell_memory,
         notify,
+        reach,
         until,
         kvm_statistics,
         confine,
@@ -347,7 +352,7 @@ pub fn build(host: &Host, config: &VmConfig, options: BuildOptions) -> Result<Vm
         buttons,
         metrics,
     });
-    let confinement = confined::confinement(confine, config, tell_memory)?;
+    let confinement = confined::confinement(confine, config, tell_memory, reach.as_ref())?;
     timeline.mark(Phase::Sandbox);
     let bytes_loaded = kernel.bytes_loaded + initrd.map_or(0, |initrd| initrd.size);
     Ok(Vm {
@@ -378,6 +383,7 @@ pub fn build(host: &Host, config: &VmConfig, options: BuildOptions) -> Result<Vm
         _last_breath: last_breath,
         ended: None,
         exporter,
+        beside: None,
         _told: told,
         _registers: registers.pages(),
         dax,

@@ -4,7 +4,9 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::beside::Reach;
 use crate::config::{Console, Engine, Rng, VmConfig};
+use crate::handed;
 use crate::sandbox::{Confine, Confinement, Kept, Places, SandboxError, ThreadKind};
 
 /// `None` where nothing is to be confined.
@@ -12,16 +14,22 @@ pub fn confinement(
     confine: Confine,
     config: &VmConfig,
     tell_memory: bool,
+    reach: Option<&Reach>,
 ) -> Result<Option<Arc<Confinement>>, SandboxError> {
     if confine == Confine::Nothing {
         return Ok(None);
     }
-    let places = places(config, tell_memory);
+    let mut places = places(config, tell_memory);
+    let mut kinds = kinds(config);
+    if let Some(reach) = reach {
+        kinds.push(ThreadKind::Api);
+        within_reach(reach, config, &mut places);
+    }
     let kept = Kept {
         lock_memory: config.memory.mlock,
         any_folder: !places.is_empty(),
     };
-    Confinement::new(&kinds(config), &places, kept).map(Some)
+    Confinement::new(&kinds, &places, kept).map(Some)
 }
 
 /// The threads that the VM can have, besides those that each has.
@@ -56,6 +64,17 @@ fn kinds(config: &VmConfig) -> Vec<ThreadKind> {
     ];
     let wanted = has.into_iter().filter(|(_, has)| *has);
     wanted.map(|(kind, _)| kind).collect()
+}
+
+/// What an API's thread opens: other media for drives, beside those that they have now. Of a block device that
+/// is not the folder, in which all the host's disks are.
+fn within_reach(reach: &Reach, config: &VmConfig, places: &mut Places) {
+    let socket = reach.socket.as_deref().map(Places::folder_of);
+    places.sockets.extend(socket);
+    let paths = config.drives().map(|drive| &*drive.path);
+    let files = paths.filter(|path| handed::number(path).is_none() && path.is_file());
+    places.media = files.map(Places::folder_of).collect();
+    places.media.extend_from_slice(&reach.files);
 }
 
 /// The device files of the host's kernel that serve a device: it is opened anew each time that the
@@ -95,6 +114,7 @@ fn places(config: &VmConfig, tell_memory: bool) -> Places {
         sockets: sockets.map(Places::folder_of).collect(),
         files: file.into_iter().map(Places::folder_of).collect(),
         devices: vhost(config),
+        media: Vec::new(),
         maps_files: config.drives().any(|drive| drive.dax),
         is_placed: !config.placement.is_default() || !config.numa.is_empty(),
         proc: tell_memory,

@@ -101,7 +101,7 @@ pub fn place_devices(
 }
 
 /// Named as Linux will (drivers/scsi/sd.c, sd_format_disk_name): vda to vdz, then vdaa.
-pub(super) fn drive_name(index: usize) -> String {
+pub fn drive_name(index: usize) -> String {
     let letter = |n: usize| char::from(b'a' + (n % 26) as u8);
     match index / 26 {
         0 => format!("vd{}", letter(index)),

@@ -6,6 +6,7 @@
 //! ```
 
 mod attach;
+mod beside;
 mod builder;
 mod command_line;
 mod confined;
@@ -34,9 +35,11 @@ mod virtio;
 mod vm;
 
 pub use crate::devices::Button;
+pub use beside::{Beside, BootTimes, Reach};
 pub use builder::{BuildOptions, build};
 pub use console::ConsoleResizer;
 pub use control::{Control, ControlError, Medium};
+pub(crate) use devices::drive_name;
 pub use ending::Exit;
 pub use error::{BuildError, Fault};
 pub use halts::Halts;

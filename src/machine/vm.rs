@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use vmm_sys_util::eventfd::EventFd;
 
+use super::beside::{AtWork, Beside, BootTimes, End, Work};
 use super::console::{ConsoleEnd, ConsoleResizer};
 use super::control::Control;
 use super::dax::DaxDrives;
@@ -32,7 +33,7 @@ use crate::memory::GuestRam;
 use crate::memory::pages::Pages;
 use crate::memory::places::Told;
 use crate::metrics::Registry;
-use crate::metrics::export::{ExportError, Exporter};
+use crate::metrics::export::{ExportError, Exporter, Exporting};
 use crate::placement::{PlacementError, Plan};
 use crate::sandbox::{Confine, Confinement, ThreadKind};
 use crate::threads::{Member, Threads};
@@ -90,6 +91,7 @@ pub struct Vm {
     pub(super) _last_breath: LastBreath,
     pub(super) ended: Option<Exit>,
     pub(super) exporter: Option<Exporter>,
+    pub(super) beside: Option<Work>,
     /// Before what it tells of is unmapped.
     pub(super) _told: Told,
     pub(super) _registers: Arc<Pages>,
@@ -151,6 +153,13 @@ impl Vm {
         self.control.balloon().cloned()
     }
 
+    /// Has `work` done on a thread of the VM's own while it runs: it gets what it needs of the VM, and is to
+    /// return when the VM has ended. Where the VM is confined, so is that thread, and
+    /// [`BuildOptions::reach`](super::BuildOptions::reach) has to say that there will be one.
+    pub fn accompany(&mut self, work: impl FnOnce(Beside) + Send + 'static) {
+        self.beside = Some(Box::new(work));
+    }
+
     /// Runs the guest until it ends, and tells how it ended. The calling thread serves the
     /// console meanwhile. All threads started for the VM are gone when this returns, but for the
     /// console's if a terminal holds it in a write.
@@ -200,6 +209,20 @@ impl Vm {
             let started = exporter.start(self.metrics().clone(), helpers.member());
             exporting = started.map_err(|e| result = Err(RunError::Metrics(e))).ok();
         }
+        let flush = exporting.as_ref().and_then(Exporting::flusher);
+        let at_work = self.beside.take().map(|work| {
+            let beside = Beside {
+                control: self.control(),
+                boot: BootTimes::new(&self.clock, &self.timeline),
+                flush,
+                end: End::new()?,
+            };
+            AtWork::start(work, beside, helpers.member())
+        });
+        let at_work = at_work.transpose().unwrap_or_else(|e| {
+            result = Err(RunError::Thread(e));
+            None
+        });
         if result.is_ok() {
             if let (Confine::Process, Some(confinement)) = (self.confine, &self.confinement) {
                 confinement.confine(ThreadKind::Main);
@@ -221,10 +244,13 @@ impl Vm {
                 log::warn!("{lost} bytes of console output were lost: nobody read them in time");
             }
         }
+        let exit = self.endings.exit(reboot::announced(self.ram.memory()));
+        if let Some(at_work) = at_work {
+            at_work.end(&exit);
+        }
         // A last time, with all that was counted.
         drop(exporting);
         drop(helpers);
-        let exit = self.endings.exit(reboot::announced(self.ram.memory()));
         self.ended = Some(exit.clone());
         lifecycle.set(State::Ended);
         result.map(|()| exit)

@@ -105,9 +105,14 @@ impl Exporter {
             }
             None => None,
         };
+        let flush = match &self.file {
+            Some(_) => Some(Arc::new(EventFd::new(EFD_CLOEXEC)?)),
+            None => None,
+        };
         let mut server = Server {
             registry,
             stop: stop.clone(),
+            flush: flush.clone(),
             timer,
             target: self.file.map(|(target, _)| target),
             listener: self.listener,
@@ -126,6 +131,7 @@ impl Exporter {
         let thread = vm.spawn(ThreadKind::Metrics, "mote-metrics", serve)?;
         Ok(Exporting {
             stop,
+            flush,
             thread: Some(thread),
             _made: self.made,
         })
@@ -135,8 +141,16 @@ impl Exporter {
 /// Metrics that are being shown. Dropping it has the file written a last time and removes the socket.
 pub struct Exporting {
     stop: Arc<EventFd>,
+    flush: Option<Arc<EventFd>>,
     thread: Option<JoinHandle<()>>,
     _made: Option<Made>,
+}
+
+impl Exporting {
+    /// What has the file written when something is written to it, if there is a file.
+    pub fn flusher(&self) -> Option<Arc<EventFd>> {
+        self.flush.clone()
+    }
 }
 
 impl Drop for Exporting {
@@ -153,6 +167,8 @@ impl Drop for Exporting {
 struct Server {
     registry: Registry,
     stop: Arc<EventFd>,
+    /// The file is to be written before its time.
+    flush: Option<Arc<EventFd>>,
     timer: Option<TimerFd>,
     target: Option<Target>,
     listener: Option<UnixListener>,
@@ -173,6 +189,7 @@ impl Server {
             fds.push(polled(self.stop.as_raw_fd(), libc::POLLIN));
             fds.push(polled(raw(self.timer.as_ref()), libc::POLLIN));
             fds.push(polled(raw(listener), libc::POLLIN));
+            fds.push(polled(raw(self.flush.as_deref()), libc::POLLIN));
             let interest = |client: &Client| polled(client.as_raw_fd(), client.events());
             fds.extend(self.clients.iter().map(interest));
             let deadlines = self.clients.iter().map(Client::deadline);
@@ -186,8 +203,14 @@ impl Server {
                 timer.wait().map_err(io::Error::from)?;
                 target.update(&self.registry);
             }
+            if fds[3].revents != 0
+                && let (Some(flush), Some(target)) = (&self.flush, &self.target)
+            {
+                flush.read()?;
+                target.update(&self.registry);
+            }
             let (registry, now) = (&self.registry, Instant::now());
-            let mut ready = fds[3..].iter().map(|fd| fd.revents != 0);
+            let mut ready = fds[4..].iter().map(|fd| fd.revents != 0);
             self.clients
                 .retain_mut(|client| client.go_on(ready.next() == Some(true), now, registry));
             if fds[2].revents != 0 {

@@ -259,6 +259,20 @@ const METRICS: &[Allowed] = &[
     any(UNLINK),
 ];
 
+const API: &[Allowed] = &[
+    any(POLL),
+    any(SYS_accept4),
+    only(SYS_ioctl, WAITING),
+    any(SYS_recvfrom),
+    any(SYS_sendto),
+    any(SYS_shutdown),
+    any(SYS_pread64),   // metrics: KVM's statistics, and /proc/self/smaps
+    any(SYS_getrusage), // the same
+    any(SYS_openat),    // what is to be in a drive, where Landlock lets it
+    any(SYS_statx),     // what that is
+    any(SYS_lseek),     // how large
+];
+
 const MAIN: &[Allowed] = &[
     any(POLL),
     any(SYS_pread64), // KVM's statistics, and /proc/self/smaps
@@ -403,6 +417,7 @@ pub fn own(kind: ThreadKind, vm: &Vm) -> Vec<Allowed> {
         ThreadKind::Balloon => BALLOON,
         ThreadKind::Console => CONSOLE,
         ThreadKind::Metrics => METRICS,
+        ThreadKind::Api => API,
         ThreadKind::Main => MAIN,
         ThreadKind::Setup => SETUP,
         ThreadKind::Starter => STARTER,

@@ -38,6 +38,8 @@ pub struct Places {
     pub files: Vec<PathBuf>,
     /// Device files that are opened again.
     pub devices: Vec<PathBuf>,
+    /// Folders and files in which an API's thread opens what is to be in a drive.
+    pub media: Vec<PathBuf>,
     /// The guest maps files, of which one may shrink.
     pub maps_files: bool,
     /// Threads have CPUs of their own.
@@ -57,7 +59,7 @@ impl Places {
 
     /// Whether nothing is named.
     pub fn is_empty(&self) -> bool {
-        self.sockets.is_empty() && self.files.is_empty()
+        self.sockets.is_empty() && self.files.is_empty() && self.media.is_empty()
     }
 }
 
@@ -94,7 +96,7 @@ impl Rules {
             rules = add(rules, folder, files)?;
         }
         let device = AccessFs::ReadFile | AccessFs::WriteFile | AccessFs::IoctlDev;
-        for file in &places.devices {
+        for file in places.devices.iter().chain(&places.media) {
             rules = add(rules, file, device)?;
         }
         // In a jail there is none.

@@ -51,6 +51,8 @@ pub enum ThreadKind {
     Console,
     /// Shows metrics.
     Metrics,
+    /// Answers an API.
+    Api,
     /// Waits for the end, for the console's input and for the boot timer; ends the VM.
     Main,
     /// Sets devices up when their drivers are ready ([`crate::threads`]).
@@ -61,7 +63,7 @@ pub enum ThreadKind {
 
 impl ThreadKind {
     /// All there are.
-    pub const ALL: [ThreadKind; 13] = [
+    pub const ALL: [ThreadKind; 14] = [
         ThreadKind::Vcpu,
         ThreadKind::Worker,
         ThreadKind::Drive,
@@ -72,6 +74,7 @@ impl ThreadKind {
         ThreadKind::Balloon,
         ThreadKind::Console,
         ThreadKind::Metrics,
+        ThreadKind::Api,
         ThreadKind::Main,
         ThreadKind::Setup,
         ThreadKind::Starter,

@@ -201,6 +201,11 @@ impl GuestStats {
         self.values[10]
     }
 
+    /// All figures, in the order of their tags (§5.5.6.4).
+    pub fn values(&self) -> &[Option<u64>] {
+        &self.values
+    }
+
     /// A tag that isn't known is passed over.
     pub(super) fn set(&mut self, tag: u16, value: u64) {
         if let Some(place) = self.values.get_mut(usize::from(tag)) {
