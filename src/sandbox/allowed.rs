@@ -87,6 +87,9 @@ const VHOST: u64 = 0xaf;
 const KVM_RUN: When = kvm_plain(0x80);
 const KVM_GET_STATS_FD: When = kvm_plain(0xce);
 const BLKDISCARD: u64 = 0x1277;
+const BLKSSZGET: u64 = 0x1268;
+/// As _IOR of a size_t, whose higher bits a filter doesn't see (uapi/linux/fs.h).
+const BLKGETSIZE64: u64 = 0x8008_1272;
 
 /// No memory to be run as code.
 const NO_CODE: &[When] = &[Masked(2, PROT_EXEC as u64, 0)];
@@ -268,9 +271,18 @@ const API: &[Allowed] = &[
     any(SYS_shutdown),
     any(SYS_pread64),   // metrics: KVM's statistics, and /proc/self/smaps
     any(SYS_getrusage), // the same
-    any(SYS_openat),    // what is to be in a drive, where Landlock lets it
-    any(SYS_statx),     // what that is
-    any(SYS_lseek),     // how large
+    // What is to be in a drive: opened where Landlock lets it, looked at, locked, and its flags set.
+    any(SYS_openat),
+    any(SYS_statx),
+    any(SYS_flock),
+    only(SYS_fcntl, MEDIUM),
+    only(SYS_ioctl, &[Is(1, BLKGETSIZE64), Is(1, BLKSSZGET)]),
+];
+
+const MEDIUM: &[When] = &[
+    Is(1, F_SETFL as u64),
+    Is(1, F_GETFL as u64),
+    Is(1, F_DUPFD_CLOEXEC as u64), // where it's the same file again, which has grown
 ];
 
 const MAIN: &[Allowed] = &[

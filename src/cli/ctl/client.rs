@@ -122,6 +122,13 @@ impl Asked<'_> {
     }
 
     fn understand(&self, bytes: &[u8]) -> Result<Vec<u8>, CliError> {
+        if bytes.is_empty() {
+            let socket = self.client.socket.display();
+            return Err(CliError::new(
+                Status::Refused,
+                format_args!("{socket}: it hung up without an answer; the VM may have ended"),
+            ));
+        }
         let mut fields = [httparse::EMPTY_HEADER; MOST_FIELDS];
         let mut response = httparse::Response::new(&mut fields);
         let Ok(httparse::Status::Complete(head)) = response.parse(bytes) else {
