@@ -4,12 +4,18 @@ mod common;
 
 #[path = "api/client.rs"]
 mod client;
+#[path = "api/clients.rs"]
+mod clients;
 #[path = "api/ctl.rs"]
 mod ctl;
+#[path = "api/docs.rs"]
+mod docs;
 #[path = "api/drives.rs"]
 mod drives;
 #[path = "api/hostile.rs"]
 mod hostile;
+#[path = "api/openapi.rs"]
+mod openapi;
 #[path = "api/run.rs"]
 mod run;
 #[path = "api/serve.rs"]
