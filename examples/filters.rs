@@ -152,7 +152,7 @@ fn forbidden(list: &[Allowed]) -> Vec<(i64, [u64; 6])> {
         libc::SYS_prctl,
         [libc::PR_SET_DUMPABLE as u64, 1, 0, 0, 0, 0],
     );
-    with(libc::SYS_fcntl, [!0, libc::F_SETFL as u64, 0, 0, 0, 0]);
+    with(libc::SYS_fcntl, [!0, libc::F_SETOWN as u64, 0, 0, 0, 0]);
     // The kernel's own thread is woken, or there is something behind the arguments.
     for flags in [2, 4, 8, 16] {
         with(libc::SYS_io_uring_enter, [!0, 0, 0, flags, 0, 0]);

@@ -94,6 +94,7 @@ prepare() {
     if can_open_kvm; then here=(env); else here=(env "$runner=$HERE/on-kvm.sh"); fi
     part "examples, which the tests run" cargo build --examples
     part "unit tests" env MOTE_REQUIRE=dtc cargo test --lib --bins --examples
+    part "clients of the API" "$HERE/api-clients.sh"
     part "tiny guests on KVM" "${here[@]}" MOTE_REQUIRE=kvm,halts,strace cargo test "${tests[@]}"
     part "examples in the documentation" cargo test --doc
     part "fuzz targets" "$HERE/fuzz.sh" build

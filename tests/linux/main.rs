@@ -2,10 +2,14 @@
 //! (or emulated hardware) behind it and the guest that `make guest` makes; `make test` sees to
 //! both (resources/test.sh, docs/testing.md).
 
+#[allow(dead_code)] // tests/api.rs uses all of it
+#[path = "../api/client.rs"]
+mod client;
 #[path = "../common/mod.rs"]
 mod common;
 
 mod attack;
+mod api;
 mod balloon;
 mod bench;
 mod boot;
