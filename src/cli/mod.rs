@@ -5,6 +5,7 @@ mod bench;
 mod check;
 mod ctl;
 mod default_guest;
+mod deferred;
 pub mod exec_time;
 mod keyval;
 mod life;
@@ -30,6 +31,7 @@ use std::time::Instant;
 use clap::error::ContextKind;
 use clap::{Parser, Subcommand};
 
+use deferred::Deferred;
 pub use status::Status;
 
 /// Starts Linux virtual machines on KVM, fast.
@@ -47,10 +49,10 @@ enum Command {
     Run(Box<run::RunArgs>),
     /// Serve an API by which other programs make a VM, run and control it
     #[command(after_help = status::HELP)]
-    Serve(Box<serve::ServeArgs>),
+    Serve(Deferred<Box<serve::ServeArgs>>),
     /// Control a VM that has an API
     #[command(after_help = ctl::HELP)]
-    Ctl(ctl::CtlArgs),
+    Ctl(Deferred<Box<ctl::CtlArgs>>),
     /// Tell whether this host can run VMs and how well, and what would make it better
     Check(check::CheckArgs),
     /// Tell what the memory of a running VM's process is used for
@@ -90,8 +92,8 @@ pub fn main(exec: Instant) -> ExitCode {
     };
     let result = match cli.command {
         Command::Run(args) => run::run(*args, exec),
-        Command::Serve(args) => serve::run(&args),
-        Command::Ctl(args) => ctl::run(&args),
+        Command::Serve(args) => serve::run(&args.0),
+        Command::Ctl(args) => ctl::run(&args.0),
         Command::Check(args) => check::run(&args),
         Command::Mem(args) => mem::run(&args),
         Command::Bench(bench) => bench::run(&bench.0),
