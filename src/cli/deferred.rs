@@ -19,10 +19,16 @@ impl<T: Args> FromArgMatches for Deferred<T> {
 
 impl<T: Args> Args for Deferred<T> {
     fn augment_args(command: Command) -> Command {
-        command.defer(T::augment_args)
+        command.defer(|command| with_its_purpose(command, T::augment_args))
     }
 
     fn augment_args_for_update(command: Command) -> Command {
-        command.defer(T::augment_args_for_update)
+        command.defer(|command| with_its_purpose(command, T::augment_args_for_update))
     }
+}
+
+/// What the subcommand is for was said before; what the arguments' type says of itself is for who reads the code.
+fn with_its_purpose(command: Command, describe: fn(Command) -> Command) -> Command {
+    let about = command.get_about().cloned().unwrap_or_default();
+    describe(command).about(about)
 }
