@@ -154,8 +154,7 @@ const VCPU: &[Allowed] = &[
     only(SYS_process_vm_readv, &[ThisProcess(0)]), // a crash report: memory that may have gone
 ];
 
-const CONTROLLED: &str =
-    "the VM is paused, or Ctrl-Alt-Del pressed: what a program does that embeds mote, or uses its API";
+const CONTROLLED: &str = "the VM is paused, or Ctrl-Alt-Del pressed: what a program does that embeds mote, or uses its API";
 
 const WORKER: &[Allowed] = &[
     any(SYS_getrandom), // the entropy device
@@ -276,7 +275,8 @@ const API: &[Allowed] = &[
     any(SYS_statx),
     any(SYS_flock),
     only(SYS_fcntl, MEDIUM),
-    only(SYS_ioctl, &[Is(1, BLKGETSIZE64), Is(1, BLKSSZGET)]),
+    only(SYS_ioctl, &[Is(1, BLKGETSIZE64), Is(1, BLKSSZGET)])
+        .rare("what is to be in a drive is a block device"),
 ];
 
 const MEDIUM: &[When] = &[

@@ -8,8 +8,8 @@ mod client;
 #[path = "../common/mod.rs"]
 mod common;
 
-mod attack;
 mod api;
+mod attack;
 mod balloon;
 mod bench;
 mod boot;

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use motevm::sandbox::ThreadKind;
 
 use super::drives::{drives_by_rings, drives_by_threads, jailed, mapped_drives};
-use super::peers::{back_end, back_ends_that_come, file_handed_over, network, sockets};
+use super::peers::{back_end, back_ends_that_come, controlled, file_handed_over, network, sockets};
 use super::trace::{self, Call};
 use crate::common::PATIENCE;
 use crate::driver::{self, *};
@@ -22,7 +22,7 @@ pub type Seen = Vec<(ThreadKind, Call)>;
 
 /// All of them.
 pub fn all() -> Seen {
-    let lives: [fn(&Path) -> Seen; 12] = [
+    let lives: [fn(&Path) -> Seen; 13] = [
         crash,
         drives_by_threads,
         drives_by_rings,
@@ -31,6 +31,7 @@ pub fn all() -> Seen {
         terminal,
         network,
         sockets,
+        controlled,
         file_handed_over,
         back_end,
         back_ends_that_come,
@@ -56,6 +57,7 @@ pub fn seen(trace: JoinHandle<String>, serves: ThreadKind) -> Seen {
         Some("starter") => ThreadKind::Starter,
         Some("setup") => ThreadKind::Setup,
         Some("console") => ThreadKind::Console,
+        Some("api") => ThreadKind::Api,
         Some("metrics") => ThreadKind::Metrics,
         Some("balloon") => ThreadKind::Balloon,
         Some("vsock") => ThreadKind::Vsock,

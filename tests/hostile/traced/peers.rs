@@ -16,6 +16,7 @@ use super::lives::{Seen, seen, wait_until};
 use super::trace;
 use crate::backend::{Backend, SET_VRING_ENABLE};
 use crate::common::PATIENCE;
+use crate::devices::drive;
 use crate::driver::{self, *};
 use crate::monitor::Monitor;
 use crate::native;
@@ -116,6 +117,49 @@ pub fn sockets(folder: &Path) -> Seen {
     let mut text = String::new();
     client.read_to_string(&mut text).unwrap();
     assert!(text.contains("mote_"), "{text}");
+    running.signal(libc::SIGTERM);
+    running.end().has_status(143);
+    seen(trace, ThreadKind::Drive)
+}
+
+/// A VM that is paused, and gets other media into its drive, by its API.
+pub fn controlled(folder: &Path) -> Seen {
+    let mut script = Script::new();
+    script.print("up").code(native::spin_for_ever());
+    let [first, second] = ["a", "b"].map(|name| drive(folder, name, 1 << 20, ""));
+    let socket = folder.join("api");
+    let monitor = Monitor::of(folder, &script)
+        .with(&["--disk", &first, "--api", socket.to_str().unwrap()])
+        .unread();
+    let (monitor, trace) = trace::under_strace(monitor);
+    let mut running = monitor.start();
+    running.hear(b"up");
+    let mut client = UnixStream::connect(&socket).unwrap();
+    let paused = r#"{"state":"Paused"}"#;
+    let resumed = r#"{"state":"Resumed"}"#;
+    let medium = format!(
+        r#"{{"drive_id":"vda","path_on_host":"{}"}}"#,
+        second.trim_start_matches("path=")
+    );
+    for (method, path, body) in [
+        ("GET", "/mote/v1/metrics", ""),
+        ("PATCH", "/vm", paused),
+        ("PATCH", "/vm", resumed),
+        ("PATCH", "/drives/vda", &medium),
+        ("PATCH", "/drives/vda", &medium), // it may have grown
+    ] {
+        let length = body.len();
+        let request = format!(
+            "{method} {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n{body}"
+        );
+        client.write_all(request.as_bytes()).unwrap();
+        let mut answer = [0; 12];
+        client.read_exact(&mut answer).unwrap();
+        let answer = String::from_utf8_lossy(&answer);
+        assert!(answer.starts_with("HTTP/1.1 20"), "{path}: {answer}");
+        // The rest of it; a connection more would be as good.
+        client = UnixStream::connect(&socket).unwrap();
+    }
     running.signal(libc::SIGTERM);
     running.end().has_status(143);
     seen(trace, ThreadKind::Drive)
