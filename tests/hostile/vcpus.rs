@@ -1,6 +1,5 @@
 //! vCPUs that fault, spin, halt, or start each other in ways that make no sense.
 
-use std::os::unix::process::ExitStatusExt;
 use std::time::Duration;
 
 use crate::kvm;
@@ -44,6 +43,8 @@ fn who_spins_or_halts_for_ever_is_ended_by_sigterm() {
 
 #[cfg(target_arch = "x86_64")]
 mod apic {
+    use std::os::unix::process::ExitStatusExt;
+
     use super::*;
     use crate::random::Random;
     use crate::script::Width;
