@@ -13,6 +13,8 @@ mod unprivileged;
 #[path = "jail/view.rs"]
 mod view;
 
+use std::ffi::OsString;
+use std::fmt::Display;
 use std::fs;
 use std::io::Read;
 use std::os::unix::process::CommandExt;
@@ -174,6 +176,15 @@ fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
         assert!(Instant::now() < end, "{what}: not within {PATIENCE:?}");
         std::thread::sleep(Duration::from_millis(5));
     }
+}
+
+/// A process's open files, by number; those that it closes meanwhile aren't there.
+fn open_files(process: impl Display) -> impl Iterator<Item = (OsString, PathBuf)> {
+    let entries = fs::read_dir(format!("/proc/{process}/fd")).unwrap();
+    entries.flatten().filter_map(|entry| {
+        let file = fs::read_link(entry.path()).ok()?;
+        Some((entry.file_name(), file))
+    })
 }
 
 fn link(path: impl AsRef<Path>) -> PathBuf {

@@ -78,11 +78,8 @@ fn it_has_nothing_but_what_its_vm_needs() {
         "{mounts:?}"
     );
     // Its descriptors: what was named, the kernel's, and the streams.
-    for entry in fs::read_dir(format!("/proc/{}/fd", vm.jailed))
-        .unwrap()
-        .flatten()
-    {
-        let target = link(entry.path()).to_string_lossy().into_owned();
+    for (number, target) in open_files(vm.jailed) {
+        let target = target.to_string_lossy().into_owned();
         let pid = place.vm().join("pid");
         let files = [
             "/dev/kvm",
@@ -93,8 +90,7 @@ fn it_has_nothing_but_what_its_vm_needs() {
         ];
         let own = ["anon_inode:", "pipe:", "socket:"];
         let known = files.contains(&&target[..]) || own.iter().any(|own| target.starts_with(own));
-        let is_stderr = entry.file_name() == "2";
-        assert!(known || is_stderr, "{:?}: {target}", entry.file_name());
+        assert!(known || number == "2", "{number:?}: {target}");
     }
     assert!(!vm.proc("environ").contains("swordfish"));
     let limits = vm.proc("limits");
@@ -171,12 +167,8 @@ fn a_tap_is_opened_before_and_its_network_stays_outside() {
         });
     }
     let mut vm = Running::start(command);
-    let fds = fs::read_dir(format!("/proc/{}/fd", vm.jailed))
-        .unwrap()
-        .flatten();
-    let tuns = fds
-        .filter(|fd| link(fd.path()).ends_with("net/tun"))
-        .count();
+    let files = open_files(vm.jailed);
+    let tuns = files.filter(|(_, file)| file.ends_with("net/tun")).count();
     assert!(tuns >= 2, "{tuns}");
     let networks = vm.proc("net/dev");
     assert!(!networks.contains("jailtap"), "{networks}");
