@@ -18,6 +18,8 @@ lock api-clients # another process may make them while this one waits
 [ "$(cat "$clients/recipe" 2>/dev/null || true)" != "$recipe" ] || exit 0
 mkdir -p "$clients/bin"
 need_rust
+python3 -c 'import ensurepip, venv' 2>/dev/null || need_packages python3-venv
+command -v npx >/dev/null || need_packages npm
 
 say "getting the API's clients from PyPI and crates.io, once (log: $clients/log)"
 if ! { python3 -m venv "$clients/python" && "$clients/python/bin/pip" -q install "${packages[@]}"; } >"$clients/log" 2>&1

@@ -76,7 +76,7 @@ apt_update() {
 ALL_PACKAGES=(ca-certificates make gcc g++ libc6-dev linux-source-6.12 libelf-dev flex bison bc lz4 xz-utils
   busybox-static cpio e2fsprogs fakeroot kmod zstd qemu-system-x86
   qemu-utils iproute2 iperf3 socat ethtool erofs-utils xfsprogs libcap-ng-dev libseccomp-dev device-tree-compiler
-  strace util-linux debian-archive-keyring gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-system-arm)
+  strace util-linux curl python3-venv npm debian-archive-keyring gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-system-arm)
 
 # missing_of PACKAGE...: sets the array `missing` to those that aren't installed.
 missing_of() {

@@ -95,7 +95,7 @@ prepare() {
     part "examples, which the tests run" cargo build --examples
     part "unit tests" env MOTE_REQUIRE=dtc cargo test --lib --bins --examples
     part "clients of the API" "$HERE/api-clients.sh"
-    part "tiny guests on KVM" "${here[@]}" MOTE_REQUIRE=kvm,halts,strace cargo test "${tests[@]}"
+    part "tiny guests on KVM" "${here[@]}" MOTE_REQUIRE=kvm,halts,strace,clients cargo test "${tests[@]}"
     part "examples in the documentation" cargo test --doc
     part "fuzz targets" "$HERE/fuzz.sh" build
     part "fuzzing, 3 s each" "$HERE/fuzz.sh" run -t 3
