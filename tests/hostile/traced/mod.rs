@@ -31,7 +31,9 @@ const EVERYTHING: allowed::Vm = allowed::Vm {
 
 fn can_trace() -> bool {
     let strace = Command::new("strace").arg("--version").output();
-    let obstacle = strace.err().map(|e| format!("strace: {e}"));
+    let emulated = std::env::var_os("MOTE_EMULATED");
+    let slow = emulated.map(|_| "where the machine is emulated, it takes too long".to_owned());
+    let obstacle = strace.err().map(|e| format!("strace: {e}")).or(slow);
     // SAFETY: asks for a ring of no size, which is refused where there are rings.
     unsafe { libc::syscall(libc::SYS_io_uring_setup, 0, 0) };
     let refused = io::Error::last_os_error();
