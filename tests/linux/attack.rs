@@ -105,7 +105,7 @@ fn drivers_come_and_go_in_a_storm_while_they_work() {
          } 2>/dev/null; \
          storm virtio '*/virtio*'; storm platform 'virtio-mmio/*virtio*'; \
          for d in /dev/vd*; do dd if=$d bs=4k count=1 2>/dev/null | wc -c; done; \
-         echo warnings: $(dmesg | grep -c [W]ARNING); echo c > /proc/sysrq-trigger";
+         echo warnings: $(dmesg | grep -c [W]ARNING); sleep 1; echo c > /proc/sysrq-trigger";
     let Some(ended) = attack(script) else { return };
     assert_eq!(ended.code, Some(4), "{ended:#?}");
     assert!(ended.out.contains("4096"), "{ended:#?}");
