@@ -221,8 +221,13 @@ fn packed_images_that_lie_about_what_is_in_them() {
         files.push(zboot(&packed, 4096, length - 4, compression));
     }
     files.push(zboot(&packed, 4096, length, b"gzip")[..0x37].to_vec());
+    // Some have a byte too many, or say of what isn't needed that it is there: those may run.
     for file in Random::new().some(files) {
-        start(folder.path(), &file).end().refused(&["kernel"]);
+        let ended = start(folder.path(), &file).end();
+        match native::RUNS_IMAGES {
+            true => refused_or_run(&ended),
+            false => drop(ended.refused(&["kernel"])),
+        }
     }
 }
 
