@@ -234,6 +234,17 @@ fn a_guest_that_ends_leaves_nobody_waiting() {
         });
         assert_eq!(exit, Exit::Reset);
     }
+    // Nor the work beside it, for whose end the VM's own waits.
+    let folder = tempfile::tempdir().unwrap();
+    let code = (0..1000).fold(Code::new(), |code, _| code.exit_in_vain());
+    let mut vm = code
+        .reset()
+        .vm(&host, folder.path(), |config| sized(config, 45));
+    vm.accompany(|beside| {
+        let control = beside.control;
+        while control.pause().is_ok() && control.resume().is_ok() {}
+    });
+    assert_eq!(vm.run().unwrap(), Exit::Reset);
     // Nor one that is dropped without having run.
     let folder = tempfile::tempdir().unwrap();
     let vm = counting(&host, folder.path(), 44);

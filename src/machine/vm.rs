@@ -245,6 +245,8 @@ impl Vm {
             }
         }
         let exit = self.endings.exit(reboot::announced(self.ram.memory()));
+        // Before anybody is waited for who may be waiting for a pause.
+        lifecycle.set(State::Ended);
         if let Some(at_work) = at_work {
             at_work.end(&exit);
         }
@@ -252,7 +254,6 @@ impl Vm {
         drop(exporting);
         drop(helpers);
         self.ended = Some(exit.clone());
-        lifecycle.set(State::Ended);
         result.map(|()| exit)
     }
 

@@ -197,6 +197,8 @@ impl Server {
     fn accept(&mut self) {
         let stream = match self.listener.accept() {
             Ok((stream, _)) => stream,
+            // Another process, which has the same socket, was faster.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
             // The peer has gone again, or there is no descriptor left for it.
             Err(error) => {
                 log::debug!("--api: accepting a peer: {error}");
