@@ -16,7 +16,7 @@ for arch in $MOTE_ARCHES; do
   debian_arch "$arch" >/dev/null
   [ "$arch-$HOST_ARCH" != x86_64-aarch64 ] || die "MOTE_ARCHES: x86_64 can't be tested on an AArch64 host"
   [ -e "$MOTE_CACHE_DIR/guest/$arch/rootfs.ext4" ] ||
-    say "the first time takes about 20 minutes for each architecture, a quarter of it for compiling a guest's Linux kernel"
+    say "the first time takes about 25 minutes for each architecture, two fifths of it for compiling two Linux kernels for guests"
 done
 need_rust
 # The tests make disks, and look into them, and into device trees; into what VMs do, and have networks of their own.
@@ -103,7 +103,7 @@ prepare() {
     part "building the tests" cargo test "${target[@]}" --lib --bins --examples "${tests[@]}" --no-run
     part "examples, which the tests run" cargo build "${target[@]}" --examples
   fi
-  part "guest for the tests" "$HERE/guest.sh"
+  part "guest for the tests" "$HERE/guest.sh" containers
   part "stock Debian kernel for the tests" "$HERE/debian-kernel.sh"
   part "guest with programs for the tests" "$HERE/rootfs/test-rootfs.sh"
   part "real peers for the tests" "$HERE/peers.sh"

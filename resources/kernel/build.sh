@@ -5,8 +5,9 @@
 #     x86_64: vmlinux, bzImage
 #     aarch64: Image, Image.gz; and vmlinux, which no one boots, for its symbols
 # MOTE_ARCH is the guest's architecture; by default it is this host's.
-# With a PROFILE, ARCH-PROFILE.config goes over it. `record` for x86_64 is the one there is (docs/kernel.md):
-#   CACHE/guest/x86_64-record/vmlinux, bzImage
+# With a PROFILE, PROFILE.config or ARCH-PROFILE.config goes over it (docs/kernel.md):
+#   containers   CACHE/guest/ARCH-containers/, the same files
+#   record       CACHE/guest/x86_64-record/vmlinux, bzImage; for x86_64 only
 set -euo pipefail
 HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # shellcheck source-path=SCRIPTDIR source=../common.sh
@@ -16,8 +17,11 @@ HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 
 NAME=$MOTE_ARCH${1:+-$1} # of the folder in the cache
 CONFIGS=("$HERE/$MOTE_ARCH.config")
-if [ -n "${1:-}" ]; then CONFIGS+=("$HERE/$NAME.config"); fi
-[ -f "${CONFIGS[-1]}" ] || die "there is no profile '$1' for $MOTE_ARCH: $(basename "${CONFIGS[-1]}") isn't there"
+if [ -n "${1:-}" ]; then
+  CONFIGS+=("$HERE/$1.config")
+  [ -f "${CONFIGS[-1]}" ] || CONFIGS[-1]=$HERE/$NAME.config # one of this architecture's own
+fi
+[ -f "${CONFIGS[-1]}" ] || die "there is no profile '$1' for $MOTE_ARCH: neither $1.config nor $NAME.config is there"
 RECIPE=1 # raise it when a change below changes the result
 case $NAME in
   x86_64*) IMAGES=(bzImage) BOOTED=vmlinux ;;
@@ -26,6 +30,7 @@ esac
 case $NAME in # files to compile, for the progress line
   x86_64) ESTIMATE=1034 ;;
   x86_64-record) ESTIMATE=620 ;;
+  x86_64-containers) ESTIMATE=1095 ;;
   aarch64) ESTIMATE=926 ;;
   *) ESTIMATE=1000 ;;
 esac

@@ -231,7 +231,7 @@ case $mode in
         mv "$result.new" "$result"
       fi
       plan "$name" "$result" '' "$root"
-    done < <(grep -v '^#' "$HERE/candidates.options")
+    done < <(grep -vE '^(#|$)' "$HERE/candidates.options")
     count_boots
     table
     ;;

@@ -14,6 +14,7 @@ mod balloon;
 mod bench;
 mod boot;
 mod console;
+mod containers;
 mod cpu_memory;
 mod dax;
 mod disk;
