@@ -1,0 +1,249 @@
+//! The host's end of a control connection: calls from any thread, events on the one that serves.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::Shutdown;
+use std::os::unix::net::UnixStream;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use crate::VERSION;
+use crate::frame::{self, FrameError, TO_AGENT, TO_HOST};
+use crate::message::{Answer, Call, Event, FromAgent, Hello, Refusal, Reply, Request};
+
+/// Why a call has no good answer.
+#[derive(Debug, thiserror::Error)]
+pub enum CallError {
+    /// The agent refuses.
+    #[error("{}", .0.message)]
+    Refused(Refusal),
+    /// The connection is over, or failed.
+    #[error("the agent in the guest: {0}")]
+    Connection(#[from] FrameError),
+    /// It ended before the answer came.
+    #[error("the agent in the guest went away before it answered")]
+    Gone,
+    /// It breaks the rules.
+    #[error("the agent in the guest {0}")]
+    Wrong(&'static str),
+}
+
+/// A control connection. All threads may use it; one has to be in [`Session::serve`].
+#[derive(Debug)]
+pub struct Session {
+    stream: UnixStream,
+    calls: Mutex<Calls>,
+}
+
+#[derive(Debug, Default)]
+struct Calls {
+    last: u32,
+    pending: HashMap<u32, Sender<Answer>>,
+    ended: bool,
+}
+
+/// An answer that is on its way.
+#[derive(Debug)]
+pub struct Waiting(Receiver<Answer>);
+
+impl Waiting {
+    /// Waits for it.
+    ///
+    /// # Errors
+    ///
+    /// The agent refuses, or is gone.
+    pub fn answer(self) -> Result<Reply, CallError> {
+        match self.0.recv() {
+            Ok(answer) => answer.map_err(CallError::Refused),
+            Err(_) => Err(CallError::Gone),
+        }
+    }
+}
+
+impl Session {
+    /// Takes a connection whose [opening](crate::Opening) has been read or sent, and waits for the agent's greeting.
+    ///
+    /// # Errors
+    ///
+    /// It doesn't come.
+    pub fn open(stream: UnixStream) -> Result<(Self, Hello), CallError> {
+        let hello = match frame::read(&mut &stream, TO_HOST)? {
+            FromAgent::Hello(hello) => hello,
+            _ => return Err(CallError::Wrong("doesn't begin with a greeting")),
+        };
+        let calls = Mutex::default();
+        Ok((Session { stream, calls }, hello))
+    }
+
+    /// The protocol's version, for whoever tells people.
+    pub const VERSION: u32 = VERSION;
+
+    fn calls(&self) -> MutexGuard<'_, Calls> {
+        self.calls.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sends a request, whose answer can be waited for later: requests that need not each other's answers go off
+    /// one after the other.
+    ///
+    /// # Errors
+    ///
+    /// It is too long, or the connection has failed.
+    pub fn send(&self, request: Request) -> Result<Waiting, CallError> {
+        let (sender, receiver) = channel();
+        let mut calls = self.calls();
+        if calls.ended {
+            return Err(CallError::Gone);
+        }
+        calls.last = calls.last.checked_add(1).unwrap_or(1);
+        let id = calls.last;
+        let bytes = frame::encode(&Call { id, request }, TO_AGENT)?;
+        calls.pending.insert(id, sender);
+        // With the lock held, so that messages don't mix.
+        if let Err(error) = io::Write::write_all(&mut &self.stream, &bytes) {
+            calls.pending.remove(&id);
+            return Err(FrameError::Io(error).into());
+        }
+        Ok(Waiting(receiver))
+    }
+
+    /// Sends a request and waits for its answer. Not from the thread that serves.
+    ///
+    /// # Errors
+    ///
+    /// The agent refuses, or is gone.
+    pub fn call(&self, request: Request) -> Result<Reply, CallError> {
+        self.send(request)?.answer()
+    }
+
+    /// Reads what the agent says until the connection ends, which is no error. Each event is told once, in
+    /// order, and acknowledged after that; `after` is the number of the last one that was told on an earlier connection,
+    /// else 0.
+    ///
+    /// # Errors
+    ///
+    /// The agent says what makes no sense. The connection is over then.
+    pub fn serve(
+        &self,
+        mut after: u64,
+        mut on_event: impl FnMut(u64, Event),
+    ) -> Result<(), CallError> {
+        let result = loop {
+            match frame::read(&mut &self.stream, TO_HOST) {
+                Ok(FromAgent::Answer(id, answer)) => {
+                    // What nobody waits for any more is dropped.
+                    if let Some(sender) = self.calls().pending.remove(&id) {
+                        let _ = sender.send(answer);
+                    }
+                }
+                Ok(FromAgent::Event(number, _)) if number <= after => {}
+                Ok(FromAgent::Event(number, event)) => {
+                    after = number;
+                    on_event(number, event);
+                    if self.send(Request::Acknowledge(number)).is_err() {
+                        break Ok(());
+                    }
+                }
+                Ok(FromAgent::Hello(_)) => {
+                    break Err(CallError::Wrong("greets twice on one connection"));
+                }
+                Err(FrameError::End | FrameError::Io(_)) => break Ok(()),
+                Err(error) => break Err(error.into()),
+            }
+        };
+        let mut calls = self.calls();
+        calls.ended = true;
+        calls.pending.clear(); // whoever waits gets to know
+        drop(calls);
+        self.close();
+        result
+    }
+
+    /// Ends the connection, from any thread; [`Session::serve`] returns then.
+    pub fn close(&self) {
+        let _ = self.stream.shutdown(Shutdown::Both);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::{Status, Target};
+    use std::io::Write;
+    use std::thread;
+
+    fn hello() -> FromAgent {
+        FromAgent::Hello(Hello::default())
+    }
+
+    fn say(mut stream: &UnixStream, message: &FromAgent) {
+        frame::write(&mut stream, message, TO_HOST).unwrap();
+    }
+
+    #[test]
+    fn answers_find_their_calls_and_events_come_once_and_in_order() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let agent = thread::spawn(move || {
+            say(&theirs, &hello());
+            let first: Call = frame::read(&mut &theirs, TO_AGENT).unwrap();
+            let second: Call = frame::read(&mut &theirs, TO_AGENT).unwrap();
+            // In the other order, with events in between, of which one is old.
+            say(&theirs, &FromAgent::Answer(second.id, Ok(Reply::Pid(2))));
+            let exited = |name, number, code| {
+                let event = Event::Exited(Target::of(name, ""), Status::Exited(code));
+                FromAgent::Event(number, event)
+            };
+            say(&theirs, &exited("old", 3, 0));
+            say(&theirs, &exited("a", 4, 7));
+            say(&theirs, &FromAgent::Answer(99, Ok(Reply::Done)));
+            say(&theirs, &FromAgent::Answer(first.id, Ok(Reply::Pid(1))));
+            let acknowledged: Call = frame::read(&mut &theirs, TO_AGENT).unwrap();
+            assert_eq!(acknowledged.request, Request::Acknowledge(4));
+        });
+        let (session, greeting) = Session::open(ours).unwrap();
+        assert_eq!(greeting, Hello::default());
+        let mut events = Vec::new();
+        thread::scope(|scope| {
+            let first = session.send(Request::Start("a".into())).unwrap();
+            let second = session.send(Request::Start("b".into())).unwrap();
+            let serving = scope.spawn(|| session.serve(3, |_, event| events.push(event)));
+            assert_eq!(first.answer().unwrap(), Reply::Pid(1));
+            assert_eq!(second.answer().unwrap(), Reply::Pid(2));
+            serving.join().unwrap().unwrap();
+        });
+        agent.join().unwrap();
+        let expected = Event::Exited(Target::of("a", ""), Status::Exited(7));
+        assert_eq!(events, [expected]);
+        let gone = session.call(Request::Shutdown);
+        assert!(matches!(gone, Err(CallError::Gone)));
+    }
+
+    #[test]
+    fn who_waits_learns_that_the_agent_is_gone() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        say(&theirs, &hello());
+        let (session, _) = Session::open(ours).unwrap();
+        let waiting = session.send(Request::Shutdown).unwrap();
+        drop(theirs);
+        session.serve(0, |_, _| {}).unwrap();
+        assert!(matches!(waiting.answer(), Err(CallError::Gone)));
+    }
+
+    #[test]
+    fn an_agent_that_breaks_the_rules_ends_the_connection() {
+        let answer = FromAgent::Answer(1, Ok(Reply::Done));
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        say(&theirs, &answer);
+        assert!(matches!(Session::open(ours), Err(CallError::Wrong(_))));
+        for wrong in [
+            [9, 0, 0, 0, 255, 255, 255, 255, 255, 1, 1, 1, 1].to_vec(),
+            u32::MAX.to_le_bytes().to_vec(),
+            frame::encode(&hello(), TO_HOST).unwrap(),
+        ] {
+            let (ours, mut theirs) = UnixStream::pair().unwrap();
+            say(&theirs, &hello());
+            theirs.write_all(&wrong).unwrap();
+            let (session, _) = Session::open(ours).unwrap();
+            assert!(session.serve(0, |_, _| {}).is_err());
+        }
+    }
+}

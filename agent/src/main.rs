@@ -1,0 +1,3 @@
+//! mote's agent: process 1 of a guest that holds containers (docs/agent.md).
+
+fn main() {}
