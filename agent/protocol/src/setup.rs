@@ -4,24 +4,31 @@ use serde::{Deserialize, Serialize};
 
 use crate::container::Mount;
 
-/// The guest's setting-up. What is left empty stays as it is.
+/// The guest's setting-up, step by step.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Setup {
-    /// Mounts in the agent's own file system, in this order. Targets are made where they aren't there.
-    pub mounts: Vec<Mount>,
-    /// Folders to be made after them, for an overlay's upper layer.
-    pub folders: Vec<String>,
-    /// The guest's name.
-    pub hostname: Option<String>,
-    /// Files to be written, with all the folders on the way: /etc/hosts and the like.
-    pub files: Vec<WriteFile>,
-    /// Network devices; the loopback is always up.
-    pub links: Vec<Link>,
-    /// The time in microseconds since 1970, where the guest has no clock of its own.
-    pub clock: Option<u64>,
+    /// In this order; the first that fails is the last that is tried.
+    pub steps: Vec<Step>,
 }
 
-/// A file to be written.
+/// One of them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Step {
+    /// A mount in the agent's own file system. Its target is made where it isn't there.
+    Mount(Mount),
+    /// A folder, with all on the way, as an overlay needs them for its upper layer.
+    Folder(String),
+    /// A file to be written.
+    File(WriteFile),
+    /// The guest's name.
+    Hostname(String),
+    /// A network device; the loopback is always up.
+    Link(Link),
+    /// The time in microseconds since 1970, where the guest has no clock of its own.
+    Clock(u64),
+}
+
+/// A file, and what is to be in it. The folders on the way are made.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WriteFile {
     /// Its path, in `root`.

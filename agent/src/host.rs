@@ -1,0 +1,86 @@
+//! The way to the host: vsock, or in tests a Unix socket.
+
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+
+use mote_agent_protocol::{Opening, PORT};
+
+use crate::sys;
+
+/// Where connections go.
+#[derive(Debug)]
+pub enum Host {
+    /// The host of this guest.
+    Vsock,
+    /// A socket that a test listens on.
+    Unix(PathBuf),
+}
+
+impl Host {
+    /// Makes a connection, and says which it is. The host accepts at once or not at all.
+    pub fn connect(&self, opening: Opening) -> io::Result<OwnedFd> {
+        let socket = match self {
+            Host::Vsock => {
+                let socket = sys::socket(libc::AF_VSOCK, libc::SOCK_STREAM, 0)?;
+                let address = address(libc::VMADDR_CID_HOST);
+                let size = size_of_val(&address) as libc::socklen_t;
+                // SAFETY: an address and its size.
+                let result =
+                    unsafe { libc::connect(socket.as_raw_fd(), (&raw const address).cast(), size) };
+                match result {
+                    0 => socket,
+                    _ => return Err(io::Error::last_os_error()),
+                }
+            }
+            Host::Unix(path) => UnixStream::connect(path)?.into(),
+        };
+        let mut file = std::fs::File::from(socket);
+        opening.write(&mut file)?;
+        let socket = OwnedFd::from(file);
+        sys::set_nonblocking(&socket)?;
+        Ok(socket)
+    }
+
+    /// Where the host may connect to, for a control connection after the first; tests have none.
+    pub fn listen(&self) -> io::Result<Option<OwnedFd>> {
+        let Host::Vsock = self else {
+            return Ok(None);
+        };
+        let socket = sys::socket(libc::AF_VSOCK, libc::SOCK_STREAM, 0)?;
+        let address = address(libc::VMADDR_CID_ANY);
+        let size = size_of_val(&address) as libc::socklen_t;
+        // SAFETY: an address and its size; the second call takes no pointer.
+        let failed = unsafe {
+            libc::bind(socket.as_raw_fd(), (&raw const address).cast(), size) != 0
+                || libc::listen(socket.as_raw_fd(), 4) != 0
+        };
+        if failed {
+            return Err(io::Error::last_os_error());
+        }
+        sys::set_nonblocking(&socket)?;
+        Ok(Some(socket))
+    }
+}
+
+/// The next connection of the host's.
+pub fn accept(listener: &OwnedFd) -> io::Result<OwnedFd> {
+    let flags = libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+    let (no_address, no_size) = (std::ptr::null_mut(), std::ptr::null_mut());
+    // SAFETY: no place for an address; the descriptor is new.
+    match unsafe { libc::accept4(listener.as_raw_fd(), no_address, no_size, flags) } {
+        -1 => Err(io::Error::last_os_error()),
+        // SAFETY: as above.
+        fd => Ok(unsafe { OwnedFd::from_raw_fd(fd) }),
+    }
+}
+
+fn address(cid: u32) -> libc::sockaddr_vm {
+    // SAFETY: a struct of numbers, for which zeros are good.
+    let mut address: libc::sockaddr_vm = unsafe { std::mem::zeroed() };
+    address.svm_family = libc::AF_VSOCK as libc::sa_family_t;
+    address.svm_cid = cid;
+    address.svm_port = PORT;
+    address
+}

@@ -1,0 +1,171 @@
+//! Network devices of the guest: up, addresses, routes, by the oldest ioctls that do it (netdevice(7)).
+
+use std::os::fd::OwnedFd;
+
+use mote_agent_protocol::setup::Link;
+
+use crate::error::{Error, Result};
+use crate::paths::Root;
+use crate::{dhcp, sys};
+
+/// What a device gets.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Lease {
+    pub address: [u8; 4],
+    pub prefix: u8,
+    pub gateway: Option<[u8; 4]>,
+    pub servers: Vec<[u8; 4]>,
+    pub domain: Option<String>,
+    pub mtu: Option<u32>,
+}
+
+fn socket() -> Result<OwnedFd> {
+    sys::socket(libc::AF_INET, libc::SOCK_DGRAM, 0).map_err(Error::of("a network socket"))
+}
+
+fn request(name: &str) -> Result<libc::ifreq> {
+    // SAFETY: a struct of numbers, for which zeros are good.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    if name.len() >= request.ifr_name.len() {
+        let message = format!("network {name}: the name is too long");
+        return Err(Error::new(message, libc::EINVAL));
+    }
+    for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
+        *to = from as libc::c_char;
+    }
+    Ok(request)
+}
+
+fn internet(address: [u8; 4]) -> libc::sockaddr {
+    let inner = libc::sockaddr_in {
+        sin_family: libc::AF_INET as libc::sa_family_t,
+        sin_port: 0,
+        sin_addr: libc::in_addr {
+            s_addr: u32::from_ne_bytes(address),
+        },
+        sin_zero: [0; 8],
+    };
+    // SAFETY: both are 16 bytes, of numbers only.
+    unsafe { std::mem::transmute(inner) }
+}
+
+/// Has the device send and receive.
+pub fn up(name: &str) -> Result<()> {
+    let socket = socket()?;
+    let mut request = request(name)?;
+    let failed = |what| move |error| Error::of(format_args!("network {name}: {what}"))(error);
+    // SAFETY: both take an ifreq, of which the second member is the flags.
+    unsafe {
+        sys::ioctl(&socket, libc::SIOCGIFFLAGS as u64, &mut request).map_err(failed("flags"))?;
+        request.ifr_ifru.ifru_flags |= libc::IFF_UP as libc::c_short;
+        sys::ioctl(&socket, libc::SIOCSIFFLAGS as u64, &mut request).map_err(failed("up"))?;
+    }
+    Ok(())
+}
+
+/// Sets a device up as it is asked for.
+pub fn set_up(link: &Link) -> Result<()> {
+    if let Some(mtu) = link.mtu {
+        set_mtu(&link.name, mtu)?;
+    }
+    up(&link.name)?;
+    for (index, (address, prefix)) in link.addresses.iter().enumerate() {
+        // Further addresses have names of their own in this old way.
+        let label = match index {
+            0 => link.name.clone(),
+            more => format!("{}:{more}", link.name),
+        };
+        set_address(&label, *address, *prefix)?;
+    }
+    if let Some(gateway) = link.gateway {
+        default_route(gateway)?;
+    }
+    if link.dhcp {
+        let lease = dhcp::ask(&link.name)?;
+        set_address(&link.name, lease.address, lease.prefix)?;
+        if let Some(mtu) = lease.mtu.filter(|_| link.mtu.is_none()) {
+            set_mtu(&link.name, mtu)?;
+        }
+        if let Some(gateway) = lease.gateway {
+            default_route(gateway)?;
+        }
+        if let Some((root, path)) = &link.resolv {
+            Root::open(root)?.write(path, resolv(&lease).as_bytes(), 0o644)?;
+        }
+    }
+    Ok(())
+}
+
+fn resolv(lease: &Lease) -> String {
+    let mut text = String::new();
+    if let Some(domain) = &lease.domain {
+        text = format!("search {domain}\n");
+    }
+    for [a, b, c, d] in &lease.servers {
+        text += &format!("nameserver {a}.{b}.{c}.{d}\n");
+    }
+    text
+}
+
+fn set_mtu(name: &str, mtu: u32) -> Result<()> {
+    let mut request = request(name)?;
+    request.ifr_ifru.ifru_mtu = mtu.try_into().unwrap_or(i32::MAX);
+    // SAFETY: it takes an ifreq.
+    unsafe { sys::ioctl(&socket()?, libc::SIOCSIFMTU as u64, &mut request) }
+        .map_err(Error::of(format_args!("network {name}: mtu {mtu}")))?;
+    Ok(())
+}
+
+fn set_address(name: &str, address: [u8; 4], prefix: u8) -> Result<()> {
+    let socket = socket()?;
+    let mut request = request(name)?;
+    request.ifr_ifru.ifru_addr = internet(address);
+    let [a, b, c, d] = address;
+    let what = format!("network {name}: {a}.{b}.{c}.{d}/{prefix}");
+    // SAFETY: both take an ifreq.
+    unsafe {
+        sys::ioctl(&socket, libc::SIOCSIFADDR as u64, &mut request).map_err(Error::of(&what))?;
+        request.ifr_ifru.ifru_netmask = internet(mask(prefix));
+        sys::ioctl(&socket, libc::SIOCSIFNETMASK as u64, &mut request).map_err(Error::of(&what))?;
+    }
+    Ok(())
+}
+
+fn mask(prefix: u8) -> [u8; 4] {
+    let bits = u32::from(prefix.min(32));
+    u32::MAX.checked_shl(32 - bits).unwrap_or(0).to_be_bytes()
+}
+
+fn default_route(gateway: [u8; 4]) -> Result<()> {
+    // SAFETY: numbers and a pointer to a name, which may be none.
+    let mut route: libc::rtentry = unsafe { std::mem::zeroed() };
+    route.rt_dst = internet([0; 4]);
+    route.rt_genmask = internet([0; 4]);
+    route.rt_gateway = internet(gateway);
+    route.rt_flags = libc::RTF_UP | libc::RTF_GATEWAY;
+    // SAFETY: it takes an rtentry.
+    let added = unsafe { sys::ioctl(&socket()?, libc::SIOCADDRT as u64, &mut route) };
+    match added {
+        Err(error) if error.raw_os_error() == Some(libc::EEXIST) => Ok(()),
+        added => {
+            let [a, b, c, d] = gateway;
+            added
+                .map(drop)
+                .map_err(Error::of(format_args!("route by {a}.{b}.{c}.{d}")))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_prefix_is_a_mask() {
+        assert_eq!(mask(0), [0; 4]);
+        assert_eq!(mask(8), [255, 0, 0, 0]);
+        assert_eq!(mask(23), [255, 255, 254, 0]);
+        assert_eq!(mask(32), [255; 4]);
+        assert_eq!(mask(200), [255; 4]);
+    }
+}

@@ -1,0 +1,285 @@
+//! A process of a container, from a copy of the agent up to where it runs its program.
+//!
+//! The copy tells how it is by a socket, and waits there for its cues: `placed` in its cgroup, `go`. Nothing of the
+//! agent's is open in the program that it runs.
+
+use std::ffi::CString;
+use std::fs::{self, File};
+use std::io::Read;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+
+use libc::{c_int, pid_t};
+use mote_agent_protocol::{Container, Process};
+
+use crate::cgroup::Cgroup;
+use crate::container::{self, Joined};
+use crate::error::{Error, Result};
+use crate::paths::Root;
+use crate::{rights, sys, terminal, users};
+
+/// Cues to the copy, and what it says.
+const PLACED: u8 = b'p';
+const GO: u8 = b'g';
+const READY: u8 = b'r';
+const FAILED: u8 = b'e';
+
+/// Where programs with no slash are looked for where their environment has no PATH.
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// What a process is to be.
+pub struct Plan<'a> {
+    pub container: &'a Container,
+    pub process: &'a Process,
+    /// Its container is made with it.
+    pub is_first: bool,
+    /// Namespaces of others.
+    pub joined: Joined,
+    pub cgroup: Option<&'a Cgroup>,
+    /// Whether its standard streams lead anywhere; output and error are the same with a terminal.
+    pub streams: [bool; 3],
+}
+
+/// A process that waits for [`Spawned::start`].
+#[derive(Debug)]
+pub struct Spawned {
+    pub pid: pid_t,
+    socket: OwnedFd,
+    /// The other end of its terminal.
+    pub terminal: Option<OwnedFd>,
+    /// The other ends of its standard streams.
+    pub ends: [Option<OwnedFd>; 3],
+}
+
+/// Makes it, up to where it would run its program.
+pub fn spawn(plan: &Plan) -> Result<Spawned> {
+    container::check_namespaces(plan.container)?;
+    let (ours, theirs) = UnixStream::pair().map_err(Error::of("a pair of sockets"))?;
+    let (ours, theirs) = (OwnedFd::from(ours), OwnedFd::from(theirs));
+    let mut ends = [None, None, None];
+    let mut inner = [None, None, None];
+    if plan.process.terminal.is_none() {
+        for (index, wanted) in plan.streams.into_iter().enumerate() {
+            if !wanted {
+                continue;
+            }
+            let (read, write) = sys::pipe().map_err(Error::of("a pipe"))?;
+            let (end, of_process) = if index == 0 {
+                (write, read)
+            } else {
+                (read, write)
+            };
+            sys::set_nonblocking(&end).map_err(Error::of("a pipe"))?;
+            (ends[index], inner[index]) = (Some(end), Some(of_process));
+        }
+    }
+    let flags = match plan.is_first {
+        true => container::new_pid_namespace(plan.container),
+        false => 0,
+    };
+    let entered = plan.joined.enter_pid_namespace()?;
+    // SAFETY: the agent has one thread.
+    let pid = unsafe { sys::fork(flags) };
+    if let Ok(0) = pid {
+        drop(ours);
+        let error = match become_program(plan, &theirs, &inner) {
+            Ok(never) => match never {},
+            Err(error) => error,
+        };
+        report(&theirs, &error);
+        // SAFETY: ends this copy at once, with nothing of the agent's run.
+        unsafe { libc::_exit(127) }
+    }
+    drop((theirs, inner, entered)); // or the ends of these would never come
+    let pid = pid.map_err(Error::of("fork"))?;
+    let mut spawned = Spawned {
+        pid,
+        socket: ours,
+        terminal: None,
+        ends,
+    };
+    let placed = plan.cgroup.map_or(Ok(()), |cgroup| cgroup.place(pid));
+    if let Err(error) = placed {
+        let _ = sys::kill(pid, libc::SIGKILL);
+        return Err(error);
+    }
+    spawned.cue(PLACED)?;
+    match terminal::receive(&spawned.socket) {
+        Ok(Some((READY, terminal))) => {
+            if let Some(terminal) = &terminal {
+                sys::set_nonblocking(terminal).map_err(Error::of("a terminal"))?;
+            }
+            spawned.terminal = terminal;
+            Ok(spawned)
+        }
+        Ok(Some(_)) => Err(spawned.failure()),
+        _ => Err(Error::new("the process ended before it was ready", 0)),
+    }
+}
+
+impl Spawned {
+    /// Has it run its program.
+    pub fn start(&mut self) -> Result<()> {
+        self.cue(GO)?;
+        // The socket closes as the program begins.
+        match terminal::receive(&self.socket) {
+            Ok(None) => Ok(()),
+            _ => Err(self.failure()),
+        }
+    }
+
+    fn cue(&self, cue: u8) -> Result<()> {
+        terminal::send(&self.socket, cue, None).map_err(Error::of("the process has ended"))
+    }
+
+    /// What the copy said after [`FAILED`].
+    fn failure(&self) -> Error {
+        let Ok(socket) = self.socket.try_clone() else {
+            return Error::new("the process can't be made", 0);
+        };
+        let mut bytes = Vec::new();
+        let _ = File::from(socket).take(4096).read_to_end(&mut bytes);
+        match bytes.split_first_chunk() {
+            Some((errno, text)) => {
+                Error::new(String::from_utf8_lossy(text), i32::from_ne_bytes(*errno))
+            }
+            None => Error::new("the process can't be made", 0),
+        }
+    }
+}
+
+fn report(socket: &OwnedFd, error: &Error) {
+    let errno = error.0.errno.to_ne_bytes();
+    let bytes = [&[FAILED], &errno[..], error.0.message.as_bytes()].concat();
+    let _ = sys::write(socket, &bytes);
+}
+
+fn wait_for(cue: u8, socket: &OwnedFd) -> Result<()> {
+    match terminal::receive(socket) {
+        Ok(Some((byte, _))) if byte == cue => Ok(()),
+        // Whoever would say it is gone.
+        _ => Err(Error::new("the agent has ended", 0)),
+    }
+}
+
+enum Never {}
+
+/// In the copy: never comes back but with an error.
+fn become_program(plan: &Plan, socket: &OwnedFd, streams: &[Option<OwnedFd>; 3]) -> Result<Never> {
+    wait_for(PLACED, socket)?;
+    // SAFETY: takes nothing.
+    unsafe { libc::setsid() };
+    plan.joined.enter()?;
+    match plan.is_first {
+        true => container::make(plan.container)?,
+        false => container::enter(plan.container)?,
+    }
+    let process = plan.process;
+    let ids = users::find(&Root::open("/")?, &process.user)?;
+    let mut handed = None;
+    match process.terminal {
+        Some(window) => {
+            let (host, own) = terminal::open()?;
+            terminal::control(&own)?;
+            terminal::resize(&own, window)?;
+            // SAFETY: takes numbers.
+            unsafe { libc::fchown(own.as_raw_fd(), ids.user, u32::MAX) };
+            for number in 0..3 {
+                sys::dup_onto(own.as_raw_fd(), number).map_err(Error::of("a terminal"))?;
+            }
+            handed = Some(host);
+        }
+        None => {
+            let none = File::options().read(true).write(true).open("/dev/null");
+            for (number, stream) in streams.iter().enumerate() {
+                let fd = match (stream, &none) {
+                    (Some(stream), _) => {
+                        // The program may open it anew, by /dev/stdout.
+                        // SAFETY: takes numbers.
+                        unsafe { libc::fchown(stream.as_raw_fd(), ids.user, ids.group) };
+                        stream.as_raw_fd()
+                    }
+                    (None, Ok(none)) => none.as_raw_fd(),
+                    (None, Err(_)) => continue,
+                };
+                sys::dup_onto(fd, number as c_int).map_err(Error::of("a stream"))?;
+            }
+        }
+    }
+    let folder = if process.folder.is_empty() {
+        "/"
+    } else {
+        &process.folder
+    };
+    if !fs::metadata(folder).is_ok_and(|found| found.is_dir()) {
+        fs::create_dir_all(folder).map_err(Error::of(format_args!("folder {folder}")))?;
+    }
+    std::env::set_current_dir(folder).map_err(Error::of(format_args!("folder {folder}")))?;
+    rights::set(process, &ids)?;
+    sys::default_signals().map_err(Error::of("signals"))?;
+    terminal::send(socket, READY, handed.as_ref()).map_err(Error::of("the agent"))?;
+    drop(handed);
+    wait_for(GO, socket)?;
+    if let Some(filter) = &process.seccomp {
+        rights::filter(filter)?;
+    }
+    run(process, ids.home.as_deref())
+}
+
+/// Runs the program, found as a shell would.
+fn run(process: &Process, home: Option<&str>) -> Result<Never> {
+    let Some(program) = process.arguments.first().filter(|name| !name.is_empty()) else {
+        return Err(Error::new("there is no program to run", libc::EINVAL));
+    };
+    let mut environment = process.environment.clone();
+    let of = |name: &str| {
+        let mut of = process.environment.iter().rev();
+        of.find_map(|entry| entry.strip_prefix(name)?.strip_prefix('='))
+    };
+    if of("HOME").is_none()
+        && let Some(home) = home
+    {
+        environment.push(format!("HOME={home}"));
+    }
+    let paths = of("PATH").unwrap_or(PATH);
+    let places: Vec<String> = match program.contains('/') {
+        true => vec![program.clone()],
+        false => paths
+            .split(':')
+            .map(|folder| match folder {
+                "" => format!("./{program}"),
+                folder => format!("{folder}/{program}"),
+            })
+            .collect(),
+    };
+    let strings = |list: &[String]| list.iter().map(|text| sys::c(text)).collect::<Vec<_>>();
+    let (arguments, environment) = (strings(&process.arguments), strings(&environment));
+    let pointers = |list: &[CString]| {
+        let pointers = list.iter().map(|text| text.as_ptr());
+        pointers.chain([std::ptr::null()]).collect::<Vec<_>>()
+    };
+    let (argv, envp) = (pointers(&arguments), pointers(&environment));
+    let mut last = libc::ENOENT;
+    for place in places {
+        let path = sys::c(&place);
+        // SAFETY: strings and lists of them with their ends, which live through the call.
+        unsafe { libc::execve(path.as_ptr(), argv.as_ptr(), envp.as_ptr()) };
+        match std::io::Error::last_os_error().raw_os_error() {
+            Some(libc::ENOENT | libc::ENOTDIR) => {}
+            Some(errno) => last = errno,
+            None => {}
+        }
+    }
+    let why = match last {
+        libc::ENOENT => "not found".to_owned(),
+        errno => {
+            let error = std::io::Error::from_raw_os_error(errno);
+            let text = error.to_string();
+            text.split(" (os error")
+                .next()
+                .unwrap_or_default()
+                .to_owned()
+        }
+    };
+    Err(Error::new(format!("{program}: {why}"), last))
+}
