@@ -18,6 +18,7 @@
 //!
 //! - [`config`]: what a VM is, as plain serde structs with validation
 //! - [`handed`]: files that whoever starts mote has opened already, `fd=N`
+//! - [`image`]: container images as root file systems
 //! - [`memory`]: guest RAM: backing and placement
 //! - [`metrics`]: counters, and their text form
 //! - [`placement`]: which CPUs and NUMA nodes of the host threads and memory are on
@@ -51,6 +52,7 @@ pub mod footprint;
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod handed;
+pub mod image;
 pub mod jail;
 pub mod kvm;
 pub mod machine;

@@ -4,13 +4,19 @@ use motevm::arch::cpu::virtualizes;
 use motevm::config::{Console, Endpoint};
 use motevm::{Exit, Vm, VmConfig};
 
+use super::image::Session;
 use super::sandbox::Sandbox;
 use super::signals::{ResizeOnSignal, StopOnSignals};
 use super::terminal::RawTerminal;
 use super::{CliError, Status, say};
 
-/// Runs the guest to its end: signals stop it, and a terminal is its console.
-pub fn live(vm: &mut Vm, config: &VmConfig, sandbox: Sandbox) -> Result<Exit, CliError> {
+/// Runs the guest to its end: signals stop it, and a terminal is its console, or that of the program of a `session`.
+pub fn live(
+    vm: &mut Vm,
+    config: &VmConfig,
+    sandbox: Sandbox,
+    session: Option<&Session>,
+) -> Result<Exit, CliError> {
     let internal = |what| move |e| CliError::new(Status::Internal, format_args!("{what}: {e}"));
     let stop_on_signals = StopOnSignals::new(vm.stopper()).map_err(internal("handling signals"))?;
     let resize_on_signal = match vm.console_resizer() {
@@ -20,7 +26,10 @@ pub fn live(vm: &mut Vm, config: &VmConfig, sandbox: Sandbox) -> Result<Exit, Cl
     if let Some(pty) = vm.pty() {
         say(format_args!("the guest's console is {}", pty.display()));
     }
+    let has_terminal = session.is_some_and(Session::has_terminal);
+    let forwarding = session.map(|session| session.start(vm.stopper()));
     let terminal = match config.console {
+        _ if has_terminal => RawTerminal::enter().map_err(internal("setting the terminal's mode"))?,
         Console::Stdio | Console::Hvc(Endpoint::Stdio) => {
             RawTerminal::enter().map_err(internal("setting the terminal's mode"))?
         }
@@ -29,6 +38,7 @@ pub fn live(vm: &mut Vm, config: &VmConfig, sandbox: Sandbox) -> Result<Exit, Cl
     sandbox.forget_environment();
     let exit = vm.run().map_err(|e| CliError::new(Status::Host, e));
     drop(terminal);
+    drop(forwarding);
     drop(resize_on_signal);
     drop(stop_on_signals);
     exit

@@ -7,6 +7,7 @@ mod ctl;
 mod default_guest;
 mod deferred;
 pub mod exec_time;
+mod image;
 mod keyval;
 mod life;
 mod limits;

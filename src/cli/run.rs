@@ -17,6 +17,7 @@ use motevm::{BuildOptions, Host, VmConfig, build};
 use super::api::ApiArgs;
 use super::run_help::{ISOLATION, JAIL, TOLD};
 use super::sandbox::{Sandbox, SandboxArgs};
+use super::image::{ImageArgs, Session};
 use super::vm_args::{self, VmArgs};
 use super::{CliError, Status, keyval, life, limits, notify_fd, print, say, signals, until};
 
@@ -25,6 +26,8 @@ use super::{CliError, Status, keyval, life, limits, notify_fd, print, say, signa
 pub struct RunArgs {
     #[command(flatten)]
     vm: VmArgs,
+    #[command(flatten)]
+    image: ImageArgs,
     /// Print the resulting configuration as TOML, and run nothing
     #[arg(long)]
     dump_config: bool,
@@ -96,7 +99,11 @@ pub fn run(mut args: RunArgs, exec: Instant) -> Result<Status, CliError> {
         .filter_level(args.log)
         .format_timestamp(None)
         .init();
-    let mut config = args.vm.config()?;
+    let mut workload = None;
+    let mut config = args.vm.config_with(|config| {
+        workload = args.image.prepare(config)?;
+        Ok(())
+    })?;
     if args.dump_config {
         let text = toml::to_string_pretty(&config);
         let text = text.map_err(|e| CliError::new(Status::Internal, e))?;
@@ -116,6 +123,8 @@ pub fn run(mut args: RunArgs, exec: Instant) -> Result<Status, CliError> {
     until::check(&until, &config.console)?;
 
     // Before anything of mote's own is open.
+    let session = workload.map(|workload| Session::new(&workload, &config));
+    let session = session.transpose()?;
     let sandbox = Sandbox::enter(args.sandbox, &config, args.notify_fd)?;
     let mut timeline = Timeline::starting_at(exec);
     let host = Host::open().map_err(|e| CliError::new(Status::Host, e))?;
@@ -146,6 +155,7 @@ pub fn run(mut args: RunArgs, exec: Instant) -> Result<Status, CliError> {
             confine: sandbox.confine(),
             dump_fdt: args.dump_fdt,
             reach: args.api.reach(),
+            own_port: session.as_ref().map(Session::port),
             ..BuildOptions::default()
         },
     )?;
@@ -154,7 +164,7 @@ pub fn run(mut args: RunArgs, exec: Instant) -> Result<Status, CliError> {
         limits::lock_what_comes()?;
     }
     let name = api.map(|api| api.attend(&mut vm, &config));
-    let exit = life::live(&mut vm, &config, sandbox);
+    let exit = life::live(&mut vm, &config, sandbox, session.as_ref());
     drop(name);
     let exit = exit?;
 
@@ -162,7 +172,8 @@ pub fn run(mut args: RunArgs, exec: Instant) -> Result<Status, CliError> {
     if let Some(written) = written {
         written.write(&vm.report())?;
     }
-    Ok(Status::of(&exit, signals::received()))
+    let status = Status::of(&exit, signals::received());
+    session.map_or(Ok(status), |session| session.status(status))
 }
 
 /// Enters the jail, if there is to be one. Outside of it, returns when the VM in it has ended.

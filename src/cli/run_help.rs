@@ -3,6 +3,7 @@
 
 pub const DRIVES: &str = "Drives and folders";
 pub const NETWORKS: &str = "Networks and vsock";
+pub const IMAGE: &str = "Container images (docs/images.md)";
 pub const OTHERS: &str = "Other devices";
 pub const TOLD: &str = "What mote tells";
 pub const PLACEMENT: &str = "Place on the host (docs/placement.md)";

@@ -62,7 +62,7 @@ pub fn run(args: &ServeArgs) -> Result<Status, CliError> {
     if signals::received().is_some() {
         vm.stopper().stop();
     }
-    let exit = life::live(&mut vm, &config, sandbox);
+    let exit = life::live(&mut vm, &config, sandbox, None);
     drop(name);
     let exit = exit?;
     life::tell(&exit, &vm, false);

@@ -3,7 +3,7 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering};
 
 use motevm::Stopper;
 use motevm::machine::ConsoleResizer;
@@ -15,6 +15,14 @@ use super::{Status, terminal};
 static STOP_EVENT: AtomicI32 = AtomicI32::new(-1);
 /// The same for changes of the terminal's size.
 static RESIZE_EVENT: AtomicI32 = AtomicI32::new(-1);
+/// Where signals are told that go to a program in the guest (`mote run --image`), once it runs; else -1.
+static FORWARD_EVENT: AtomicI32 = AtomicI32::new(-1);
+/// The same before it runs.
+static FORWARD_LATER: AtomicI32 = AtomicI32::new(-1);
+/// Signals for that program, a bit for each.
+static PENDING: AtomicU64 = AtomicU64::new(0);
+/// How often the end was asked for meanwhile.
+static ASKED: AtomicU32 = AtomicU32::new(0);
 /// The last of these signals that came.
 static RECEIVED: AtomicI32 = AtomicI32::new(0);
 
@@ -173,7 +181,62 @@ pub fn on(signal: i32, handler: usize, flags: i32) -> io::Result<usize> {
     }
 }
 
+/// The request for the end that isn't passed on any more, but ends the VM.
+const ENOUGH: u32 = 3;
+
+/// While this lives, signals can be passed on to a program in the guest.
+pub struct Forwarding(());
+
+impl Forwarding {
+    /// Tells of them by this eventfd, which stays open as long; of changes of the terminal's size too, if it has one.
+    /// [`StopOnSignals`] has to be there.
+    pub fn new(event: RawFd, has_terminal: bool) -> Self {
+        FORWARD_LATER.store(event, Ordering::Release);
+        if has_terminal {
+            let _ = on(libc::SIGWINCH, pass_on as *const () as usize, libc::SA_RESTART);
+        }
+        Forwarding(())
+    }
+}
+
+impl Drop for Forwarding {
+    fn drop(&mut self) {
+        let _ = on(libc::SIGWINCH, libc::SIG_DFL, 0);
+        FORWARD_EVENT.store(-1, Ordering::Release);
+        FORWARD_LATER.store(-1, Ordering::Release);
+    }
+}
+
+/// The program runs: from now on signals are its, and no longer end the VM.
+pub fn forward() {
+    FORWARD_EVENT.store(FORWARD_LATER.load(Ordering::Acquire), Ordering::Release);
+}
+
+/// Signals for the program that have come since this was asked last.
+pub fn taken() -> impl Iterator<Item = i32> {
+    let pending = PENDING.swap(0, Ordering::AcqRel);
+    (1..64).filter(move |signal| pending >> signal & 1 == 1)
+}
+
+/// The user has ended the VM by a key, as if by SIGINT.
+pub fn quit() {
+    RECEIVED.store(libc::SIGINT, Ordering::Release);
+}
+
+/// Async-signal-safe.
+extern "C" fn pass_on(signal: i32) {
+    PENDING.fetch_or(1 << (signal & 63), Ordering::AcqRel);
+    wake(&FORWARD_EVENT);
+}
+
 extern "C" fn stop(signal: i32) {
+    if FORWARD_EVENT.load(Ordering::Acquire) >= 0 {
+        // A program may do what it likes with SIGHUP and SIGQUIT, as often as they come.
+        let asks = signal == libc::SIGINT || signal == libc::SIGTERM;
+        if !asks || ASKED.fetch_add(1, Ordering::AcqRel) + 1 < ENOUGH {
+            return pass_on(signal);
+        }
+    }
     let first = RECEIVED.swap(signal, Ordering::AcqRel) == 0;
     wake(&STOP_EVENT);
     // Not before: an alarm may have been set by whoever started mote, to end it after a time.

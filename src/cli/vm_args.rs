@@ -155,11 +155,20 @@ pub struct VmArgs {
 impl VmArgs {
     /// The VM that the file and the arguments describe, checked.
     pub fn config(&self) -> Result<VmConfig, CliError> {
+        self.config_with(|_| Ok(()))
+    }
+
+    /// The same, with what another option adds to it.
+    pub fn config_with(
+        &self,
+        add: impl FnOnce(&mut VmConfig) -> Result<(), CliError>,
+    ) -> Result<VmConfig, CliError> {
         let mut config = match &self.config {
             Some(path) => read_config(path)?,
             None => VmConfig::default(),
         };
         self.apply(&mut config);
+        add(&mut config)?;
         default_guest::fill_in(&mut config)?;
         // Before KVM is asked for: a wrong option is one on every host.
         config.validate().map_err(CliError::usage)?;

@@ -23,6 +23,9 @@ pub struct Vsock {
     /// Leave it to the host's kernel: programs on the host use AF_VSOCK with the guest's CID.
     #[serde(default)]
     pub vhost: bool,
+    /// This process serves a port of it by itself ([`OwnPort`](crate::devices::virtio::vsock::OwnPort)).
+    #[serde(skip)]
+    pub own: bool,
 }
 
 impl Vsock {
@@ -33,6 +36,8 @@ impl Vsock {
             return Err(ConfigError::VsockCid(self.cid));
         }
         match (&self.socket, self.vhost) {
+            (_, true) if self.own => Err(ConfigError::VsockOwn),
+            (None, false) if self.own => Ok(()),
             (None, false) => Err(ConfigError::VsockNowhere),
             (Some(_), true) => Err(ConfigError::VsockTwice),
             (Some(path), false) => check_socket("--vsock socket", path, MAX_PATH),
@@ -51,6 +56,7 @@ mod tests {
             cid,
             socket: socket.map(PathBuf::from),
             vhost,
+            own: false,
         };
         for cid in [3, 42, u32::MAX - 1] {
             assert_eq!(vsock(cid, Some("v"), false).validate(), Ok(()));

@@ -35,6 +35,7 @@ use crate::bus::Buses;
 use crate::config::{ConfigError, KernelLoad, Protocol, VmConfig};
 use crate::devices::OnEnding;
 use crate::devices::console::Console;
+use crate::devices::virtio::vsock::OwnPort;
 use crate::kvm::Host;
 use crate::memory::pages::{PAGE, Pages};
 use crate::memory::places::{Kind, Told};
@@ -91,6 +92,8 @@ pub struct BuildOptions {
     pub confine: Confine,
     /// The file that gets the guest's device tree, which AArch64 guests have.
     pub dump_fdt: Option<PathBuf>,
+    /// The port of the host that this process serves, where the configuration's vsock device says so.
+    pub own_port: Option<OwnPort>,
 }
 
 impl Default for BuildOptions {
@@ -106,6 +109,7 @@ impl Default for BuildOptions {
             kvm_statistics: false,
             confine: Confine::default(),
             dump_fdt: None,
+            own_port: None,
         }
     }
 }
@@ -126,6 +130,7 @@ pub fn build(host: &Host, config: &VmConfig, options: BuildOptions) -> Result<Vm
         kvm_statistics,
         confine,
         dump_fdt,
+        own_port,
     } = options;
     config.validate()?;
     let mask = config.cpu_mask.iter().map(|name| Feature::named(name));
@@ -269,7 +274,7 @@ pub fn build(host: &Host, config: &VmConfig, options: BuildOptions) -> Result<Vm
         drives,
         nets,
         balloon,
-    } = place_devices(&mut placer, config, &dax, hvc, &endings)?;
+    } = place_devices(&mut placer, config, &dax, hvc, own_port, &endings)?;
     let console = serial.or(console);
     let VirtioPlacer {
         placed, transports, ..

@@ -57,6 +57,10 @@ fn kinds(config: &VmConfig) -> Vec<ThreadKind> {
             ThreadKind::Vsock,
             config.vsock.as_ref().is_some_and(|vsock| !vsock.vhost),
         ),
+        (
+            ThreadKind::Agent,
+            config.vsock.as_ref().is_some_and(|vsock| vsock.own),
+        ),
         (ThreadKind::VhostUser, served),
         (ThreadKind::Balloon, config.balloon.is_some()),
         (ThreadKind::Console, *console != Console::None),

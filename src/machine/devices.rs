@@ -17,7 +17,7 @@ use crate::devices::virtio::blk::{BlkConfig, BlkDevice, Drive};
 use crate::devices::virtio::console::ConsoleDevice;
 use crate::devices::virtio::net::{Limits, Link, NetDevice};
 use crate::devices::virtio::rng::RngDevice;
-use crate::devices::virtio::vsock::{KernelVsock, VsockDevice, VsockError};
+use crate::devices::virtio::vsock::{KernelVsock, OwnPort, VsockDevice, VsockError};
 
 /// The host's end of a network device: its cable, and its limits where it knows any.
 pub type NetEnd = (Link, Option<Limits>);
@@ -40,6 +40,7 @@ pub fn place_devices(
     config: &VmConfig,
     dax: &DaxDrives,
     hvc: Option<Console>,
+    own_port: Option<OwnPort>,
     endings: &Arc<Endings>,
 ) -> Result<Placed, BuildError> {
     let (mut mapped, mut blocks) = (dax.devices().into_iter(), 0..);
@@ -78,7 +79,7 @@ pub fn place_devices(
         placer.place(Box::new(device))?;
     }
     if let Some(vsock) = &config.vsock {
-        let device = vsock_device(vsock, placer.memory)?;
+        let device = vsock_device(vsock, own_port, placer.memory)?;
         placer.place(device)?;
     }
     let console = match hvc {
@@ -124,11 +125,12 @@ fn blk_config(index: usize, disk: &Disk) -> Result<BlkConfig, ConfigError> {
 
 fn vsock_device(
     vsock: &Vsock,
+    own: Option<OwnPort>,
     memory: &vm_memory::GuestMemoryMmap<()>,
 ) -> Result<Box<dyn VirtioDevice>, VsockError> {
-    Ok(match &vsock.socket {
-        Some(path) => Box::new(VsockDevice::new(vsock.cid, path)?),
-        None => Box::new(KernelVsock::new(vsock.cid, memory)?),
+    Ok(match vsock.vhost {
+        true => Box::new(KernelVsock::new(vsock.cid, memory)?),
+        false => Box::new(VsockDevice::new(vsock.cid, vsock.socket.as_deref(), own)?),
     })
 }
 

@@ -222,6 +222,18 @@ const VSOCK: &[Allowed] = &[
     any(SYS_getrandom), // the seed of its tables
 ];
 
+/// Of the thread of vsock, where this process serves a port of it.
+const OWN_PORT: &[Allowed] = &[only(SYS_socketpair, &[Is(0, AF_UNIX as u64)])];
+
+const AGENT: &[Allowed] = &[
+    any(POLL),
+    any(SYS_recvfrom),
+    any(SYS_sendto),
+    any(SYS_shutdown),
+    any(SYS_getrandom), // the seed of its tables
+    only(SYS_ioctl, &[Is(1, TIOCGWINSZ)]),
+];
+
 const VHOST_USER: &[Allowed] = &[
     only(SYS_socketpair, &[Is(0, AF_UNIX as u64)]), // what the back-end asks of mote
     only(SYS_ioctl, WAITING),
@@ -424,7 +436,11 @@ pub fn own(kind: ThreadKind, vm: &Vm) -> Vec<Allowed> {
         ThreadKind::Drive => DRIVE,
         ThreadKind::Ring => RING,
         ThreadKind::Net => NET,
-        ThreadKind::Vsock => VSOCK,
+        ThreadKind::Vsock => {
+            when(has(ThreadKind::Agent), OWN_PORT);
+            VSOCK
+        }
+        ThreadKind::Agent => AGENT,
         ThreadKind::VhostUser => VHOST_USER,
         ThreadKind::Balloon => BALLOON,
         ThreadKind::Console => CONSOLE,

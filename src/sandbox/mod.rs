@@ -43,6 +43,8 @@ pub enum ThreadKind {
     Net,
     /// Serves vsock.
     Vsock,
+    /// Speaks with the agent in the guest, or copies a stream of it ([`crate::devices::virtio::vsock::OwnPort`]).
+    Agent,
     /// Speaks with another process that serves a device, or watches how long that takes.
     VhostUser,
     /// Serves the balloon.
@@ -70,6 +72,7 @@ impl ThreadKind {
         ThreadKind::Ring,
         ThreadKind::Net,
         ThreadKind::Vsock,
+        ThreadKind::Agent,
         ThreadKind::VhostUser,
         ThreadKind::Balloon,
         ThreadKind::Console,

@@ -19,6 +19,7 @@ mod cpu_memory;
 mod dax;
 mod disk;
 mod idle;
+mod image;
 mod jail;
 mod life;
 mod mem;

@@ -89,7 +89,7 @@ pub fn vsock(data: &[u8]) {
         connections: PROGRAMS + 2,
         handshake: HANDSHAKE,
     };
-    let device = VsockDevice::with_limits(CID, &path, limits).unwrap();
+    let device = VsockDevice::with_limits(CID, SocketFile::bind(&path).unwrap(), limits).unwrap();
     let at_port = format!("{}_{PORT}", path.display());
     let listener = UnixListener::bind(&at_port).unwrap();
     listener.set_nonblocking(true).unwrap();

@@ -7,26 +7,46 @@
 use std::fs::{self, File};
 use std::io;
 use std::mem::size_of;
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::fmt;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::VsockError;
 use crate::handed;
 
+/// A port of the host that this process itself serves, with no socket in between.
+#[derive(Clone)]
+pub struct OwnPort {
+    /// Its number.
+    pub port: u32,
+    /// Gets the host's end of each connection that the guest makes; on the device's thread, which must not be kept
+    /// waiting.
+    pub on_connect: Arc<dyn Fn(UnixStream) + Send + Sync>,
+}
+
+impl fmt::Debug for OwnPort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("OwnPort").field(&self.port).finish()
+    }
+}
+
 /// The longest line that is taken for a CONNECT, with its end.
 pub const LINE_LEN: usize = 32;
 
-/// The socket that programs on the host connect to. Its file goes when this is dropped.
-#[derive(Debug)]
+/// The socket that programs on the host connect to, if there is one. Its file goes when this is dropped.
+#[derive(Debug, Default)]
 pub struct SocketFile {
-    listener: UnixListener,
+    listener: Option<UnixListener>,
     path: PathBuf,
     /// Device and inode: what is removed at the end must be what was made. A socket that was handed
     /// over has none, and no name that is ours.
     id: Option<(u64, u64)>,
+    /// The port that leads to no program.
+    pub own: Option<OwnPort>,
 }
 
 impl SocketFile {
@@ -53,9 +73,10 @@ impl SocketFile {
         listener.set_nonblocking(true).map_err(failed)?;
         let id = is_ours.then(|| id(path)).transpose().map_err(failed)?;
         Ok(Self {
-            listener,
+            listener: Some(listener),
             path: path.to_owned(),
             id,
+            own: None,
         })
     }
 
@@ -92,7 +113,8 @@ impl SocketFile {
 
     /// The next program that connects.
     pub fn accept(&self) -> io::Result<UnixStream> {
-        let (socket, _) = self.listener.accept()?;
+        let listener = self.listener.as_ref();
+        let (socket, _) = listener.ok_or(io::ErrorKind::WouldBlock)?.accept()?;
         socket.set_nonblocking(true)?;
         Ok(socket)
     }
@@ -100,6 +122,12 @@ impl SocketFile {
     /// Connects to the program that serves the host's port `port`. With a socket that was handed over
     /// there is no folder in which such programs are.
     pub fn connect_port(&self, port: u32) -> io::Result<UnixStream> {
+        if let Some(own) = self.own.as_ref().filter(|own| own.port == port) {
+            let (device, host) = UnixStream::pair()?;
+            device.set_nonblocking(true)?;
+            (own.on_connect)(host);
+            return Ok(device);
+        }
         if self.id.is_none() {
             return Err(io::ErrorKind::ConnectionRefused.into());
         }
@@ -109,9 +137,10 @@ impl SocketFile {
     }
 }
 
-impl AsFd for SocketFile {
-    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
-        self.listener.as_fd()
+impl SocketFile {
+    /// Where programs arrive.
+    pub fn listener(&self) -> Option<RawFd> {
+        self.listener.as_ref().map(AsRawFd::as_raw_fd)
     }
 }
 

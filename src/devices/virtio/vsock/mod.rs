@@ -47,6 +47,7 @@ use crate::sandbox::ThreadKind;
 use crate::threads;
 use counts::Counts;
 use host::SocketFile;
+pub use host::OwnPort;
 pub use kernel::KernelVsock;
 use muxer::{Given, Muxer};
 
@@ -135,25 +136,31 @@ pub struct VsockDevice {
 }
 
 impl VsockDevice {
-    /// Makes the socket `path`, and a device for the guest with this CID. Programs may connect from
-    /// now on; they are served once the guest's driver is ready.
+    /// Makes the socket `path`, if one is given, and a device for the guest with this CID. Programs may connect from
+    /// now on; they are served once the guest's driver is ready. Connections of the guest's to the port `own`
+    /// come to this process itself.
     ///
     /// # Errors
     ///
     /// The socket can't be made.
-    pub fn new(cid: u32, path: &Path) -> Result<Self, VsockError> {
+    pub fn new(cid: u32, path: Option<&Path>, own: Option<OwnPort>) -> Result<Self, VsockError> {
         let limits = Limits {
             connections: connection_limit(),
             handshake: HANDSHAKE,
         };
-        Self::with_limits(cid, path, limits)
+        let mut socket = match path {
+            Some(path) => SocketFile::bind(path)?,
+            None => SocketFile::default(),
+        };
+        socket.own = own;
+        Self::with_limits(cid, socket, limits)
     }
 
-    fn with_limits(cid: u32, path: &Path, limits: Limits) -> Result<Self, VsockError> {
+    fn with_limits(cid: u32, socket: SocketFile, limits: Limits) -> Result<Self, VsockError> {
         Ok(Self {
             cid,
             limits,
-            socket: Arc::new(SocketFile::bind(path)?),
+            socket: Arc::new(socket),
             counts: Arc::default(),
             transport_reset: Arc::new(EventFd::new(EFD_CLOEXEC).map_err(VsockError::Event)?),
             erred: Arc::default(),

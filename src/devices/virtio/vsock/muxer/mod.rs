@@ -14,7 +14,7 @@ mod to_guest;
 
 use std::collections::{BTreeSet, VecDeque};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
@@ -158,8 +158,9 @@ impl Muxer {
         muxer.watch(muxer.given.stop.as_raw_fd(), STOP, EventSet::IN)?;
         let reset = muxer.given.transport_reset.as_raw_fd();
         muxer.watch(reset, TRANSPORT_RESET, EventSet::IN)?;
-        let listener = muxer.listener();
-        muxer.watch(listener, LISTENER, EventSet::IN)?;
+        if let Some(listener) = muxer.given.socket.listener() {
+            muxer.watch(listener, LISTENER, EventSet::IN)?;
+        }
         for queue in activation.queues {
             // By edges: a kick is seen without a read of its eventfd.
             let events = EventSet::IN | EventSet::EDGE_TRIGGERED;
@@ -177,10 +178,6 @@ impl Muxer {
     fn watch(&self, fd: i32, data: u64, events: EventSet) -> io::Result<()> {
         let event = EpollEvent::new(events, data);
         self.epoll.ctl(ControlOperation::Add, fd, event)
-    }
-
-    fn listener(&self) -> i32 {
-        self.given.socket.as_fd().as_raw_fd()
     }
 
     fn serve(&mut self) -> Result<(), MuxerError> {

@@ -63,7 +63,7 @@ impl Muxer {
         let event = EpollEvent::new(events, LISTENER);
         let result = self
             .epoll
-            .ctl(ControlOperation::Modify, self.listener(), event);
+            .ctl(ControlOperation::Modify, self.given.socket.listener().unwrap_or(-1), event);
         result.map_err(|error| MuxerError::Host("watching the socket", error))
     }
 

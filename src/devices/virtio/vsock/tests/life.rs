@@ -63,7 +63,7 @@ fn the_socket_goes_with_the_device() {
     let guest = Guest::new();
     let (path, folder) = (guest.socket(), guest.folder.path().to_owned());
     assert!(path.exists());
-    let error = VsockDevice::new(3, &path).err().unwrap();
+    let error = VsockDevice::new(3, Some(&path), None).err().unwrap();
     assert!(error.to_string().contains("in use"), "{error}");
     assert!(!error.is_hosts());
     let Guest {

@@ -1,0 +1,1 @@
+//! What fuzzing does to layers.
