@@ -36,9 +36,19 @@ fn agent(out: &Path) -> Vec<u8> {
     // OUT_DIR is TARGETS/TRIPLE/PROFILE/build/motevm-HASH/out.
     let folder = out.ancestors().nth(4).unwrap_or(out).join("agent");
     let mut build = Command::new(variable("CARGO"));
-    build.args(["build", "--quiet", "--profile", "agent", "--bin", "mote-agent"]);
+    build.args([
+        "build",
+        "--quiet",
+        "--profile",
+        "agent",
+        "--bin",
+        "mote-agent",
+    ]);
     build.arg("--manifest-path").arg(manifest);
-    build.args(["--target", &target]).arg("--target-dir").arg(&folder);
+    build
+        .args(["--target", &target])
+        .arg("--target-dir")
+        .arg(&folder);
     // What the build around this one is told is not for this one: its flags (coverage, say), and clippy in rustc's place.
     for of_others in ["RUSTFLAGS", "RUSTC_WRAPPER", "RUSTC_WORKSPACE_WRAPPER"] {
         build.env_remove(of_others);
@@ -47,7 +57,10 @@ fn agent(out: &Path) -> Vec<u8> {
     let flags = "-Ctarget-feature=+crt-static\x1f-Crelocation-model=static";
     build.env("CARGO_ENCODED_RUSTFLAGS", flags);
     let built = build.status().is_ok_and(|status| status.success());
-    assert!(built, "the guest's agent (agent/) doesn't build; MOTE_AGENT=off leaves it out");
+    assert!(
+        built,
+        "the guest's agent (agent/) doesn't build; MOTE_AGENT=off leaves it out"
+    );
     let path = folder.join(target).join("agent/mote-agent");
     std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }

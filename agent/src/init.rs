@@ -26,6 +26,7 @@ pub fn prepare() -> Result<()> {
     mount("proc", "/proc", safe, "")?;
     mount("sysfs", "/sys", safe, "")?;
     mount("devtmpfs", "/dev", libc::MS_NOSUID, "mode=755")?;
+    signal_boot_timer();
     for folder in ["/dev/pts", "/dev/shm"] {
         make(folder)?;
     }
@@ -48,6 +49,34 @@ pub fn prepare() -> Result<()> {
         let _ = sys::dup_onto(console.as_raw_fd(), 2);
     }
     network::up("lo")
+}
+
+/// The register of mote's boot timer, and what says that init has been reached (docs/boot.md).
+const BOOT_TIMER: libc::off_t = match cfg!(target_arch = "aarch64") {
+    true => 0x0902_0000,
+    false => 0xd000_0000,
+};
+const INIT_REACHED: u8 = 123;
+
+/// Tells the monitor that init is here, for its figures. Other monitors have nothing there, and other kernels no /dev/mem.
+fn signal_boot_timer() {
+    use std::os::fd::AsRawFd;
+    use std::os::unix::fs::OpenOptionsExt;
+    let mut options = fs::File::options();
+    options.read(true).write(true).custom_flags(libc::O_SYNC);
+    let Ok(memory) = options.open("/dev/mem") else {
+        return;
+    };
+    let (access, shared) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED);
+    let (fd, nowhere) = (memory.as_raw_fd(), std::ptr::null_mut());
+    // SAFETY: a new mapping of one page, which is a device's register and no memory of this process's.
+    unsafe {
+        let page = libc::mmap(nowhere, 4096, access, shared, fd, BOOT_TIMER);
+        if page != libc::MAP_FAILED {
+            page.cast::<u8>().write_volatile(INIT_REACHED);
+            libc::munmap(page, 4096);
+        }
+    }
 }
 
 /// Writes what isn't written, lets go of all file systems, and restarts, which is what ends a microVM: it has no

@@ -15,9 +15,9 @@ use motevm::machine::{Phase, Report, Timeline, Until};
 use motevm::{BuildOptions, Host, VmConfig, build};
 
 use super::api::ApiArgs;
+use super::image::{ImageArgs, Session};
 use super::run_help::{ISOLATION, JAIL, TOLD};
 use super::sandbox::{Sandbox, SandboxArgs};
-use super::image::{ImageArgs, Session};
 use super::vm_args::{self, VmArgs};
 use super::{CliError, Status, keyval, life, limits, notify_fd, print, say, signals, until};
 
@@ -123,14 +123,14 @@ pub fn run(mut args: RunArgs, exec: Instant) -> Result<Status, CliError> {
     until::check(&until, &config.console)?;
 
     // Before anything of mote's own is open.
-    let session = workload.map(|workload| Session::new(&workload, &config));
-    let session = session.transpose()?;
     let sandbox = Sandbox::enter(args.sandbox, &config, args.notify_fd)?;
     let mut timeline = Timeline::starting_at(exec);
     let host = Host::open().map_err(|e| CliError::new(Status::Host, e))?;
     if let Some(ended) = enter_jail(&mut args, &mut config, &host)? {
         return Ok(ended);
     }
+    let session = workload.map(|workload| Session::new(&workload, &config));
+    let session = session.transpose()?;
     timeline.mark(Phase::KvmOpen);
 
     let internal = |what| move |e| CliError::new(Status::Internal, format_args!("{what}: {e}"));

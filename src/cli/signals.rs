@@ -193,7 +193,11 @@ impl Forwarding {
     pub fn new(event: RawFd, has_terminal: bool) -> Self {
         FORWARD_LATER.store(event, Ordering::Release);
         if has_terminal {
-            let _ = on(libc::SIGWINCH, pass_on as *const () as usize, libc::SA_RESTART);
+            let _ = on(
+                libc::SIGWINCH,
+                pass_on as *const () as usize,
+                libc::SA_RESTART,
+            );
         }
         Forwarding(())
     }

@@ -20,6 +20,9 @@ Exit status:
   5    the guest crashed (triple fault, or an instruction that KVM can't run)
   7    the process that serves a device went away (on-disconnect=exit)
   9    a thread of mote made a system call that its filter forbids
+  with --image, the program's own, or
+  126, 127
+       it can't be run, it isn't there
   129, 130, 131, 143
        ended by SIGHUP, by SIGINT or Ctrl-A x, by SIGQUIT, by SIGTERM";
 

@@ -136,7 +136,9 @@ pub enum ConfigError {
     #[error("--vsock: give socket=PATH, or vhost for the host's kernel")]
     VsockNowhere,
     /// The host's kernel, where a port leads to this process.
-    #[error("--vsock vhost: the agent of --image is reached by mote's own device; give socket=PATH")]
+    #[error(
+        "--vsock vhost: the agent of --image is reached by mote's own device; give socket=PATH"
+    )]
     VsockOwn,
     /// Both.
     #[error("--vsock: socket=PATH and vhost exclude each other; leave one out")]

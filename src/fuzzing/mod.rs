@@ -21,6 +21,7 @@ pub use crate::devices::virtio::net::fuzzing::net;
 pub use crate::devices::virtio::pmem::fuzzing::pmem;
 pub use crate::devices::virtio::rng::fuzzing::rng;
 pub use crate::devices::virtio::vsock::fuzzing::vsock;
+pub use crate::image::fuzzing::image_layer;
 pub use crate::metrics::fuzzing::metrics;
 pub use config::{config, option};
 pub use host::{disk_image, sysfs};
@@ -45,6 +46,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("elf", elf),
     ("fdt", fdt),
     ("image", image),
+    ("image_layer", image_layer),
     ("initrd", initrd),
     ("metrics", metrics),
     ("net", net),

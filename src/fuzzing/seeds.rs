@@ -128,6 +128,7 @@ fn write() {
         seed("decompress", kind, &payload);
         seed("bzimage", kind, &bzimage(&payload));
     }
+    seed("image_layer", "two", &crate::image::tests::seed());
     seed("image", "plain", &arm64(0x2_0000));
     seed(
         "image",

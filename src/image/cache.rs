@@ -11,13 +11,13 @@ use std::path::{Path, PathBuf};
 use ruzstd::decoding::{FrameDecoder, StreamingDecoder};
 use sha2::{Digest, Sha256};
 
+use super::Root;
 use super::erofs::Content;
 use super::error::{ImageError, LayerError};
 use super::layer;
 use super::source::{LayerSource, Source, hex};
 use super::tar::Stream;
 use super::tree::Tree;
-use super::Root;
 
 /// Raised when the images that are made of the same layers are others.
 const RECIPE: u32 = 1;
@@ -129,8 +129,8 @@ fn make(source: &Source, path: &Path, progress: OnProgress) -> Result<(), ImageE
         };
         let stream = unpack(packed, &layer.media_type);
         let number = index as u32 + 1;
-        let applied = stream
-            .and_then(|stream| apply(stream, &layer.digest, &mut tree, &mut content, number));
+        let applied =
+            stream.and_then(|stream| apply(stream, &layer.digest, &mut tree, &mut content, number));
         applied.map_err(|error| ImageError::Layer {
             path: source.path().to_owned(),
             digest: layer.digest.clone(),
@@ -171,7 +171,9 @@ pub(super) fn unpack<'a>(
     media_type: &str,
 ) -> Result<Box<dyn Read + 'a>, LayerError> {
     let mut stream = BufReader::with_capacity(64 << 10, stream);
-    let base = media_type.rsplit_once('.').map_or(media_type, |(_, end)| end);
+    let base = media_type
+        .rsplit_once('.')
+        .map_or(media_type, |(_, end)| end);
     let known = ["", "tar", "tar+gzip", "tar+zstd", "gzip"].contains(&base);
     if !known {
         return Err(LayerError::MediaType(media_type.to_owned()));
@@ -180,7 +182,8 @@ pub(super) fn unpack<'a>(
     if first.starts_with(&[0x1f, 0x8b]) {
         return Ok(Box::new(flate2::bufread::MultiGzDecoder::new(stream)));
     }
-    if first.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]) || first.get(1..4) == Some(&[0x2a, 0x4d, 0x18]) {
+    if first.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]) || first.get(1..4) == Some(&[0x2a, 0x4d, 0x18])
+    {
         return Ok(Box::new(Frames::Between(Some(stream))));
     }
     Ok(Box::new(stream))

@@ -84,13 +84,15 @@ impl Content {
         let mut end = 0;
         for (block, zero) in bytes.chunks(BLOCK).zip(blocks) {
             if zero {
-                self.file.write_all_at(&bytes[start..end], offset + start as u64)?;
+                self.file
+                    .write_all_at(&bytes[start..end], offset + start as u64)?;
                 start = end + block.len();
             }
             end += block.len();
         }
         if start < end {
-            self.file.write_all_at(&bytes[start..end], offset + start as u64)?;
+            self.file
+                .write_all_at(&bytes[start..end], offset + start as u64)?;
         }
         Ok(())
     }
@@ -135,7 +137,8 @@ impl Content {
             inodes.write(tree, place, written, &mut bytes)?;
             if bytes.len() >= 1 << 20 {
                 let whole = bytes.len() - bytes.len() % BLOCK;
-                self.file.write_all_at(&bytes[..whole], offset + written as u64)?;
+                self.file
+                    .write_all_at(&bytes[..whole], offset + written as u64)?;
                 bytes.drain(..whole);
                 written += whole;
             }
@@ -268,7 +271,13 @@ impl Inodes {
 
     /// struct erofs_inode_extended, its attributes, and what is behind them. `before` bytes of all inodes are written
     /// already.
-    fn write(&self, tree: &Tree, place: usize, before: usize, bytes: &mut Vec<u8>) -> io::Result<()> {
+    fn write(
+        &self,
+        tree: &Tree,
+        place: usize,
+        before: usize,
+        bytes: &mut Vec<u8>,
+    ) -> io::Result<()> {
         let (index, parent) = self.order[place];
         let node = tree.node(index);
         bytes.resize(self.slots[place] as usize * SLOT - before, 0);
@@ -393,9 +402,8 @@ fn attributes(node: &Node) -> io::Result<Vec<u8>> {
             (4, b"trusted."),
             (6, b"security."),
         ];
-        let kind = |(number, prefix): &(u8, &[u8])| {
-            Some((*number, name.strip_prefix(*prefix)?.to_vec()))
-        };
+        let kind =
+            |(number, prefix): &(u8, &[u8])| Some((*number, name.strip_prefix(*prefix)?.to_vec()));
         let Some((number, rest)) = KINDS.iter().find_map(kind) else {
             continue;
         };

@@ -58,7 +58,9 @@ pub enum ImageError {
         error: LayerError,
     },
     /// There is no folder to keep images in.
-    #[error("there is no folder to keep root file systems in: set HOME, XDG_CACHE_HOME or MOTE_CACHE")]
+    #[error(
+        "there is no folder to keep root file systems in: set HOME, XDG_CACHE_HOME or MOTE_CACHE"
+    )]
     NoCache,
 }
 

@@ -78,7 +78,8 @@ fn take<R: Skip>(
         modified: entry.modified,
         extended: entry.attributes.clone(),
     };
-    tree.put(&entry.path, kind, attributes, layer).map_err(named)
+    tree.put(&entry.path, kind, attributes, layer)
+        .map_err(named)
 }
 
 /// The content of the entry that was read last.

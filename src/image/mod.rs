@@ -22,7 +22,7 @@ mod manifest;
 pub mod source;
 pub mod tar;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 pub mod tree;
 
 use std::path::PathBuf;

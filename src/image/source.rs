@@ -243,7 +243,9 @@ impl Source {
     fn find_saved(&mut self, tag: Option<&str>) -> Result<(), ImageError> {
         let bytes = self.bytes("manifest.json")?;
         let mut saved: Vec<Saved> = self.json("manifest.json", &bytes)?;
-        let all = saved.iter().flat_map(|saved| saved.repo_tags.iter().flatten());
+        let all = saved
+            .iter()
+            .flat_map(|saved| saved.repo_tags.iter().flatten());
         let names = all.cloned().collect();
         if let Some(tag) = tag {
             let is_it =

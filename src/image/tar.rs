@@ -228,9 +228,7 @@ impl<R: Skip> Archive<R> {
             _ => {
                 let text = until_nul(field).trim_ascii();
                 text.iter().try_fold(0u64, |number, byte| match byte {
-                    b'0'..=b'7' if number >> 61 == 0 => {
-                        Some(number << 3 | u64::from(byte - b'0'))
-                    }
+                    b'0'..=b'7' if number >> 61 == 0 => Some(number << 3 | u64::from(byte - b'0')),
                     _ => None,
                 })
             }

@@ -197,7 +197,12 @@ impl Tree {
         Ok(here)
     }
 
-    fn add(&mut self, kind: Kind, attributes: Attributes, layer: u32) -> Result<Index, &'static str> {
+    fn add(
+        &mut self,
+        kind: Kind,
+        attributes: Attributes,
+        layer: u32,
+    ) -> Result<Index, &'static str> {
         if self.nodes.len() >= MOST_NODES {
             return Err("there are more than 4 million files");
         }
@@ -237,9 +242,8 @@ impl Tree {
             _ => {
                 let folder = self.folder(folder, layer)?;
                 let there = self.child(folder, name);
-                let both = |index: &Index| {
-                    is_folder && matches!(self.nodes[*index].kind, Kind::Folder(_))
-                };
+                let both =
+                    |index: &Index| is_folder && matches!(self.nodes[*index].kind, Kind::Folder(_));
                 match there.filter(both) {
                     Some(there) => Some(there),
                     None => {
@@ -264,7 +268,9 @@ impl Tree {
     ///
     /// There is no such file, or the path can't be made.
     pub fn link(&mut self, path: &[u8], to: &[u8], layer: u32) -> Result<(), &'static str> {
-        let target = self.find(to).ok_or("is a link to a file that isn't there")?;
+        let target = self
+            .find(to)
+            .ok_or("is a link to a file that isn't there")?;
         if matches!(self.nodes[target].kind, Kind::Folder(_)) {
             return Err("is another name of a folder");
         }

@@ -38,7 +38,10 @@ impl Layout {
 
     /// Adds a layer of what `fill` puts into a folder, packed by this program.
     fn layer(&mut self, packer: &str, fill: impl FnOnce(&Path)) {
-        let folder = self.folder.path().join(format!("layer{}", self.layers.len()));
+        let folder = self
+            .folder
+            .path()
+            .join(format!("layer{}", self.layers.len()));
         fs::create_dir(&folder).unwrap();
         fill(&folder);
         let tar = Command::new("tar")
@@ -56,8 +59,7 @@ impl Layout {
         writer.join().unwrap();
         let digest = self.blob(&packed.stdout);
         let diff = format!("sha256:{}", hex(&tar.stdout));
-        self.layers
-            .push((digest, diff, packed.stdout.len() as u64));
+        self.layers.push((digest, diff, packed.stdout.len() as u64));
     }
 
     /// Writes manifest and index; `settings` is the JSON of how it is run.
@@ -127,7 +129,11 @@ fn busybox(folder: &Path) {
         "root:x:0:0::/root:/bin/sh\nme:x:1000:1001::/home/me:/bin/sh\n",
     )
     .unwrap();
-    fs::write(folder.join("etc/group"), "root:x:0:\nme:x:1001:\nmore:x:7:me\n").unwrap();
+    fs::write(
+        folder.join("etc/group"),
+        "root:x:0:\nme:x:1001:\nmore:x:7:me\n",
+    )
+    .unwrap();
     fs::write(folder.join("old/gone"), "gone").unwrap();
     fs::write(folder.join("old/stays"), "stays").unwrap();
     fs::write(folder.join("opaque/hidden"), "hidden").unwrap();
@@ -206,7 +212,14 @@ fn layers_environment_user_and_folder_are_the_images_or_the_options() {
         "red round /home/me 0:0:0 /root\nstays new twin 4242:70000 2\n/new\nmote\n"
     );
     let options = [
-        "--env", "COLOUR=blue", "--env", "MORE=yes", "--user", "me", "--workdir", "/tmp",
+        "--env",
+        "COLOUR=blue",
+        "--env",
+        "MORE=yes",
+        "--user",
+        "me",
+        "--workdir",
+        "/tmp",
     ];
     let command = "echo $COLOUR $SHAPE $MORE $(pwd) $(id -u):$(id -g):$(id -G) $HOME";
     let all = [&options[..], &["--", command]].concat();

@@ -3,7 +3,6 @@
 //! There are no namespaces and no fewer rights than root's in it: the virtual machine is the wall, and there is nobody
 //! else inside.
 
-
 use mote_agent_protocol::container::{User, Window};
 use mote_agent_protocol::message::Streams;
 use mote_agent_protocol::setup::{Link, Setup, Step, WriteFile};
@@ -47,7 +46,10 @@ pub fn setup(config: &VmConfig) -> Setup {
         Step::Hostname(HOSTNAME.to_owned()),
     ];
     let hosts = format!("127.0.0.1 localhost\n127.0.1.1 {HOSTNAME}\n");
-    for (path, text) in [("/etc/hosts", hosts), ("/etc/hostname", format!("{HOSTNAME}\n"))] {
+    for (path, text) in [
+        ("/etc/hosts", hosts),
+        ("/etc/hostname", format!("{HOSTNAME}\n")),
+    ] {
         steps.push(Step::File(WriteFile {
             path: path.to_owned(),
             root: ROOT.to_owned(),
@@ -60,7 +62,9 @@ pub fn setup(config: &VmConfig) -> Setup {
         steps.push(Step::Link(Link {
             name: format!("eth{index}"),
             dhcp: net.user,
-            resolv: net.user.then(|| (ROOT.to_owned(), "/etc/resolv.conf".to_owned())),
+            resolv: net
+                .user
+                .then(|| (ROOT.to_owned(), "/etc/resolv.conf".to_owned())),
             ..Link::default()
         }));
     }
@@ -76,9 +80,8 @@ pub fn create(workload: &Workload, terminal: Option<Window>) -> Request {
         ("bind", "/dev", "/dev", "rbind"),
         ("tmpfs", "tmpfs", "/run", "nosuid,nodev,mode=755"),
     ];
-    let mounts = mounts.map(|(kind, source, target, options)| {
-        Mount::new(kind, source, target, options)
-    });
+    let mounts =
+        mounts.map(|(kind, source, target, options)| Mount::new(kind, source, target, options));
     let mut environment = workload.environment.clone();
     let mut set = |name: &str, entry: String| {
         let has = |of: &String| of.split('=').next() == Some(name);

@@ -23,7 +23,12 @@ pub fn make() -> Result<PathBuf, CliError> {
              without MOTE_AGENT=off",
         ));
     }
-    let failed = |e| CliError::new(Status::Host, format_args!("--image: memory for an initrd: {e}"));
+    let failed = |e| {
+        CliError::new(
+            Status::Host,
+            format_args!("--image: memory for an initrd: {e}"),
+        )
+    };
     let file = write().map_err(failed)?;
     Ok(format!("fd={}", file.into_raw_fd()).into())
 }
@@ -37,9 +42,10 @@ fn write() -> io::Result<File> {
         }
     };
     let mut head = Vec::with_capacity(1024);
-    // The console that process 1 gets as its standard streams.
+    // What process 1 gets as its standard streams; where the VM has no console, Rust's library opens the other.
     entry(&mut head, "dev", 0o040_755, 0, (0, 0));
     entry(&mut head, "dev/console", 0o020_600, 0, (5, 1));
+    entry(&mut head, "dev/null", 0o020_666, 0, (1, 3));
     entry(&mut head, "init", 0o100_755, AGENT.len(), (0, 0));
     file.write_all(&head)?;
     file.write_all(AGENT)?;
@@ -55,7 +61,19 @@ fn write() -> io::Result<File> {
 fn entry(bytes: &mut Vec<u8>, name: &str, mode: u32, size: usize, device: (u32, u32)) {
     let links = 1;
     let fields = [
-        0, mode, 0, 0, links, 0, size as u32, 0, 0, device.0, device.1, name.len() as u32 + 1, 0,
+        0,
+        mode,
+        0,
+        0,
+        links,
+        0,
+        size as u32,
+        0,
+        0,
+        device.0,
+        device.1,
+        name.len() as u32 + 1,
+        0,
     ];
     bytes.extend(b"070701");
     for field in fields {

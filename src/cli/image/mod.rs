@@ -85,7 +85,11 @@ impl ImageArgs {
         log::info!(
             "--image {name}: {} ({})",
             root.path.display(),
-            if root.was_cached { "there already" } else { "made" }
+            if root.was_cached {
+                "there already"
+            } else {
+                "made"
+            }
         );
         let drive = Disk {
             read_only: true,
@@ -142,7 +146,9 @@ impl ImageArgs {
 /// Where root file systems are kept.
 fn cache_folder() -> Option<PathBuf> {
     let own = std::env::var_os("MOTE_CACHE").map(PathBuf::from);
-    let cache = own.filter(|path| path.is_absolute()).or_else(user_cache_folder)?;
+    let cache = own
+        .filter(|path| path.is_absolute())
+        .or_else(user_cache_folder)?;
     Some(cache.join("images"))
 }
 

@@ -118,12 +118,14 @@ impl Session {
         match (&state.outcome, of_vm) {
             (_, Status::Signal(_)) if state.exited.is_none() => Ok(of_vm),
             (Some(Outcome::Exited(code)), _) => Ok(Status::Passed(*code)),
-            (Some(Outcome::NotRun(why, code)), _) => {
-                Err(CliError::new(Status::Passed(*code), format_args!("--image: {why}")))
-            }
-            (Some(Outcome::Failed(why)), _) => {
-                Err(CliError::new(Status::Internal, format_args!("--image: in the guest: {why}")))
-            }
+            (Some(Outcome::NotRun(why, code)), _) => Err(CliError::new(
+                Status::Passed(*code),
+                format_args!("--image: {why}"),
+            )),
+            (Some(Outcome::Failed(why)), _) => Err(CliError::new(
+                Status::Internal,
+                format_args!("--image: in the guest: {why}"),
+            )),
             (None, Status::Success) => Err(CliError::new(
                 Status::Internal,
                 "--image: the guest ended before its program did; --console file=PATH shows what its \
@@ -228,11 +230,15 @@ impl Session {
         let [setup, create] = &self.0.requests;
         let setup = session.send(setup.clone()).map_err(failed)?;
         let create = session.send(create.clone()).map_err(failed)?;
-        let start = session.send(Request::Start(NAME.to_owned())).map_err(failed)?;
+        let start = session
+            .send(Request::Start(NAME.to_owned()))
+            .map_err(failed)?;
         setup.answer().map_err(failed)?;
         create.answer().map_err(not_run)?;
         let Reply::Pid(_) = start.answer().map_err(not_run)? else {
-            return Err(Outcome::Failed("the agent's answer makes no sense".to_owned()));
+            return Err(Outcome::Failed(
+                "the agent's answer makes no sense".to_owned(),
+            ));
         };
         if self.0.has_terminal {
             // It may have changed meanwhile.
@@ -306,4 +312,7 @@ fn window() -> Window {
     Window { columns, rows }
 }
 
-const _: () = assert!(OUTPUT < 4 && ERROR < 4 && INPUT < 4, "each has a place in State::seen");
+const _: () = assert!(
+    OUTPUT < 4 && ERROR < 4 && INPUT < 4,
+    "each has a place in State::seen"
+);

@@ -4,10 +4,10 @@
 //!   accepted it is answered `OK host_port`, and from then on it is a stream like any other.
 //! - Where the guest connects to port P of the host, the socket PATH_P is connected to.
 
+use std::fmt;
 use std::fs::{self, File};
 use std::io;
 use std::mem::size_of;
-use std::fmt;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};

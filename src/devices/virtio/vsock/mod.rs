@@ -46,8 +46,8 @@ use crate::metrics::Source;
 use crate::sandbox::ThreadKind;
 use crate::threads;
 use counts::Counts;
-use host::SocketFile;
 pub use host::OwnPort;
+use host::SocketFile;
 pub use kernel::KernelVsock;
 use muxer::{Given, Muxer};
 

@@ -61,9 +61,11 @@ impl Muxer {
 
     fn watch_door(&self, events: EventSet) -> Result<(), MuxerError> {
         let event = EpollEvent::new(events, LISTENER);
-        let result = self
-            .epoll
-            .ctl(ControlOperation::Modify, self.given.socket.listener().unwrap_or(-1), event);
+        let result = self.epoll.ctl(
+            ControlOperation::Modify,
+            self.given.socket.listener().unwrap_or(-1),
+            event,
+        );
         result.map_err(|error| MuxerError::Host("watching the socket", error))
     }
 

@@ -83,7 +83,8 @@ impl Guest {
     fn with(limits: Limits, features: u64) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("v");
-        let device = VsockDevice::with_limits(CID, SocketFile::bind(&path).unwrap(), limits).unwrap();
+        let device =
+            VsockDevice::with_limits(CID, SocketFile::bind(&path).unwrap(), limits).unwrap();
         let counts = device.counts.clone();
         let transport_reset = device.transport_reset();
         let mut fake = FakeGuest::new(device);

@@ -1,0 +1,148 @@
+//! Layouts and archives, found or refused, and the cache.
+
+use std::io::Write;
+use std::path::PathBuf;
+
+use sha2::{Digest, Sha256};
+
+use super::*;
+use crate::image::source::hex;
+use crate::image::{ImageError, Root, Source, cache};
+
+/// A layout of one image, in a folder.
+struct Layout(tempfile::TempDir);
+
+impl Layout {
+    fn of(layers: &[Vec<u8>], change: impl FnOnce(String) -> String) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir_all(folder.path().join("blobs/sha256")).unwrap();
+        let blob = |bytes: &[u8]| {
+            let digest = hex(&Sha256::digest(bytes));
+            fs::write(folder.path().join("blobs/sha256").join(&digest), bytes).unwrap();
+            format!("sha256:{digest}")
+        };
+        let digests: Vec<_> = layers
+            .iter()
+            .map(|layer| format!("{:?}", blob(layer)))
+            .collect();
+        let architecture = match std::env::consts::ARCH {
+            "x86_64" => "amd64",
+            _ => "arm64",
+        };
+        let config = format!(
+            "{{\"architecture\":\"{architecture}\",\"os\":\"linux\",\
+             \"config\":{{\"Cmd\":[\"/x\"],\"User\":\"me\"}},\"rootfs\":{{\"diff_ids\":[{}]}}}}",
+            digests.join(",")
+        );
+        let config = blob(change(config).as_bytes());
+        let layers: Vec<_> = digests
+            .iter()
+            .map(|d| format!("{{\"digest\":{d}}}"))
+            .collect();
+        let manifest = format!(
+            "{{\"config\":{{\"digest\":\"{config}\"}},\"layers\":[{}]}}",
+            layers.join(",")
+        );
+        let manifest = blob(manifest.as_bytes());
+        let index = format!(
+            "{{\"manifests\":[{{\"digest\":\"{manifest}\",\"annotations\":\
+             {{\"org.opencontainers.image.ref.name\":\"name:v1\"}}}}]}}"
+        );
+        fs::write(folder.path().join("index.json"), index).unwrap();
+        Layout(folder)
+    }
+
+    fn path(&self) -> String {
+        self.0.path().to_str().unwrap().to_owned()
+    }
+}
+
+fn made(source: &str, cache: &Path) -> Result<Root, ImageError> {
+    cache::root(Source::open(source)?, cache, &mut |_, _| ())
+}
+
+#[test]
+fn a_layout_is_found_made_once_and_found_again() {
+    let layout = Layout::of(&[archive(&[file("f", b"content")])], |config| config);
+    let cache = tempfile::tempdir().unwrap();
+    let images = cache.path().join("images");
+    let root = made(&layout.path(), &images).unwrap();
+    assert!(!root.was_cached);
+    assert_eq!(root.settings.cmd, Some(vec!["/x".to_owned()]));
+    assert_eq!(root.settings.user, "me");
+    let tagged = format!("{}:v1", layout.path());
+    let again = made(&tagged, &images).unwrap();
+    assert!(again.was_cached);
+    assert_eq!(again.path, root.path);
+    let all: Vec<_> = fs::read_dir(&images).unwrap().flatten().collect();
+    assert_eq!(all.len(), 1, "{all:?}");
+    // In a folder that others can write to, nothing is trusted.
+    use std::os::unix::fs::PermissionsExt;
+    fs::set_permissions(&images, fs::Permissions::from_mode(0o777)).unwrap();
+    let error = made(&layout.path(), &images).unwrap_err().to_string();
+    assert!(error.contains("other users"), "{error}");
+}
+
+#[test]
+fn what_is_missing_damaged_or_anothers_is_said() {
+    let cache = tempfile::tempdir().unwrap();
+    let error = |name: &str| made(name, cache.path()).unwrap_err().to_string();
+    let registry = error("docker.io/library/alpine:3.20");
+    assert!(registry.contains("skopeo copy docker://docker.io/library/alpine:3.20"));
+    assert!(error("/no/such/file").contains("/no/such/file"));
+    let empty = tempfile::tempdir().unwrap();
+    assert!(error(empty.path().to_str().unwrap()).contains("neither"));
+
+    let layer = archive(&[file("f", b"content")]);
+    let layout = Layout::of(std::slice::from_ref(&layer), |config| config);
+    assert!(error(&format!("{}:v2", layout.path())).contains("name:v1"));
+    let digest = hex(&Sha256::digest(&layer));
+    let blob = layout.0.path().join("blobs/sha256").join(&digest);
+    fs::write(&blob, archive(&[file("f", b"another")])).unwrap();
+    assert!(error(&layout.path()).contains("damaged"));
+    fs::remove_file(&blob).unwrap();
+    assert!(error(&layout.path()).contains(&digest));
+    assert_eq!(
+        fs::read_dir(cache.path())
+            .unwrap()
+            .flatten()
+            .filter(|f| { f.file_name().to_string_lossy().ends_with(".erofs") })
+            .count(),
+        0
+    );
+
+    let other = |config: String| config.replace("amd64", "s390x").replace("arm64", "s390x");
+    let layout = Layout::of(std::slice::from_ref(&layer), other);
+    assert!(error(&layout.path()).contains("no image"));
+    let fewer = |config: String| config.replace("diff_ids\":[", "diff_ids\":[],\"x\":[");
+    let layout = Layout::of(&[layer], fewer);
+    assert!(error(&layout.path()).contains("same layers"));
+}
+
+#[test]
+fn what_docker_saves_is_read() {
+    let layer = archive(&[file("f", b"content")]);
+    let architecture = match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        _ => "arm64",
+    };
+    let digest = hex(&Sha256::digest(&layer));
+    let config = format!(
+        "{{\"architecture\":\"{architecture}\",\"config\":{{\"Env\":[\"A=b\"]}},\
+         \"rootfs\":{{\"diff_ids\":[\"sha256:{digest}\"]}}}}"
+    );
+    let manifest =
+        "[{\"Config\":\"c.json\",\"RepoTags\":[\"it:latest\"],\"Layers\":[\"1/layer.tar\"]}]";
+    let saved = archive(&[
+        file("c.json", config.as_bytes()),
+        file("real.tar", &layer),
+        link(b'2', "1/layer.tar", "../real.tar"),
+        file("manifest.json", manifest.as_bytes()),
+    ]);
+    let folder = tempfile::tempdir().unwrap();
+    let path: PathBuf = folder.path().join("saved.tar");
+    File::create(&path).unwrap().write_all(&saved).unwrap();
+    let name = format!("{}:latest", path.display());
+    let root = made(&name, &folder.path().join("images")).unwrap();
+    assert_eq!(root.settings.env, Some(vec!["A=b".to_owned()]));
+}
