@@ -40,7 +40,7 @@ fn links_in_circles_and_to_nowhere_are_refused() {
     assert!(error(&[link(b'1', "a", "b")]).contains("isn't there"));
     assert!(error(&[folder("d"), link(b'1', "a", "d")]).contains("folder"));
     assert!(error(&[file("a/..", b"")]).contains("ends in .."));
-    assert!(error(&[file("/", b"")]).contains("root"));
+    assert!(error(&[file(".", b"")]).contains("root"));
     assert!(error(&[link(b'1', "/", "a")]).contains("isn't there"));
     assert!(error(&[link(b'2', "a", "")]).contains("no target"));
     let long = "n".repeat(256);
@@ -65,7 +65,7 @@ fn a_file_is_linked_to_itself_and_replaced_by_its_twin() {
 fn headers_that_make_no_sense_are_refused() {
     let good = archive(&[file("a", b"content")]);
     let refused = |bytes: Vec<u8>| image(&[bytes]).unwrap_err().to_string();
-    assert!(refused(good[..700].to_vec()).contains("cut"));
+    assert!(refused(good[..515].to_vec()).contains("cut"));
     assert!(refused(good[..100].to_vec()).contains("cut"));
     let mut damaged = good.clone();
     damaged[0] ^= 1;
@@ -133,8 +133,10 @@ fn noise_is_an_image_or_refused() {
         file("d/.wh.f", b""),
     ]);
     image_layer(&good);
-    for at in 0..good.len() {
-        for value in [0, 1, b'7', 0x80, 0xff] {
+    // Not each byte of the padding.
+    let worth = |at: &usize| good[*at] != 0 || at % 32 == 0;
+    for at in (0..good.len()).filter(worth) {
+        for value in [0, b'7', 0xff] {
             let mut changed = good.clone();
             changed[at] = value;
             image_layer(&changed);
