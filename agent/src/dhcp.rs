@@ -75,7 +75,7 @@ fn mac(name: &str, socket: &OwnedFd) -> Result<[u8; 6]> {
     }
     // SAFETY: it takes an ifreq, and fills in a hardware address.
     let data = unsafe {
-        sys::ioctl(socket, libc::SIOCGIFHWADDR as u64, &mut request)
+        sys::ioctl(socket, libc::SIOCGIFHWADDR, &mut request)
             .map_err(Error::of(format_args!("network {name}")))?;
         request.ifr_ifru.ifru_hwaddr.sa_data
     };

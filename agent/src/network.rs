@@ -56,9 +56,9 @@ pub fn up(name: &str) -> Result<()> {
     let failed = |what| move |error| Error::of(format_args!("network {name}: {what}"))(error);
     // SAFETY: both take an ifreq, of which the second member is the flags.
     unsafe {
-        sys::ioctl(&socket, libc::SIOCGIFFLAGS as u64, &mut request).map_err(failed("flags"))?;
+        sys::ioctl(&socket, libc::SIOCGIFFLAGS, &mut request).map_err(failed("flags"))?;
         request.ifr_ifru.ifru_flags |= libc::IFF_UP as libc::c_short;
-        sys::ioctl(&socket, libc::SIOCSIFFLAGS as u64, &mut request).map_err(failed("up"))?;
+        sys::ioctl(&socket, libc::SIOCSIFFLAGS, &mut request).map_err(failed("up"))?;
     }
     Ok(())
 }
@@ -111,7 +111,7 @@ fn set_mtu(name: &str, mtu: u32) -> Result<()> {
     let mut request = request(name)?;
     request.ifr_ifru.ifru_mtu = mtu.try_into().unwrap_or(i32::MAX);
     // SAFETY: it takes an ifreq.
-    unsafe { sys::ioctl(&socket()?, libc::SIOCSIFMTU as u64, &mut request) }
+    unsafe { sys::ioctl(&socket()?, libc::SIOCSIFMTU, &mut request) }
         .map_err(Error::of(format_args!("network {name}: mtu {mtu}")))?;
     Ok(())
 }
@@ -124,9 +124,9 @@ fn set_address(name: &str, address: [u8; 4], prefix: u8) -> Result<()> {
     let what = format!("network {name}: {a}.{b}.{c}.{d}/{prefix}");
     // SAFETY: both take an ifreq.
     unsafe {
-        sys::ioctl(&socket, libc::SIOCSIFADDR as u64, &mut request).map_err(Error::of(&what))?;
+        sys::ioctl(&socket, libc::SIOCSIFADDR, &mut request).map_err(Error::of(&what))?;
         request.ifr_ifru.ifru_netmask = internet(mask(prefix));
-        sys::ioctl(&socket, libc::SIOCSIFNETMASK as u64, &mut request).map_err(Error::of(&what))?;
+        sys::ioctl(&socket, libc::SIOCSIFNETMASK, &mut request).map_err(Error::of(&what))?;
     }
     Ok(())
 }
@@ -144,7 +144,7 @@ fn default_route(gateway: [u8; 4]) -> Result<()> {
     route.rt_gateway = internet(gateway);
     route.rt_flags = libc::RTF_UP | libc::RTF_GATEWAY;
     // SAFETY: it takes an rtentry.
-    let added = unsafe { sys::ioctl(&socket()?, libc::SIOCADDRT as u64, &mut route) };
+    let added = unsafe { sys::ioctl(&socket()?, libc::SIOCADDRT, &mut route) };
     match added {
         Err(error) if error.raw_os_error() == Some(libc::EEXIST) => Ok(()),
         added => {

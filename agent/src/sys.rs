@@ -221,9 +221,9 @@ pub fn socket(family: c_int, kind: c_int, protocol: c_int) -> io::Result<OwnedFd
 /// # Safety
 ///
 /// `request` takes a `T`.
-pub unsafe fn ioctl<T>(fd: &OwnedFd, request: u64, value: &mut T) -> io::Result<c_int> {
+pub unsafe fn ioctl<T>(fd: &OwnedFd, request: libc::Ioctl, value: &mut T) -> io::Result<c_int> {
     // SAFETY: by this function's own condition.
-    check(unsafe { libc::ioctl(fd.as_raw_fd(), request as _, std::ptr::from_mut(value)) })
+    check(unsafe { libc::ioctl(fd.as_raw_fd(), request, std::ptr::from_mut(value)) })
 }
 
 /// Opens `path`, which may be relative to `folder`, and doesn't lead out of it by `..` or links (openat2(2)).

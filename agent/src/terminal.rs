@@ -22,7 +22,7 @@ pub fn open() -> Result<(OwnedFd, OwnedFd)> {
     let host = open("/dev/pts/ptmx").or_else(|_| open("/dev/ptmx"));
     let host = OwnedFd::from(host.map_err(Error::of("/dev/pts/ptmx"))?);
     // SAFETY: it takes an int.
-    unsafe { sys::ioctl(&host, libc::TIOCSPTLCK as u64, &mut 0i32) }
+    unsafe { sys::ioctl(&host, libc::TIOCSPTLCK, &mut 0i32) }
         .map_err(Error::of("unlocking a terminal"))?;
     let flags = libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC;
     // SAFETY: it takes flags, and gives a new descriptor.
@@ -52,7 +52,7 @@ pub fn resize(terminal: &OwnedFd, window: Window) -> Result<()> {
         ws_ypixel: 0,
     };
     // SAFETY: it takes a winsize.
-    unsafe { sys::ioctl(terminal, libc::TIOCSWINSZ as u64, &mut size) }
+    unsafe { sys::ioctl(terminal, libc::TIOCSWINSZ, &mut size) }
         .map_err(Error::of("the terminal's size"))?;
     Ok(())
 }

@@ -79,11 +79,10 @@ impl Content {
 
     /// Whole blocks of zeros aren't written.
     fn write_all(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        let mut start = 0;
-        let blocks = bytes.chunks(BLOCK).map(|block| is_zero(block));
-        let mut end = 0;
-        for (block, zero) in bytes.chunks(BLOCK).zip(blocks) {
-            if zero {
+        // What isn't written yet of what has been looked at.
+        let (mut start, mut end) = (0, 0);
+        for block in bytes.chunks(BLOCK) {
+            if is_zero(block) {
                 self.file
                     .write_all_at(&bytes[start..end], offset + start as u64)?;
                 start = end + block.len();

@@ -7,13 +7,13 @@ use std::process::Child;
 use super::*;
 
 /// A terminal with `mote run` in front of it.
-struct Session {
-    terminal: File,
-    mote: Child,
+pub struct Session {
+    pub terminal: File,
+    pub mote: Child,
     seen: String,
 }
 
-fn size(columns: u16, rows: u16) -> libc::winsize {
+pub fn size(columns: u16, rows: u16) -> libc::winsize {
     libc::winsize {
         ws_row: rows,
         ws_col: columns,
@@ -24,6 +24,10 @@ fn size(columns: u16, rows: u16) -> libc::winsize {
 
 impl Session {
     fn start(arguments: &[&str], window: libc::winsize) -> Self {
+        Self::of(mote(arguments), window)
+    }
+
+    pub fn of(mut command: Command, window: libc::winsize) -> Self {
         let (mut main, mut other) = (-1, -1);
         let none = std::ptr::null_mut();
         // SAFETY: room for two descriptors, which then belong to the OwnedFds; a valid winsize.
@@ -39,7 +43,6 @@ impl Session {
             libc::fcntl(main, libc::F_SETFD, libc::FD_CLOEXEC);
             (OwnedFd::from_raw_fd(main), OwnedFd::from_raw_fd(other))
         };
-        let mut command = mote(arguments);
         command.stdin(other.try_clone().unwrap());
         command.stdout(other.try_clone().unwrap()).stderr(other);
         // SAFETY: only async-signal-safe calls between fork and exec.
@@ -57,13 +60,13 @@ impl Session {
         }
     }
 
-    fn type_in(&mut self, text: &str) {
+    pub fn type_in(&mut self, text: &str) {
         self.terminal.write_all(text.as_bytes()).unwrap();
     }
 
     /// Waits until the guest has printed this, after whatever was waited for before.
     #[track_caller]
-    fn expect(&mut self, text: &str) {
+    pub fn expect(&mut self, text: &str) {
         let deadline = Instant::now() + PATIENCE;
         loop {
             if let Some(at) = self.seen.find(text) {
@@ -86,7 +89,7 @@ impl Session {
         }
     }
 
-    fn resize(&self, columns: u16, rows: u16) {
+    pub fn resize(&self, columns: u16, rows: u16) {
         let window = size(columns, rows);
         // SAFETY: a valid winsize.
         let result = unsafe { libc::ioctl(self.terminal.as_raw_fd(), libc::TIOCSWINSZ, &window) };

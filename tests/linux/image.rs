@@ -5,6 +5,7 @@ use std::process::Child;
 
 use sha2::{Digest, Sha256};
 
+use super::console::{Session, size};
 use super::*;
 
 /// A layout in a folder of its own.
@@ -262,9 +263,39 @@ fn streams_are_whole_and_half_closed() {
     assert_eq!(status, Some(128 + 13), "SIGPIPE");
 }
 
-fn wait(mut child: Child) -> Option<i32> {
+fn wait(child: impl std::borrow::BorrowMut<Child>) -> Option<i32> {
+    let mut child = child;
+    let child: &mut Child = child.borrow_mut();
     until("the end of mote", || child.try_wait().unwrap().is_some());
     child.wait().unwrap().code()
+}
+
+#[test]
+fn a_terminal_is_the_programs_with_its_size() {
+    let Some(layout) = image() else { return };
+    let program = "stty size; read line; echo got $line; stty size; test -t 2 && exit 11";
+    let command = run(&layout, &["--", program]);
+    let mut session = Session::of(command, size(101, 37));
+    session.expect("37 101");
+    session.resize(80, 24);
+    session.type_in("hello\r");
+    session.expect("got hello");
+    session.expect("24 80");
+    assert_eq!(wait(&mut session.mote), Some(11));
+    let command = run(&layout, &["--", "echo ready; sleep 1000"]);
+    let mut session = Session::of(command, size(80, 24));
+    session.expect("ready");
+    session.type_in("\x01x");
+    assert_eq!(wait(&mut session.mote), Some(130), "Ctrl-A x");
+    let command = run(&layout, &["--", "echo ready; sleep 1000"]);
+    let mut session = Session::of(command, size(80, 24));
+    session.expect("ready");
+    session.type_in("\x03");
+    assert_eq!(
+        wait(&mut session.mote),
+        Some(130),
+        "Ctrl-C, by the guest's terminal"
+    );
 }
 
 #[test]

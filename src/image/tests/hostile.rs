@@ -134,7 +134,7 @@ fn noise_is_an_image_or_refused() {
     ]);
     image_layer(&good);
     // Not each byte of the padding.
-    let worth = |at: &usize| good[*at] != 0 || at % 32 == 0;
+    let worth = |at: &usize| good[*at] != 0 || at.is_multiple_of(32);
     for at in (0..good.len()).filter(worth) {
         for value in [0, b'7', 0xff] {
             let mut changed = good.clone();
