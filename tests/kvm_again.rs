@@ -59,7 +59,7 @@ fn vm_with_everything(host: &Host, folder: &Path, round: u32) {
         config.vsock = Some(Vsock {
             cid: 3,
             socket: Some(folder.join("vsock")),
-            vhost: false,
+            ..Vsock::default()
         });
         config.metrics = Some(Metrics {
             file: Some(folder.join("vm.prom")),

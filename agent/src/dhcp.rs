@@ -81,7 +81,7 @@ fn mac(name: &str, socket: &OwnedFd) -> Result<[u8; 6]> {
     };
     let mut mac = [0; 6];
     for (to, from) in mac.iter_mut().zip(data) {
-        *to = from as u8;
+        *to = from.to_ne_bytes()[0];
     }
     Ok(mac)
 }
