@@ -29,7 +29,9 @@ pub fn live(
     let has_terminal = session.is_some_and(Session::has_terminal);
     let forwarding = session.map(|session| session.start(vm.stopper()));
     let terminal = match config.console {
-        _ if has_terminal => RawTerminal::enter().map_err(internal("setting the terminal's mode"))?,
+        _ if has_terminal => {
+            RawTerminal::enter().map_err(internal("setting the terminal's mode"))?
+        }
         Console::Stdio | Console::Hvc(Endpoint::Stdio) => {
             RawTerminal::enter().map_err(internal("setting the terminal's mode"))?
         }

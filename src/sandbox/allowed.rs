@@ -223,15 +223,17 @@ const VSOCK: &[Allowed] = &[
 ];
 
 /// Of the thread of vsock, where this process serves a port of it.
-const OWN_PORT: &[Allowed] = &[only(SYS_socketpair, &[Is(0, AF_UNIX as u64)])];
+const OWN_PORT: &[Allowed] = &[only(SYS_socketpair, &[Is(0, AF_UNIX as u64)]).rare(OF_AN_IMAGE)];
+
+const OF_AN_IMAGE: &str = "the guest's agent runs the program of a container image";
 
 const AGENT: &[Allowed] = &[
-    any(POLL),
-    any(SYS_recvfrom),
-    any(SYS_sendto),
-    any(SYS_shutdown),
-    any(SYS_getrandom), // the seed of its tables
-    only(SYS_ioctl, &[Is(1, TIOCGWINSZ)]),
+    any(POLL).rare(OF_AN_IMAGE),
+    any(SYS_recvfrom).rare(OF_AN_IMAGE),
+    any(SYS_sendto).rare(OF_AN_IMAGE),
+    any(SYS_shutdown).rare(OF_AN_IMAGE),
+    any(SYS_getrandom).rare(OF_AN_IMAGE), // the seed of its tables
+    only(SYS_ioctl, &[Is(1, TIOCGWINSZ)]).rare(OF_AN_IMAGE),
 ];
 
 const VHOST_USER: &[Allowed] = &[
@@ -436,10 +438,7 @@ pub fn own(kind: ThreadKind, vm: &Vm) -> Vec<Allowed> {
         ThreadKind::Drive => DRIVE,
         ThreadKind::Ring => RING,
         ThreadKind::Net => NET,
-        ThreadKind::Vsock => {
-            when(has(ThreadKind::Agent), OWN_PORT);
-            VSOCK
-        }
+        ThreadKind::Vsock => VSOCK,
         ThreadKind::Agent => AGENT,
         ThreadKind::VhostUser => VHOST_USER,
         ThreadKind::Balloon => BALLOON,
@@ -457,6 +456,7 @@ pub fn own(kind: ThreadKind, vm: &Vm) -> Vec<Allowed> {
         }
     };
     match kind {
+        ThreadKind::Vsock => when(has(ThreadKind::Agent), OWN_PORT),
         ThreadKind::Main => {
             when(vm.has_sockets, NAMES);
             when(vm.maps_files, MAPPED);

@@ -65,7 +65,7 @@ pub enum ThreadKind {
 
 impl ThreadKind {
     /// All there are.
-    pub const ALL: [ThreadKind; 14] = [
+    pub const ALL: [ThreadKind; 15] = [
         ThreadKind::Vcpu,
         ThreadKind::Worker,
         ThreadKind::Drive,

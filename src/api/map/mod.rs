@@ -135,7 +135,7 @@ fn vsock(vsock: &model::Vsock) -> Vsock {
     Vsock {
         cid: vsock.guest_cid,
         socket: Some(vsock.uds_path.clone()),
-        vhost: false,
+        ..Vsock::default()
     }
 }
 
