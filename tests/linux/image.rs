@@ -273,14 +273,16 @@ fn wait(child: impl std::borrow::BorrowMut<Child>) -> Option<i32> {
 #[test]
 fn a_terminal_is_the_programs_with_its_size() {
     let Some(layout) = image() else { return };
-    let program = "stty size; read line; echo got $line; stty size; test -t 2 && exit 11";
+    // The size and what is typed come by ways of their own, in any order.
+    let program = "stty size; read line; echo got $line; \
+        until [ \"$(stty size)\" = '24 80' ]; do sleep 0.1; done; echo resized; test -t 2 && exit 11";
     let command = run(&layout, &["--", program]);
     let mut session = Session::of(command, size(101, 37));
     session.expect("37 101");
     session.resize(80, 24);
     session.type_in("hello\r");
     session.expect("got hello");
-    session.expect("24 80");
+    session.expect("resized");
     assert_eq!(wait(&mut session.mote), Some(11));
     let command = run(&layout, &["--", "echo ready; sleep 1000"]);
     let mut session = Session::of(command, size(80, 24));

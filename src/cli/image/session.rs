@@ -5,7 +5,7 @@
 
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use mote_agent_protocol::container::Window;
 use mote_agent_protocol::host::{self, CallError};
@@ -38,6 +38,8 @@ struct Inner {
     /// Written at each change of `state`, and by signals.
     wake: EventFd,
     state: Mutex<State>,
+    /// Told of each change too, for output that waits.
+    changed: Condvar,
 }
 
 #[derive(Debug, Default)]
@@ -47,6 +49,8 @@ struct State {
     /// Output streams that have ended, of those that there are.
     ended: usize,
     exited: Option<u8>,
+    /// Signals are the program's.
+    forwarding: bool,
     /// Ctrl-A x.
     quit: bool,
     /// The control connection is over.
@@ -83,6 +87,7 @@ impl Session {
             stopper: OnceLock::new(),
             wake: EventFd::new(libc::EFD_CLOEXEC).map_err(failed)?,
             state: Mutex::default(),
+            changed: Condvar::new(),
         })))
     }
 
@@ -168,6 +173,7 @@ impl Session {
                     ERROR => libc::STDERR_FILENO,
                     _ => libc::STDOUT_FILENO,
                 };
+                self.0.wait_until_forwarding();
                 stdio::copy_output(&stream, fd);
                 self.0.change(|state| state.ended += 1);
             }
@@ -240,11 +246,12 @@ impl Session {
                 "the agent's answer makes no sense".to_owned(),
             ));
         };
+        signals::forward();
         if self.0.has_terminal {
-            // It may have changed meanwhile.
+            // It may have changed before.
             self.tell(session, Request::Resize(Target::of(NAME, ""), window()));
         }
-        signals::forward();
+        self.0.change(|state| state.forwarding = true);
         let outputs = if self.0.has_terminal { 1 } else { 2 };
         loop {
             let state = self.0.state();
@@ -297,7 +304,16 @@ impl Inner {
 
     fn change(&self, change: impl FnOnce(&mut State)) {
         change(&mut self.state());
+        self.changed.notify_all();
         let _ = self.wake.write(1);
+    }
+
+    /// Until signals go to the program, or it is clear that they never will: whoever has seen the program say something
+    /// may send it a signal, and means the program by it.
+    fn wait_until_forwarding(&self) {
+        let waits = |state: &mut State| !state.forwarding && !state.over && state.outcome.is_none();
+        let state = self.changed.wait_while(self.state(), waits);
+        drop(state.unwrap_or_else(PoisonError::into_inner));
     }
 
     fn end(&self, outcome: Outcome) {
