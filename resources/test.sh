@@ -19,8 +19,9 @@ for arch in $MOTE_ARCHES; do
     say "the first time takes about 25 minutes for each architecture, two fifths of it for compiling two Linux kernels for guests"
 done
 need_rust
-# The tests make disks, and look into them, and into device trees; into what VMs do, and have networks of their own.
-need_packages e2fsprogs device-tree-compiler strace iproute2 util-linux
+# The tests make disks, and look into them, and into device trees; into what VMs do, and have networks of their own;
+# and pack layers of images.
+need_packages e2fsprogs device-tree-compiler strace iproute2 util-linux zstd
 
 tmp=$(mktemp -d)
 log=$tmp/log lanes=()

@@ -9,7 +9,7 @@ HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 ARCH=$1
 PACKAGES=(base-files base-passwd bash dash coreutils diffutils findutils grep gzip sed tar mawk hostname procps
   util-linux bsdutils mount kmod strace iproute2 iputils-ping iperf3 socat ethtool e2fsprogs erofs-utils xfsprogs
-  curl gcc libc6-dev device-tree-compiler busybox-static qemu-system-arm qemu-system-common qemu-utils)
+  curl gcc libc6-dev device-tree-compiler busybox-static zstd qemu-system-arm qemu-system-common qemu-utils)
 RECIPE=2 # raise it when a change below changes the result
 
 tree=$MOTE_CACHE_DIR/kvm-host/tree-$ARCH-$(hash_of "${PACKAGES[*]}" "$RECIPE")
