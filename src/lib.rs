@@ -54,6 +54,7 @@ pub mod fuzzing;
 pub mod handed;
 pub mod image;
 pub mod jail;
+mod kept;
 pub mod kvm;
 pub mod machine;
 pub mod memory;

@@ -9,7 +9,7 @@
 //! Nothing in the folder is trusted for being there:
 //!
 //! - the folder must be a real directory of this user that nobody else can write to, else it
-//!   isn't used; an entry likewise a real file (never a link), else it is replaced;
+//!   isn't used; an entry likewise a real file (never a link), else it is replaced (see [`kept`]);
 //! - an entry's stamp must be for this content, this length, with the right checksums (see
 //!   [`super::packed`]), and the ELF loader checks it like any other kernel;
 //! - an entry appears under its name by `rename`, whole: processes that unpack the same kernel
@@ -17,22 +17,20 @@
 //!
 //! No failure here stops a VM: without the cache the kernel is unpacked each time.
 
-use std::fs::{self, DirBuilder, File, Metadata, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use super::packed::Key;
+use crate::kept::{self, TEMPORARY_SUFFIX};
 
 /// How many kernels are kept; those used longest ago are removed.
 const MAX_ENTRIES: usize = 8;
 /// For an arm64 Image too.
 const SUFFIX: &str = ".vmlinux";
-const TEMPORARY_SUFFIX: &str = ".tmp";
-/// A temporary file of this age was left by a process that died.
-const STALE: Duration = Duration::from_secs(3600);
 /// An entry's time of use is brought up to date when it is older than this: a system call
 /// once a day instead of at each start.
 const USE_PRECISION: Duration = Duration::from_secs(24 * 3600);
@@ -66,20 +64,7 @@ pub(super) struct Cache {
 impl Cache {
     /// Opens the folder, or makes it (mode 0700).
     pub fn open(folder: &Path) -> io::Result<Cache> {
-        let metadata = match fs::symlink_metadata(folder) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                DirBuilder::new()
-                    .recursive(true)
-                    .mode(0o700)
-                    .create(folder)?;
-                fs::symlink_metadata(folder)?
-            }
-            other => other?,
-        };
-        if !metadata.is_dir() {
-            return Err(refused("it is not a directory (or a link to one)"));
-        }
-        check_owner(&metadata)?;
+        kept::open_folder(folder)?;
         Ok(Cache {
             folder: folder.to_path_buf(),
         })
@@ -89,9 +74,9 @@ impl Cache {
     /// that can't be trusted is removed.
     pub fn find(&self, key: &Key) -> Option<(File, u64)> {
         let path = self.entry(key);
-        match open_entry(&path) {
+        match kept::open_entry(&path) {
             Ok((file, metadata)) => {
-                note_use(&file, &metadata);
+                kept::note_use(&file, &metadata, USE_PRECISION);
                 Some((file, metadata.len()))
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
@@ -150,72 +135,10 @@ impl Cache {
 
     /// Removes what is too much or too old. Files that the cache doesn't know stay.
     fn clean(&self) {
-        let Ok(files) = fs::read_dir(&self.folder) else {
-            return;
-        };
-        let now = SystemTime::now();
-        let mut entries = Vec::new();
-        for file in files.flatten() {
-            let Ok(time) = file.metadata().and_then(|metadata| metadata.modified()) else {
-                continue;
-            };
-            let name = file.file_name();
-            let name = name.to_string_lossy();
-            if name.ends_with(SUFFIX) {
-                entries.push((time, file.path()));
-            } else if name.starts_with('.')
-                && name.ends_with(TEMPORARY_SUFFIX)
-                && now.duration_since(time).is_ok_and(|age| age > STALE)
-            {
-                let _ = fs::remove_file(file.path());
-            }
-        }
-        entries.sort_unstable_by(|a, b| b.cmp(a));
-        for (_, path) in entries.iter().skip(MAX_ENTRIES) {
-            let _ = fs::remove_file(path);
-        }
+        let mut kernels = 0;
+        kept::clean(&self.folder, SUFFIX, |_, _, _| {
+            kernels += 1;
+            kernels <= MAX_ENTRIES
+        });
     }
-}
-
-/// Opens an entry without following a link or waiting for a pipe's other end.
-fn open_entry(path: &Path) -> io::Result<(File, Metadata)> {
-    let file = OpenOptions::new()
-        .read(true)
-        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
-        .open(path)?;
-    let metadata = file.metadata()?;
-    if !metadata.is_file() {
-        return Err(refused("it is not a regular file"));
-    }
-    check_owner(&metadata)?;
-    Ok((file, metadata))
-}
-
-/// Checks that nobody but this user could have written to it.
-fn check_owner(metadata: &Metadata) -> io::Result<()> {
-    // SAFETY: geteuid takes nothing, changes nothing and can't fail.
-    let user = unsafe { libc::geteuid() };
-    if metadata.uid() != user {
-        Err(refused("it belongs to another user"))
-    } else if metadata.mode() & 0o022 != 0 {
-        Err(refused("other users can write to it"))
-    } else {
-        Ok(())
-    }
-}
-
-/// Makes the entry count as used today.
-fn note_use(file: &File, metadata: &Metadata) {
-    let now = SystemTime::now();
-    let old = |time: SystemTime| {
-        now.duration_since(time)
-            .is_ok_and(|age| age > USE_PRECISION)
-    };
-    if metadata.modified().is_ok_and(old) {
-        let _ = file.set_modified(now);
-    }
-}
-
-fn refused(why: &str) -> io::Error {
-    io::Error::new(io::ErrorKind::PermissionDenied, why)
 }

@@ -1,12 +1,14 @@
 //! Root file systems that were made before, in a folder of the user's, named by what is in them: the digests of their
 //! layers, unpacked, which were compared when they were made.
 //!
-//! One is made at a time, by whoever has the lock; others wait and find it. It has its name once it is whole.
+//! One is made at a time, by whoever has the lock; others wait and find it. It has its name once it is whole. What is
+//! there is looked at as [`crate::kept`] says.
 
-use std::fs::{self, DirBuilder, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufReader, Read};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use ruzstd::decoding::{FrameDecoder, StreamingDecoder};
 use sha2::{Digest, Sha256};
@@ -18,6 +20,12 @@ use super::layer;
 use super::source::{LayerSource, Source, hex};
 use super::tar::Stream;
 use super::tree::Tree;
+use crate::kept;
+
+const SUFFIX: &str = ".erofs";
+
+/// An image of this age may have been found by a process that hasn't opened it yet.
+const JUST_USED: Duration = Duration::from_secs(60);
 
 /// Raised when the images that are made of the same layers are others.
 const RECIPE: u32 = 1;
@@ -34,36 +42,73 @@ pub type OnProgress<'a> = &'a mut dyn FnMut(u64, u64);
 ///
 /// The folder can't be used, or the image is wrong.
 pub fn root(source: Source, folder: &Path, progress: OnProgress) -> Result<Root, ImageError> {
-    open_folder(folder)?;
+    kept::open_folder(folder).map_err(|error| {
+        ImageError::content(folder, format!("images aren't kept in it: {error}"))
+    })?;
     let name = name(&source.layers);
-    let path = folder.join(format!("{name}.erofs"));
-    if is_own_file(&path) {
+    let path = folder.join(format!("{name}{SUFFIX}"));
+    if is_there(&path) {
         return Ok(found(source, path, true));
     }
     let lock_path = folder.join(format!("{name}.lock"));
-    let lock = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .custom_flags(libc::O_NOFOLLOW)
-        .open(&lock_path)
-        .map_err(ImageError::io(&lock_path))?;
-    lock.lock().map_err(ImageError::io(&lock_path))?;
-    if is_own_file(&path) {
-        return Ok(found(source, path, true));
+    let _lock = lock(&lock_path).map_err(ImageError::io(&lock_path))?;
+    let made = make_once(&source, folder, &name, &path, progress);
+    let _ = fs::remove_file(&lock_path);
+    Ok(found(source, path, !made?))
+}
+
+/// Removes images, those used longest ago first, until the others are no more than `limit` bytes. This one stays, and what
+/// has just been used. A VM that has one open keeps it.
+pub fn clean(folder: &Path, limit: u64, used: &Path) {
+    let mut total = fs::metadata(used).map_or(0, |metadata| metadata.len());
+    kept::clean(folder, SUFFIX, |path, length, age| {
+        if path == used {
+            return true;
+        }
+        total = total.saturating_add(length);
+        total <= limit || age < JUST_USED
+    });
+}
+
+/// With the lock: makes it, if it isn't there meanwhile.
+fn make_once(
+    source: &Source,
+    folder: &Path,
+    name: &str,
+    path: &Path,
+    progress: OnProgress,
+) -> Result<bool, ImageError> {
+    if is_there(path) {
+        return Ok(false);
     }
-    let temporary = folder.join(format!(".{name}.tmp"));
+    let temporary = folder.join(format!(".{name}{}", kept::TEMPORARY_SUFFIX));
     // Whoever made it has died: the lock is ours.
     let _ = fs::remove_file(&temporary);
-    let made = make(&source, &temporary, progress)
-        .and_then(|()| fs::rename(&temporary, &path).map_err(ImageError::io(&path)));
-    if let Err(error) = made {
+    let made = make(source, &temporary, progress)
+        .and_then(|()| fs::rename(&temporary, path).map_err(ImageError::io(path)));
+    if made.is_err() {
         let _ = fs::remove_file(&temporary);
-        return Err(error);
     }
-    let _ = fs::remove_file(&lock_path);
-    Ok(found(source, path, false))
+    made.map(|()| true)
+}
+
+/// The lock on a file that has this name once it is locked: whoever had it removes it.
+pub(super) fn lock(path: &Path) -> io::Result<File> {
+    loop {
+        let file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .custom_flags(libc::O_NOFOLLOW)
+            .open(path)?;
+        file.lock()?;
+        let named = fs::symlink_metadata(path);
+        let locked = file.metadata()?;
+        if named.is_ok_and(|named| (named.dev(), named.ino()) == (locked.dev(), locked.ino())) {
+            return Ok(file);
+        }
+    }
 }
 
 fn found(source: Source, path: PathBuf, was_cached: bool) -> Root {
@@ -83,30 +128,15 @@ fn name(layers: &[LayerSource]) -> String {
     hex(&hash.finalize())
 }
 
-fn open_folder(folder: &Path) -> Result<(), ImageError> {
-    let mut builder = DirBuilder::new();
-    let made = builder.recursive(true).mode(0o700).create(folder);
-    made.map_err(ImageError::io(folder))?;
-    let metadata = fs::metadata(folder).map_err(ImageError::io(folder))?;
-    match is_own(&metadata) {
-        true => Ok(()),
-        false => Err(ImageError::content(
-            folder,
-            "other users can write there: images aren't kept in it",
-        )),
+/// Whether it is there and this user's own; it counts as used then.
+fn is_there(path: &Path) -> bool {
+    match kept::open_entry(path) {
+        Ok((file, metadata)) => {
+            kept::note_use(&file, &metadata, Duration::ZERO);
+            true
+        }
+        Err(_) => false,
     }
-}
-
-/// Nobody but this user could have written it.
-fn is_own(metadata: &fs::Metadata) -> bool {
-    // SAFETY: takes nothing, and can't fail.
-    let user = unsafe { libc::geteuid() };
-    metadata.uid() == user && metadata.mode() & 0o022 == 0
-}
-
-fn is_own_file(path: &Path) -> bool {
-    let metadata = fs::symlink_metadata(path);
-    metadata.is_ok_and(|metadata| metadata.is_file() && is_own(&metadata))
 }
 
 fn make(source: &Source, path: &Path, progress: OnProgress) -> Result<(), ImageError> {

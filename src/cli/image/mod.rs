@@ -17,7 +17,7 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use motevm::VmConfig;
 use motevm::boot::user_cache_folder;
-use motevm::config::{Console, Disk, Endpoint, Vsock};
+use motevm::config::{Console, Disk, Endpoint, Size, Vsock};
 use motevm::image::{self, ImageError, Settings, Source};
 
 use super::run_help::IMAGE;
@@ -42,6 +42,9 @@ pub struct ImageArgs {
     /// The program to run in place of the image's entry point
     #[arg(long, value_name = "PROGRAM", help_heading = IMAGE, requires = "image")]
     entrypoint: Option<String>,
+    /// How much is kept of images' root file systems: those used longest ago are removed when another one is made
+    #[arg(long, value_name = "SIZE", help_heading = IMAGE, requires = "image", default_value = "4G")]
+    image_cache: Size,
     /// The command, in place of the image's
     #[arg(last = true, value_name = "COMMAND", help_heading = IMAGE, requires = "image")]
     command: Vec<String>,
@@ -82,6 +85,9 @@ impl ImageArgs {
         });
         bar.finish_and_clear();
         let root = root.map_err(|e| refused(&e))?;
+        if !root.was_cached {
+            image::cache::clean(&folder, self.image_cache.bytes(), &root.path);
+        }
         log::info!(
             "--image {name}: {} ({})",
             root.path.display(),

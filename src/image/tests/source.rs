@@ -1,7 +1,9 @@
 //! Layouts and archives, found or refused, and the cache.
 
 use std::io::Write;
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
 
 use sha2::{Digest, Sha256};
 
@@ -81,6 +83,69 @@ fn a_layout_is_found_made_once_and_found_again() {
     fs::set_permissions(&images, fs::Permissions::from_mode(0o777)).unwrap();
     let error = made(&layout.path(), &images).unwrap_err().to_string();
     assert!(error.contains("other users"), "{error}");
+}
+
+#[test]
+fn images_used_longest_ago_are_removed_when_there_is_too_much() {
+    let cache = tempfile::tempdir().unwrap();
+    let images = cache.path().join("images");
+    let make = |content: &[u8]| {
+        let layout = Layout::of(&[archive(&[file("f", content)])], |config| config);
+        made(&layout.path(), &images).unwrap().path
+    };
+    let used = |path: &Path, minutes: u64| {
+        let file = File::options().write(true).open(path).unwrap();
+        let ago = Duration::from_secs(60 * minutes);
+        file.set_modified(SystemTime::now() - ago).unwrap();
+    };
+    let old = [b"one", b"two", b"tri"].map(|content| make(content));
+    let length = fs::metadata(&old[0]).unwrap().len();
+    let there = || old.each_ref().map(|path| path.exists());
+    for (path, minutes) in old.iter().zip([30, 20, 10]) {
+        used(path, minutes);
+    }
+    // What is found is used again.
+    assert_eq!(make(b"one"), old[0]);
+    used(&old[0], 5);
+    for name in ["notes", ".x.tmp", ".y.tmp"] {
+        fs::write(images.join(name), "").unwrap();
+    }
+    used(&images.join(".x.tmp"), 61);
+    let new = make(b"new");
+    cache::clean(&images, 4 * length, &new);
+    assert_eq!(there(), [true, true, true]);
+    cache::clean(&images, 4 * length - 1, &new);
+    assert_eq!(there(), [true, false, true]);
+    cache::clean(&images, 2 * length, &new);
+    assert_eq!(there(), [true, false, false]);
+    // Neither this one, nor what somebody may be about to open.
+    assert_eq!(make(b"one"), old[0]);
+    cache::clean(&images, 0, &new);
+    assert!(new.exists() && old[0].exists());
+    used(&old[0], 5);
+    cache::clean(&images, 0, &new);
+    assert!(new.exists() && !old[0].exists());
+    let has = |name| images.join(name).exists();
+    assert!(has("notes") && has(".y.tmp") && !has(".x.tmp"));
+}
+
+#[test]
+fn a_lock_that_another_has_removed_is_none() {
+    let cache = tempfile::tempdir().unwrap();
+    let path = cache.path().join("x.lock");
+    for _ in 0..50 {
+        let first = cache::lock(&path).unwrap();
+        let second = std::thread::scope(|scope| {
+            let second = scope.spawn(|| cache::lock(&path).unwrap());
+            // Whether it waits already or comes later, it must not end up with the file of the first.
+            std::thread::yield_now();
+            fs::remove_file(&path).unwrap();
+            drop(first);
+            second.join().unwrap()
+        });
+        let (named, locked) = (fs::metadata(&path).unwrap(), second.metadata().unwrap());
+        assert_eq!(named.ino(), locked.ino());
+    }
 }
 
 #[test]
