@@ -24,7 +24,10 @@ fn main() {
 /// of mote's builds for a target share. None where its source isn't there (a package of the library alone has none), or
 /// where MOTE_AGENT=off says so; `mote run --image` tells of it then.
 fn agent(out: &Path) -> Vec<u8> {
-    println!("cargo:rerun-if-changed=agent");
+    // Its source, what it is made of, and its profile.
+    for of_it in ["agent", "Cargo.lock", "Cargo.toml"] {
+        println!("cargo:rerun-if-changed={of_it}");
+    }
     println!("cargo:rerun-if-env-changed=MOTE_AGENT");
     let variable = |name: &str| std::env::var(name).unwrap_or_default();
     let manifest = Path::new(&variable("CARGO_MANIFEST_DIR")).join("agent/Cargo.toml");
@@ -39,6 +42,7 @@ fn agent(out: &Path) -> Vec<u8> {
     build.args([
         "build",
         "--quiet",
+        "--locked",
         "--profile",
         "agent",
         "--bin",
