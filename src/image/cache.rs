@@ -2,7 +2,7 @@
 //! layers, unpacked, which were compared when they were made.
 //!
 //! One is made at a time, by whoever has the lock; others wait and find it. It has its name once it is whole. What is
-//! there is looked at as [`crate::kept`] says.
+//! there is looked at as in `crate::kept`.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufReader, Read};
