@@ -17,9 +17,10 @@ guest: ## the default guest's kernel (4-5 minutes, once per machine) and root fi
 	@resources/guest.sh
 
 check: ## formatting, lints and the links of the API's documentation
-	cargo fmt --check
-	cargo clippy --all-targets -- -D warnings
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
 	cargo rustdoc --lib -- -D warnings
+	cargo rustdoc -p mote-agent-protocol --lib -- -D warnings
 
 clean: ## remove what was compiled here (what is in the cache folder stays)
 	cargo clean

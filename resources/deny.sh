@@ -31,10 +31,10 @@ if ! command -v cargo-deny >/dev/null; then
 fi
 
 result=0
-cargo deny --locked check licenses bans sources || result=$?
+cargo deny --workspace --locked check licenses bans sources || result=$?
 # The database is a git repository, which isn't within reach everywhere.
 if why=$(timeout 120 cargo deny fetch db 2>&1); then
-  cargo deny --locked check --disable-fetch advisories || result=$?
+  cargo deny --workspace --locked check --disable-fetch advisories || result=$?
 else
   why=$(sed -n 's/^fatal: //p' <<<"$why" | head -n 1)
   printf 'NOT RUN (kind advisories): cargo deny check advisories: the database could not be fetched: %s\n' \

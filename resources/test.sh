@@ -87,6 +87,9 @@ for file in tests/*.rs tests/*/main.rs; do
   if [ -e "$file" ] && [ "$name" != linux ]; then tests+=(--test "$name"); fi
 done
 
+# What runs in guests of container images; its tests are for ordinary processes, in namespaces where they can have them.
+agent=(-p mote-agent -p mote-agent-protocol --tests)
+
 # prepare ARCH: what takes all of the processors, and what can run right here.
 prepare() {
   use "$1"
@@ -95,6 +98,7 @@ prepare() {
     if can_open_kvm; then here=(env); else here=(env "$runner=$HERE/on-kvm.sh"); fi
     part "examples, which the tests run" cargo build --examples
     part "unit tests" env MOTE_REQUIRE=dtc cargo test --lib --bins --examples
+    part "the agent and its protocol" cargo test "${agent[@]}"
     part "clients of the API" "$HERE/api-clients.sh"
     part "tiny guests on KVM" "${here[@]}" MOTE_REQUIRE=kvm,halts,strace,clients cargo test "${tests[@]}"
     part "examples in the documentation" cargo test --doc
@@ -102,6 +106,7 @@ prepare() {
     part "fuzzing, 3 s each" "$HERE/fuzz.sh" run -t 3
   else
     part "building the tests" cargo test "${target[@]}" --lib --bins --examples "${tests[@]}" --no-run
+    part "building the agent's tests" cargo test "${target[@]}" "${agent[@]}" --no-run
     part "examples, which the tests run" cargo build "${target[@]}" --examples
   fi
   part "guest for the tests" "$HERE/guest.sh" containers
@@ -126,6 +131,8 @@ on_kvm() {
   if [ "$arch" != "$HOST_ARCH" ]; then
     part "unit tests" env "$runner=${machine[*]} -t 1800 -m 3072 --" MOTE_REQUIRE=dtc \
       cargo test "${target[@]}" --lib --bins --examples
+    part "the agent and its protocol" env "$runner=${machine[*]} --" MOTE_REQUIRE=namespaces \
+      cargo test "${target[@]}" "${agent[@]}"
     part "tiny guests on KVM" env "$runner=${machine[*]} -t 1500 -c 2 --" MOTE_REQUIRE=kvm,hardware,id-registers,cpus,halts \
       cargo test "${target[@]}" "${tests[@]}"
   fi

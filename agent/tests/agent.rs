@@ -1,5 +1,8 @@
 //! The agent as an ordinary process in namespaces of its own, with a Unix socket for a host: everything but being
-//! process 1 of a guest. Needs user namespaces, or root; says so aloud where they can't be had.
+//! process 1 of a guest. Needs user namespaces, or root (kind namespaces); says so aloud where they can't be had.
+
+#[path = "../../tests/common/kinds.rs"]
+mod kinds;
 
 use std::fs;
 use std::io::{Read, Write};
@@ -57,7 +60,7 @@ fn start() -> Option<Guest> {
     let mut agent = match command.spawn() {
         Ok(agent) => agent,
         Err(error) => {
-            let _ = writeln!(std::io::stderr(), "NOT RUN: no namespaces here: {error}");
+            kinds::can_run("namespaces", Some(format!("no namespaces here: {error}")));
             return None;
         }
     };
@@ -68,8 +71,13 @@ fn start() -> Option<Guest> {
         let _ = fs::write(of("setgroups"), "deny");
         let mapped = fs::write(of("uid_map"), format!("0 {uid} 1"))
             .and_then(|()| fs::write(of("gid_map"), format!("0 {gid} 1")));
-        if mapped.is_err() {
+        if let Err(error) = mapped {
             let _ = agent.kill();
+            let _ = agent.wait();
+            kinds::can_run(
+                "namespaces",
+                Some(format!("users can't be mapped here: {error}")),
+            );
             return None;
         }
     }

@@ -1,12 +1,15 @@
 //! What the KVM tests share: a tiny assembler with a kernel file around its code, which each
 //! architecture has its own of, and a VM of it.
 
-use std::io::Write;
 use std::path::Path;
 use std::time::Duration;
 
 use motevm::config::{Console, VmConfig};
 use motevm::{BuildOptions, Exit, Host, Vm, build};
+
+mod kinds;
+
+pub use kinds::can_run;
 
 // The same names in each: `Code`, and where things are in its guests.
 #[allow(dead_code)] // each test binary uses its own part
@@ -16,24 +19,6 @@ mod native;
 
 #[allow(unused_imports)] // tests/linux has no tiny guests
 pub use native::*;
-
-/// Whether the tests of `kind` can run; if not, says why. Where `MOTE_REQUIRE` names the kind,
-/// not being able to is a failure.
-pub fn can_run(kind: &str, obstacle: Option<String>) -> bool {
-    let Some(obstacle) = obstacle else {
-        return true;
-    };
-    let required = std::env::var("MOTE_REQUIRE").unwrap_or_default();
-    let required = required.split(',').any(|word| word == kind);
-    assert!(!required, "MOTE_REQUIRE={kind}, but {obstacle}");
-    // Straight to the stream: the test harness would swallow what a passing test prints.
-    let test = std::thread::current().name().unwrap_or("a test").to_owned();
-    let _ = writeln!(
-        std::io::stderr(),
-        "NOT RUN (kind {kind}): {test}: {obstacle}"
-    );
-    false
-}
 
 /// How long a tiny guest and its monitor may take: the host may be slow, and have much else to do.
 #[allow(dead_code)] // each test binary uses its own part
