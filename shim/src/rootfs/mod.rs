@@ -1,0 +1,1 @@
+//! The snapshot mounts that containerd hands over, as the guest's drives.
