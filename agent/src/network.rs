@@ -1,12 +1,15 @@
 //! Network devices of the guest: up, addresses, routes, by the oldest ioctls that do it (netdevice(7)).
 
+use std::io;
 use std::os::fd::OwnedFd;
 
-use mote_agent_protocol::setup::Link;
+use mote_agent_protocol::setup::{Link, Route};
 
 use crate::error::{Error, Result};
 use crate::paths::Root;
 use crate::{dhcp, sys};
+
+mod v6;
 
 /// What a device gets.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -68,6 +71,12 @@ pub fn set_up(link: &Link) -> Result<()> {
     if let Some(mtu) = link.mtu {
         set_mtu(&link.name, mtu)?;
     }
+    if let Some(mac) = link.mac {
+        set_mac(&link.name, mac)?;
+    }
+    if !link.addresses6.is_empty() {
+        v6::trust(&link.name);
+    }
     up(&link.name)?;
     for (index, (address, prefix)) in link.addresses.iter().enumerate() {
         // Further addresses have names of their own in this old way.
@@ -77,9 +86,18 @@ pub fn set_up(link: &Link) -> Result<()> {
         };
         set_address(&label, *address, *prefix)?;
     }
-    if let Some(gateway) = link.gateway {
-        default_route(gateway)?;
+    // A gateway can be one that only another route leads to, as 169.254.1.1 is with Calico.
+    let (direct, others): (Vec<_>, Vec<_>) = link
+        .routes
+        .iter()
+        .partition(|route| route.gateway.is_none());
+    for route in direct.into_iter().chain(others) {
+        add_route(Some(&link.name), route)?;
     }
+    if let Some(gateway) = link.gateway {
+        add_default(gateway)?;
+    }
+    v6::set_up(link)?;
     if link.dhcp {
         let lease = dhcp::ask(&link.name)?;
         set_address(&link.name, lease.address, lease.prefix)?;
@@ -87,7 +105,7 @@ pub fn set_up(link: &Link) -> Result<()> {
             set_mtu(&link.name, mtu)?;
         }
         if let Some(gateway) = lease.gateway {
-            default_route(gateway)?;
+            add_default(gateway)?;
         }
         if let Some((root, path)) = &link.resolv {
             Root::open(root)?.write(path, resolv(&lease).as_bytes(), 0o644)?;
@@ -116,6 +134,23 @@ fn set_mtu(name: &str, mtu: u32) -> Result<()> {
     Ok(())
 }
 
+/// Sets the hardware's address, which the device has to be down for.
+fn set_mac(name: &str, mac: [u8; 6]) -> Result<()> {
+    let mut request = request(name)?;
+    let mut address = libc::sockaddr {
+        sa_family: libc::ARPHRD_ETHER,
+        sa_data: [0; 14],
+    };
+    for (to, from) in address.sa_data.iter_mut().zip(mac) {
+        *to = from as libc::c_char;
+    }
+    request.ifr_ifru.ifru_hwaddr = address;
+    // SAFETY: it takes an ifreq.
+    unsafe { sys::ioctl(&socket()?, libc::SIOCSIFHWADDR, &mut request) }
+        .map_err(Error::of(format_args!("network {name}: MAC {mac:02x?}")))?;
+    Ok(())
+}
+
 fn set_address(name: &str, address: [u8; 4], prefix: u8) -> Result<()> {
     let socket = socket()?;
     let mut request = request(name)?;
@@ -136,36 +171,45 @@ fn mask(prefix: u8) -> [u8; 4] {
     u32::MAX.checked_shl(32 - bits).unwrap_or(0).to_be_bytes()
 }
 
-fn default_route(gateway: [u8; 4]) -> Result<()> {
+fn add_default(gateway: [u8; 4]) -> Result<()> {
+    let route = Route {
+        gateway: Some(gateway),
+        ..Route::default()
+    };
+    add_route(None, &route)
+}
+
+/// Adds a route, by `device` or the one that the gateway's own route names.
+fn add_route(device: Option<&str>, route: &Route) -> Result<()> {
+    let [a, b, c, d] = route.destination;
+    let mut what = format!("route to {a}.{b}.{c}.{d}/{}", route.prefix);
     // SAFETY: numbers and a pointer to a name, which may be none.
-    let mut route: libc::rtentry = unsafe { std::mem::zeroed() };
-    route.rt_dst = internet([0; 4]);
-    route.rt_genmask = internet([0; 4]);
-    route.rt_gateway = internet(gateway);
-    route.rt_flags = libc::RTF_UP | libc::RTF_GATEWAY;
-    // SAFETY: it takes an rtentry.
-    let added = unsafe { sys::ioctl(&socket()?, libc::SIOCADDRT, &mut route) };
+    let mut request: libc::rtentry = unsafe { std::mem::zeroed() };
+    request.rt_dst = internet(route.destination);
+    request.rt_genmask = internet(mask(route.prefix));
+    request.rt_flags = libc::RTF_UP;
+    if let Some(gateway) = route.gateway {
+        let [a, b, c, d] = gateway;
+        what += &format!(" by {a}.{b}.{c}.{d}");
+        request.rt_gateway = internet(gateway);
+        request.rt_flags |= libc::RTF_GATEWAY;
+    }
+    let device = device.map(sys::c);
+    if let Some(device) = &device {
+        request.rt_dev = device.as_ptr().cast_mut();
+    }
+    // SAFETY: it takes an rtentry, and only reads the name, which lives through the call.
+    let added = unsafe { sys::ioctl(&socket()?, libc::SIOCADDRT, &mut request) };
+    unless_there(added).map_err(Error::of(what))
+}
+
+/// What is there already is as good as added.
+fn unless_there(added: io::Result<libc::c_int>) -> io::Result<()> {
     match added {
         Err(error) if error.raw_os_error() == Some(libc::EEXIST) => Ok(()),
-        added => {
-            let [a, b, c, d] = gateway;
-            added
-                .map(drop)
-                .map_err(Error::of(format_args!("route by {a}.{b}.{c}.{d}")))
-        }
+        added => added.map(drop),
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_prefix_is_a_mask() {
-        assert_eq!(mask(0), [0; 4]);
-        assert_eq!(mask(8), [255, 0, 0, 0]);
-        assert_eq!(mask(23), [255, 255, 254, 0]);
-        assert_eq!(mask(32), [255; 4]);
-        assert_eq!(mask(200), [255; 4]);
-    }
-}
+mod tests;

@@ -46,14 +46,33 @@ pub struct WriteFile {
 pub struct Link {
     /// Its name in the guest: eth0.
     pub name: String,
+    /// Its hardware's address, where it isn't to be the one it came with.
+    pub mac: Option<[u8; 6]>,
     /// Its addresses and the lengths of their prefixes: 10.0.2.15/24.
     pub addresses: Vec<([u8; 4], u8)>,
+    /// What is reached by it besides the networks of its addresses, in any order.
+    pub routes: Vec<Route>,
     /// The gateway of all that has no other way.
     pub gateway: Option<[u8; 4]>,
+    /// Its addresses in IPv6. A guest without IPv6 does without.
+    pub addresses6: Vec<([u8; 16], u8)>,
+    /// The gateway of all in IPv6.
+    pub gateway6: Option<[u8; 16]>,
     /// The largest packet.
     pub mtu: Option<u32>,
     /// Ask a server of the network for all of it (DHCP), and for names' servers, which go into `resolv`.
     pub dhcp: bool,
     /// The file that DHCP's name servers go to; root and path as of [`WriteFile`].
     pub resolv: Option<(String, String)>,
+}
+
+/// A way to a network, by the device that it belongs to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Route {
+    /// Where it leads.
+    pub destination: [u8; 4],
+    /// How many of the destination's bits count.
+    pub prefix: u8,
+    /// Who knows the way; nobody for what is on the link itself.
+    pub gateway: Option<[u8; 4]>,
 }
