@@ -42,19 +42,53 @@ pub type OnProgress<'a> = &'a mut dyn FnMut(u64, u64);
 ///
 /// The folder can't be used, or the image is wrong.
 pub fn root(source: Source, folder: &Path, progress: OnProgress) -> Result<Root, ImageError> {
+    let name = name(&source.layers);
+    let (path, was_cached) = kept(folder, &name, SUFFIX, |temporary| {
+        make(&source, temporary, progress)
+    })?;
+    Ok(Root {
+        path,
+        settings: source.settings,
+        was_cached,
+    })
+}
+
+/// The file of this name and ending in a folder of the user's, made by `make` if it isn't there; and whether it was.
+///
+/// # Errors
+///
+/// The folder can't be used, or the file can't be made.
+pub fn kept<E: From<ImageError>>(
+    folder: &Path,
+    name: &str,
+    suffix: &str,
+    make: impl FnOnce(&Path) -> Result<(), E>,
+) -> Result<(PathBuf, bool), E> {
     kept::open_folder(folder).map_err(|error| {
         ImageError::content(folder, format!("images aren't kept in it: {error}"))
     })?;
-    let name = name(&source.layers);
-    let path = folder.join(format!("{name}{SUFFIX}"));
+    let path = folder.join(format!("{name}{suffix}"));
     if is_there(&path) {
-        return Ok(found(source, path, true));
+        return Ok((path, true));
     }
     let lock_path = folder.join(format!("{name}.lock"));
     let _lock = lock(&lock_path).map_err(ImageError::io(&lock_path))?;
-    let made = make_once(&source, folder, &name, &path, progress);
+    let was_there = is_there(&path);
+    let made = match was_there {
+        true => Ok(()),
+        false => {
+            let temporary = folder.join(format!(".{name}{}", kept::TEMPORARY_SUFFIX));
+            // Whoever made it has died: the lock is ours.
+            let _ = fs::remove_file(&temporary);
+            let made = make(&temporary).and_then(|()| Ok(rename(&temporary, &path)?));
+            if made.is_err() {
+                let _ = fs::remove_file(&temporary);
+            }
+            made
+        }
+    };
     let _ = fs::remove_file(&lock_path);
-    Ok(found(source, path, !made?))
+    made.map(|()| (path, was_there))
 }
 
 /// Removes images, those used longest ago first, until the others are no more than `limit` bytes. This one stays, and what
@@ -68,28 +102,6 @@ pub fn clean(folder: &Path, limit: u64, used: &Path) {
         total = total.saturating_add(length);
         total <= limit || age < JUST_USED
     });
-}
-
-/// With the lock: makes it, if it isn't there meanwhile.
-fn make_once(
-    source: &Source,
-    folder: &Path,
-    name: &str,
-    path: &Path,
-    progress: OnProgress,
-) -> Result<bool, ImageError> {
-    if is_there(path) {
-        return Ok(false);
-    }
-    let temporary = folder.join(format!(".{name}{}", kept::TEMPORARY_SUFFIX));
-    // Whoever made it has died: the lock is ours.
-    let _ = fs::remove_file(&temporary);
-    let made = make(source, &temporary, progress)
-        .and_then(|()| fs::rename(&temporary, path).map_err(ImageError::io(path)));
-    if made.is_err() {
-        let _ = fs::remove_file(&temporary);
-    }
-    made.map(|()| true)
 }
 
 /// The lock on a file that has this name once it is locked: whoever had it removes it.
@@ -111,12 +123,9 @@ pub(super) fn lock(path: &Path) -> io::Result<File> {
     }
 }
 
-fn found(source: Source, path: PathBuf, was_cached: bool) -> Root {
-    Root {
-        path,
-        settings: source.settings,
-        was_cached,
-    }
+/// A name that it has after a power failure is one for all of it: what is renamed is synced.
+pub(super) fn rename(from: &Path, to: &Path) -> Result<(), ImageError> {
+    fs::rename(from, to).map_err(ImageError::io(to))
 }
 
 fn name(layers: &[LayerSource]) -> String {
@@ -129,7 +138,7 @@ fn name(layers: &[LayerSource]) -> String {
 }
 
 /// Whether it is there and this user's own; it counts as used then.
-fn is_there(path: &Path) -> bool {
+pub(super) fn is_there(path: &Path) -> bool {
     match kept::open_entry(path) {
         Ok((file, metadata)) => {
             kept::note_use(&file, &metadata, Duration::ZERO);
@@ -139,14 +148,19 @@ fn is_there(path: &Path) -> bool {
     }
 }
 
-fn make(source: &Source, path: &Path, progress: OnProgress) -> Result<(), ImageError> {
+/// A new file, for this user alone.
+pub(super) fn create(path: &Path) -> Result<File, ImageError> {
     let file = OpenOptions::new()
         .read(true)
         .write(true)
         .create_new(true)
         .mode(0o600)
         .open(path);
-    let mut content = Content::new(file.map_err(ImageError::io(path))?);
+    file.map_err(ImageError::io(path))
+}
+
+fn make(source: &Source, path: &Path, progress: OnProgress) -> Result<(), ImageError> {
+    let mut content = Content::new(create(path)?);
     let mut tree = Tree::default();
     let total = source.layers.iter().map(|layer| layer.size).sum();
     let mut done = 0;

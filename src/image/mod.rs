@@ -11,10 +11,12 @@
 //! - [`tree`]: files by their paths
 //! - [`erofs`]: the image
 //! - [`cache`]: images that were made before
+//! - [`folder`]: an image of a folder of the host, in place of layers
 
 pub mod cache;
 pub mod erofs;
 mod error;
+pub mod folder;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;
 mod layer;
