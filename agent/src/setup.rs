@@ -16,6 +16,12 @@ pub fn set_up(setup: &Setup) -> Result<()> {
 fn take(step: &Step) -> Result<()> {
     match step {
         Step::Mount(mount) => mounts::mount(&Root::open("/")?, mount),
+        Step::Unmount(path) => {
+            for target in mounts::under(path) {
+                sys::unmount(&target, libc::MNT_DETACH).map_err(Error::of(&target))?;
+            }
+            fs::remove_dir_all(path).map_err(Error::of(path))
+        }
         Step::Folder(path) => fs::create_dir_all(path).map_err(Error::of(path)),
         Step::File(file) => Root::open(&file.root)?.write(&file.path, &file.content, file.mode),
         Step::Hostname(name) => sys::set_hostname(name).map_err(Error::of("hostname")),

@@ -16,6 +16,8 @@ pub struct Setup {
 pub enum Step {
     /// A mount in the agent's own file system. Its target is made where it isn't there.
     Mount(Mount),
+    /// Takes away all mounts at and under a path of the agent's own file system, and the folder.
+    Unmount(String),
     /// A folder, with all on the way, as an overlay needs them for its upper layer.
     Folder(String),
     /// A file to be written.

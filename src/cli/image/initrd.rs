@@ -14,19 +14,21 @@ const AGENT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/mote-agent"));
 
 const NAME: &CStr = c"mote-initrd";
 
-/// The archive, as `fd=N`: it stays open until the process ends.
-pub fn make() -> Result<PathBuf, CliError> {
+/// The archive, for this option, as `fd=N`: it stays open until the process ends.
+pub fn make(option: &str) -> Result<PathBuf, CliError> {
     if AGENT.is_empty() {
         return Err(CliError::new(
             Status::Internal,
-            "--image: this mote was built without its guest's agent; build it from the whole source tree, \
-             without MOTE_AGENT=off",
+            format_args!(
+                "{option}: this mote was built without its guest's agent; build it from the whole source tree, \
+                 without MOTE_AGENT=off"
+            ),
         ));
     }
     let failed = |e| {
         CliError::new(
             Status::Host,
-            format_args!("--image: memory for an initrd: {e}"),
+            format_args!("{option}: memory for an initrd: {e}"),
         )
     };
     let file = write().map_err(failed)?;

@@ -30,6 +30,9 @@ pub struct ImageArgs {
     /// Run a container image's program: an OCI layout (folder or archive), or an archive of `docker save`
     #[arg(long, value_name = "PATH[:TAG]", help_heading = IMAGE, conflicts_with_all = ["rootfs", "initrd", "until"])]
     image: Option<String>,
+    /// Start the guest with mote's agent as its init, for a program on the host that speaks with it (docs/agent.md)
+    #[arg(long, help_heading = IMAGE, conflicts_with_all = ["image", "rootfs", "initrd", "until"])]
+    agent: bool,
     /// An environment variable of the program (repeatable): NAME=VALUE, or NAME with mote's own value
     #[arg(long, value_name = "NAME[=VALUE]", help_heading = IMAGE, requires = "image")]
     env: Vec<String>,
@@ -63,6 +66,9 @@ impl ImageArgs {
     /// The program, and the configuration with what it needs: its root file system as the first drive, the agent,
     /// and vsock.
     pub fn prepare(&self, config: &mut VmConfig) -> Result<Option<Workload>, CliError> {
+        if self.agent {
+            return prepare_agent(config).map(|()| None);
+        }
         let Some(name) = &self.image else {
             return Ok(None);
         };
@@ -102,7 +108,7 @@ impl ImageArgs {
             ..Disk::at(root.path)
         };
         config.disks.insert(0, drive);
-        config.boot.initrd = Some(initrd::make()?);
+        config.boot.initrd = Some(initrd::make("--image")?);
         let vsock = config.vsock.get_or_insert_with(|| Vsock {
             cid: 3,
             ..Vsock::default()
@@ -147,6 +153,22 @@ impl ImageArgs {
             user: or(&self.user, &settings.user),
         })
     }
+}
+
+/// The agent alone: who makes the VM's vsock socket speaks with it.
+fn prepare_agent(config: &mut VmConfig) -> Result<(), CliError> {
+    if config.rootfs.is_some() || config.boot.initrd.is_some() {
+        return Err(CliError::usage(
+            "--agent: the configuration has a root file system of its own; leave rootfs and initrd out",
+        ));
+    }
+    if config.vsock.is_none() {
+        return Err(CliError::usage(
+            "--agent: it calls its host by vsock; add --vsock cid=3,socket=PATH, and listen at PATH_1024",
+        ));
+    }
+    config.boot.initrd = Some(initrd::make("--agent")?);
+    Ok(())
 }
 
 /// Where root file systems are kept.

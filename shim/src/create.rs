@@ -1,0 +1,397 @@
+//! A container, and the VM for it if it is the first: what containerd's `create` comes to.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+use std::sync::mpsc::channel;
+use std::sync::{Arc, Mutex};
+use std::thread;
+
+use containerd_shim::api::CreateTaskRequest;
+use containerd_shim::protos::events::task::{TaskCreate, TaskIO};
+use containerd_shim::{Error, Result};
+use log::{info, warn};
+use mote_agent_protocol::message::Request;
+use mote_agent_protocol::setup::{Link, Setup, Step};
+use mote_agent_protocol::{Hello, Mount};
+use oci_spec::runtime::{LinuxNamespaceType, Spec};
+
+use crate::config::{Config, Rootfs, Upper};
+use crate::network::Namespace;
+use crate::pod::{Container, Machine, Pod, refused};
+use crate::process::Process;
+use crate::rootfs::{self, How, Plan};
+use crate::share::{self, Share};
+use crate::spec::{self, Place};
+use crate::streams::{Paths, Streams};
+use crate::vm::{Recipe, Vm};
+use crate::{lock, vm};
+
+/// Where containers are in the guest.
+const CONTAINERS: &str = "/run/c";
+
+impl Pod {
+    /// Makes a container, up to where its program would run.
+    pub fn create(self: &Arc<Self>, request: &CreateTaskRequest) -> Result<u32> {
+        let _one = lock(&self.making);
+        let id = &*request.id;
+        if lock(&self.inner).containers.contains_key(id) {
+            return Err(Error::FailedPreconditionError(format!(
+                "container {id} is there already"
+            )));
+        }
+        let bundle = Path::new(&request.bundle);
+        let spec = Spec::load(bundle.join("config.json"));
+        let spec = spec.map_err(|e| Error::InvalidArgument(format!("config.json: {e}")))?;
+        let is_first = lock(&self.inner).machine.is_none();
+        if is_first && id != self.name {
+            return Err(refused(format!("the VM of pod {} is gone", self.name)));
+        }
+        let made = match is_first {
+            true => self.make_machine(request, &spec),
+            false => self.make_container(request, &spec, None),
+        };
+        let pid = made.inspect_err(|_| {
+            if is_first {
+                self.clear_machine();
+            }
+        })?;
+        let io = TaskIO {
+            stdin: request.stdin.clone(),
+            stdout: request.stdout.clone(),
+            stderr: request.stderr.clone(),
+            terminal: request.terminal,
+            ..TaskIO::default()
+        };
+        self.tell(TaskCreate {
+            container_id: id.to_owned(),
+            bundle: request.bundle.clone(),
+            rootfs: request.rootfs.clone(),
+            io: Some(io).into(),
+            pid,
+            ..TaskCreate::default()
+        });
+        Ok(pid)
+    }
+
+    /// The VM, with its first container in it.
+    fn make_machine(self: &Arc<Self>, request: &CreateTaskRequest, spec: &Spec) -> Result<u32> {
+        let config = crate::options::config(request)?;
+        let folder = crate::folder(&config, &self.namespace, &self.name);
+        crate::leftovers::clear(&folder); // of one of the same name, whose shim died
+        vm::make_folder(&folder).map_err(refused)?;
+        let network = network(spec, &folder)?;
+        let tap = network.as_ref().map(Namespace::tap).transpose();
+        let tap = tap.map_err(refused)?;
+        let shares = config.rootfs == Rootfs::Virtiofs || wants_share(spec);
+        let share = shares.then(|| Share::new(folder.join("shared")));
+        let share = share.transpose().map_err(refused)?;
+
+        let work = folder.join("c").join(&request.id);
+        let drives = drives(&config, request, &work)?;
+        let (memory, vcpus) = size(&config, spec)?;
+        let recipe = Recipe {
+            config: &config,
+            folder: &folder,
+            memory,
+            vcpus,
+            disks: drives.disks.clone(),
+            shares,
+            network: network.as_ref().zip(tap),
+        };
+        let (queue, events) = channel();
+        let vm = Vm::start(&recipe, move |event| drop(queue.send(event))).map_err(refused)?;
+        info!("VM {} for {}", vm.pid(), self.name);
+        let machine = Arc::new(Machine {
+            vm,
+            folder,
+            share,
+            network,
+            config,
+            is_paused: AtomicBool::new(false),
+        });
+        lock(&self.inner).machine = Some(machine.clone());
+        let pod = self.clone();
+        thread::spawn(move || {
+            for event in events {
+                let is_last = event.is_none();
+                pod.happened(event);
+                if is_last {
+                    break;
+                }
+            }
+        });
+        let mut steps = Vec::new();
+        if shares {
+            steps.push(Step::Mount(Mount::new(
+                "virtiofs",
+                share::TAG,
+                share::IN_GUEST,
+                "nodev",
+            )));
+        }
+        if let Some(name) = spec.hostname() {
+            steps.push(Step::Hostname(name.clone()));
+        }
+        machine.call(Request::Setup(Setup { steps }))?;
+        machine.join_network()?;
+        self.make_container(request, spec, Some(drives))
+    }
+
+    /// A container in the VM that is there.
+    fn make_container(
+        &self,
+        request: &CreateTaskRequest,
+        spec: &Spec,
+        drives: Option<Drives>,
+    ) -> Result<u32> {
+        let id = &request.id;
+        let machine = lock(&self.inner).machine.clone();
+        let machine = machine.ok_or_else(|| refused("the VM is gone"))?;
+        let place = format!("{CONTAINERS}/{id}");
+        let work = machine.folder.join("c").join(id);
+        let shared = Mutex::new(Vec::new());
+        let share = |path: &Path, read_only: bool| -> std::result::Result<String, Error> {
+            let none = "nothing is shared with this VM: its first container wanted nothing";
+            let of = machine.share.as_ref().ok_or_else(|| refused(none))?;
+            let at = of.add(path, read_only).map_err(refused)?;
+            lock(&shared).push(at.clone());
+            Ok(at)
+        };
+        let streams = Streams::new(Paths {
+            stdin: request.stdin.clone(),
+            stdout: request.stdout.clone(),
+            stderr: request.stderr.clone(),
+            terminal: request.terminal,
+        });
+        let streams = streams.map_err(refused)?;
+        let make = || -> Result<()> {
+            let root = match &drives {
+                Some(drives) if !drives.disks.is_empty() => {
+                    let steps = drives.steps(&place);
+                    machine.call(Request::Setup(Setup { steps }))?;
+                    format!("{place}/root")
+                }
+                _ => share(&self.folder_of(request, &work)?, false)?,
+            };
+            let kernel = machine.vm.hello();
+            let sandbox = (*id != self.name).then_some(&*self.name);
+            let place = Place {
+                root: &root,
+                sandbox,
+                kernel,
+            };
+            let invalid = |e: spec::SpecError| Error::InvalidArgument(e.to_string());
+            let container = spec::container(spec, &place, &mut |path, read_only| {
+                share(path, read_only).map_err(Into::into)
+            });
+            let container = container.map_err(invalid)?;
+            let process = first_process(spec, kernel)?;
+            let opening = streams.open(machine.vm.expected()).map_err(refused)?;
+            machine.call(Request::Create {
+                name: id.clone(),
+                container: Box::new(container),
+                process: Box::new(process),
+                streams: opening.numbers(),
+            })?;
+            opening.run(&streams);
+            Ok(())
+        };
+        let made = make();
+        let shared = lock(&shared).clone();
+        let linux = spec.linux().as_ref();
+        let container = Container {
+            bundle: request.bundle.clone(),
+            machine: machine.clone(),
+            processes: [(String::new(), Arc::new(Process::new(streams, None)))].into(),
+            seccomp: linux.and_then(|linux| linux.seccomp().clone()),
+            place,
+            shared,
+            work,
+            is_paused: false,
+        };
+        match made {
+            Ok(()) => {
+                lock(&self.inner).containers.insert(id.clone(), container);
+                Ok(machine.vm.pid())
+            }
+            Err(error) => {
+                container.clear();
+                Err(error)
+            }
+        }
+    }
+
+    /// The root file system as a folder of the host.
+    fn folder_of(&self, request: &CreateTaskRequest, work: &Path) -> Result<PathBuf> {
+        let rootfs = Path::new(&request.bundle).join("rootfs");
+        let cache = crate::options::config(request)?.cache;
+        let plan = rootfs::prepare(&request.rootfs, &rootfs, How::Shared, &cache, work);
+        match plan.map_err(refused)? {
+            Plan::Folder { path } => Ok(path),
+            _ => Err(refused("this snapshot can't be shared")),
+        }
+    }
+
+    /// After a failure.
+    fn clear_machine(&self) {
+        let machine = lock(&self.inner).machine.take();
+        if let Some(machine) = machine {
+            machine.vm.end();
+        }
+    }
+}
+
+fn first_process(spec: &Spec, kernel: &Hello) -> Result<mote_agent_protocol::Process> {
+    let process = spec.process().as_ref();
+    let process = process.ok_or_else(|| Error::InvalidArgument("process: is missing".to_owned()))?;
+    let linux = spec.linux().as_ref();
+    let seccomp = linux.and_then(|linux| linux.seccomp().as_ref());
+    spec::process(process, seccomp, kernel, None)
+        .map_err(|e| Error::InvalidArgument(e.to_string()))
+}
+
+/// In MiB, and vCPUs: what the container is limited to, and what the guest's kernel has besides.
+fn size(config: &Config, spec: &Spec) -> Result<(u64, u32)> {
+    let sizing = spec::sizing(spec);
+    let (bytes, cpus) = sizing.map_err(|e| Error::InvalidArgument(e.to_string()))?;
+    let memory = bytes.map(|bytes| bytes.div_ceil(1 << 20) + config.memory_overhead);
+    let memory = memory.unwrap_or(config.memory);
+    let vcpus = cpus.unwrap_or(config.vcpus);
+    let (most, most_vcpus) = (config.max_memory, config.max_vcpus);
+    if memory > most || vcpus > most_vcpus {
+        warn!(
+            "{memory} MiB and {vcpus} vCPUs are asked for; the configuration allows {most} and {most_vcpus}"
+        );
+    }
+    Ok((memory.min(most), vcpus.clamp(1, most_vcpus)))
+}
+
+/// Whether containers of this VM may want files of the host: a pod's later ones are not known yet.
+fn wants_share(spec: &Spec) -> bool {
+    let is_pod = spec::sandbox_id(spec.annotations()).is_some();
+    let mounts = spec.mounts().iter().flatten();
+    is_pod
+        || mounts.into_iter().any(|mount| {
+            let options = mount.options().iter().flatten();
+            let binds = |option: &String| option == "bind" || option == "rbind";
+            mount.typ().as_deref() == Some("bind") || options.into_iter().any(|o| binds(o))
+        })
+}
+
+/// The pod's namespace, or a new one for CNI to put something into.
+fn network(spec: &Spec, folder: &Path) -> Result<Option<Namespace>> {
+    let namespaces = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_ref());
+    let mut all = namespaces.into_iter().flatten();
+    let Some(own) = all.find(|namespace| namespace.typ() == LinuxNamespaceType::Network) else {
+        return Err(Error::InvalidArgument(
+            "linux.namespaces: none of type network: a VM can't be in the host's".to_owned(),
+        ));
+    };
+    let opened = match own.path() {
+        Some(path) => Namespace::open(path),
+        None => Namespace::make(&folder.join("net")),
+    };
+    opened.map(Some).map_err(refused)
+}
+
+/// The first container's root file system as drives, in the order in which the guest names them.
+struct Drives {
+    disks: Vec<String>,
+    /// How the first is mounted; with a second one, or none, over it.
+    filesystem: String,
+    is_whole: bool,
+    has_upper: bool,
+    read_only: bool,
+}
+
+fn drives(config: &Config, request: &CreateTaskRequest, work: &Path) -> Result<Drives> {
+    let mut drives = Drives {
+        disks: Vec::new(),
+        filesystem: "erofs".to_owned(),
+        is_whole: false,
+        has_upper: false,
+        read_only: false,
+    };
+    if config.rootfs == Rootfs::Virtiofs {
+        return Ok(drives);
+    }
+    std::fs::create_dir_all(work).map_err(|e| refused(format!("{}: {e}", work.display())))?;
+    let rootfs = Path::new(&request.bundle).join("rootfs");
+    let plan = rootfs::prepare(&request.rootfs, &rootfs, How::Block, &config.cache, work);
+    match plan.map_err(refused)? {
+        Plan::Image { path } => {
+            drives.disks.push(format!("{},ro", path.display()));
+            if config.upper == Upper::Disk {
+                let upper = work.join("upper.ext4");
+                rootfs::scratch(&upper, config.upper_size, &config.cache).map_err(refused)?;
+                drives.disks.push(upper.display().to_string());
+                drives.has_upper = true;
+            }
+        }
+        Plan::Disk {
+            path,
+            filesystem,
+            read_only,
+        } => {
+            let suffix = if read_only { ",ro" } else { "" };
+            drives.disks.push(format!("{}{suffix}", path.display()));
+            drives.filesystem = filesystem;
+            drives.is_whole = true;
+            drives.read_only = read_only;
+        }
+        Plan::Folder { .. } => return Err(refused("this snapshot can't be a drive")),
+    }
+    Ok(drives)
+}
+
+impl Drives {
+    fn steps(&self, place: &str) -> Vec<Step> {
+        let [lower, upper, root] = ["lower", "upper", "root"].map(|name| format!("{place}/{name}"));
+        if self.is_whole {
+            let options = if self.read_only { "ro" } else { "" };
+            let mount = Mount::new(&self.filesystem, "/dev/vda", &root, options);
+            return vec![Step::Mount(mount)];
+        }
+        let upper_mount = match self.has_upper {
+            true => Mount::new("ext4", "/dev/vdb", &upper, "noatime"),
+            false => Mount::new("tmpfs", "tmpfs", &upper, "mode=755"),
+        };
+        let options = format!("lowerdir={lower},upperdir={upper}/files,workdir={upper}/work");
+        vec![
+            Step::Mount(Mount::new(&self.filesystem, "/dev/vda", &lower, "ro")),
+            Step::Mount(upper_mount),
+            Step::Folder(format!("{upper}/files")),
+            Step::Folder(format!("{upper}/work")),
+            Step::Mount(Mount::new("overlay", "overlay", &root, &options)),
+        ]
+    }
+}
+
+impl Machine {
+    /// Gives the guest what CNI has put into the namespace by now.
+    pub fn join_network(&self) -> Result<()> {
+        let Some(network) = &self.network else {
+            return Ok(());
+        };
+        let found: Option<Link> = network.join().map_err(refused)?;
+        if let Some(link) = found {
+            let steps = vec![Step::Link(link)];
+            self.call(Request::Setup(Setup { steps }))?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Machine {
+    /// Nobody uses it any more.
+    fn drop(&mut self) {
+        self.vm.end();
+        if let Some(network) = self.network.take() {
+            if let Err(error) = network.remove() {
+                warn!("{error}");
+            }
+        }
+        drop(self.share.take());
+        crate::leftovers::clear(&self.folder);
+    }
+}

@@ -1,0 +1,447 @@
+//! The containers of one VM: what containerd asks of them, one function for each request of the task service.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use containerd_shim::api::Status as State;
+use containerd_shim::event::Event as Topic;
+use containerd_shim::protos::events::task::{
+    TaskDelete, TaskExecAdded, TaskExecStarted, TaskExit, TaskOOM, TaskPaused, TaskResumed,
+    TaskStart,
+};
+use containerd_shim::protos::protobuf::MessageDyn;
+use containerd_shim::{Error, Result};
+use log::{info, warn};
+use mote_agent_protocol::container::Window;
+use mote_agent_protocol::message::{Reply, Stats};
+use mote_agent_protocol::setup::{Setup, Step};
+use mote_agent_protocol::{Event, Request, Target};
+use oci_spec::runtime::LinuxSeccomp;
+
+use crate::events::Events;
+use crate::network::Namespace;
+use crate::process::{Ended, Process, Stage};
+use crate::share::Share;
+use crate::streams::{Paths, Streams};
+use crate::vm::Vm;
+use crate::{lock, spec, timestamp};
+
+/// How long what a process wrote may take to be read, once the process is deleted.
+const OUTPUT_PATIENCE: Duration = Duration::from_secs(10);
+
+/// All of it.
+#[derive(Debug)]
+pub struct Pod {
+    pub(crate) namespace: String,
+    /// What the VM is known by: the pod's sandbox container, or the only one.
+    pub(crate) name: String,
+    events: Events,
+    /// Held while a container is made: one at a time.
+    pub(crate) making: Mutex<()>,
+    pub(crate) inner: Mutex<Inner>,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Inner {
+    pub machine: Option<Arc<Machine>>,
+    pub containers: HashMap<String, Container>,
+}
+
+/// The VM, and what on the host belongs to it.
+#[derive(Debug)]
+pub(crate) struct Machine {
+    pub vm: Vm,
+    pub folder: PathBuf,
+    pub share: Option<Share>,
+    pub network: Option<Namespace>,
+    pub config: crate::config::Config,
+    /// Stopped as a whole: nobody in it answers.
+    pub is_paused: AtomicBool,
+}
+
+impl Machine {
+    /// Asks the agent, if it can answer.
+    pub fn call(&self, request: Request) -> Result<Reply> {
+        match self.is_paused.load(Ordering::Acquire) {
+            true => Err(refused("the container is paused")),
+            false => self.vm.call(request).map_err(refused),
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Container {
+    pub bundle: String,
+    pub machine: Arc<Machine>,
+    /// By containerd's name of it; the first has none.
+    pub processes: HashMap<String, Arc<Process>>,
+    pub seccomp: Option<LinuxSeccomp>,
+    /// Where it is in the guest.
+    pub place: String,
+    /// What is shared for it, as paths in the guest.
+    pub shared: Vec<String>,
+    /// Its own folder on the host.
+    pub work: PathBuf,
+    pub is_paused: bool,
+}
+
+/// How a process is, as containerd wants to know it.
+pub struct Told {
+    pub bundle: String,
+    pub pid: u32,
+    pub state: State,
+    pub paths: Paths,
+    pub ended: Option<Ended>,
+}
+
+/// A refusal that the guest's agent, or its end, is the reason of.
+pub(crate) fn refused(error: impl std::fmt::Display) -> Error {
+    Error::FailedPreconditionError(error.to_string())
+}
+
+impl Pod {
+    pub fn new(namespace: String, name: String, events: Events) -> Self {
+        Pod {
+            namespace,
+            name,
+            events,
+            making: Mutex::default(),
+            inner: Mutex::default(),
+        }
+    }
+
+    pub(crate) fn tell<E: Topic + MessageDyn>(&self, event: E) {
+        self.events.tell(event);
+    }
+
+    fn container<T>(&self, id: &str, of: impl FnOnce(&mut Container) -> Result<T>) -> Result<T> {
+        let mut inner = lock(&self.inner);
+        match inner.containers.get_mut(id) {
+            Some(container) => of(container),
+            None => Err(Error::NotFoundError(format!("container {id}"))),
+        }
+    }
+
+    fn process(&self, id: &str, exec: &str) -> Result<(Arc<Machine>, Arc<Process>)> {
+        self.container(id, |container| {
+            let process = container.processes.get(exec).cloned();
+            let process = process
+                .ok_or_else(|| Error::NotFoundError(format!("process {exec} of container {id}")))?;
+            Ok((container.machine.clone(), process))
+        })
+    }
+
+    /// Has a process run its program: one that `exec` names is made first.
+    pub fn start(&self, id: &str, exec: &str) -> Result<u32> {
+        let (machine, process) = self.process(id, exec)?;
+        let mut stage = process.hold();
+        if *stage != Stage::Created {
+            return Err(refused("the process has been started"));
+        }
+        let pid = machine.vm.pid();
+        let started = match &process.spec {
+            None => {
+                machine.join_network()?;
+                machine.call(Request::Start(id.to_owned())).map(drop)
+            }
+            Some(spec) => {
+                let seccomp = self.container(id, |container| Ok(container.seccomp.clone()))?;
+                let asked = spec::process(spec, seccomp.as_ref(), machine.vm.hello(), None);
+                let asked = asked.map_err(|e| Error::InvalidArgument(e.to_string()))?;
+                let opening = process.streams.open(machine.vm.expected());
+                let opening = opening.map_err(refused)?;
+                let called = machine.call(Request::Exec {
+                    target: Target::of(id, exec),
+                    process: Box::new(asked),
+                    streams: opening.numbers(),
+                });
+                called.map(|_| opening.run(&process.streams))
+            }
+        };
+        if let Err(error) = started {
+            if process.spec.is_some() {
+                // As shells have it; nobody is told of the end of what never began.
+                *stage = Stage::Ended(Ended::never_run());
+                process.wake();
+            }
+            return Err(error);
+        }
+        *stage = Stage::Running;
+        match exec {
+            "" => self.tell(TaskStart {
+                container_id: id.to_owned(),
+                pid,
+                ..TaskStart::default()
+            }),
+            exec => self.tell(TaskExecStarted {
+                container_id: id.to_owned(),
+                exec_id: exec.to_owned(),
+                pid,
+                ..TaskExecStarted::default()
+            }),
+        }
+        Ok(pid)
+    }
+
+    /// Takes note of a further process.
+    pub fn exec(
+        &self,
+        id: &str,
+        exec: &str,
+        spec: oci_spec::runtime::Process,
+        paths: Paths,
+    ) -> Result<()> {
+        let streams = Streams::new(paths).map_err(refused)?;
+        self.container(id, |container| {
+            if container.processes.contains_key(exec) {
+                let message = format!("process {exec} of container {id} is there already");
+                return Err(refused(message));
+            }
+            let process = Process::new(streams, Some(spec));
+            container.processes.insert(exec.to_owned(), Arc::new(process));
+            Ok(())
+        })?;
+        self.tell(TaskExecAdded {
+            container_id: id.to_owned(),
+            exec_id: exec.to_owned(),
+            ..TaskExecAdded::default()
+        });
+        Ok(())
+    }
+
+    pub fn state(&self, id: &str, exec: &str) -> Result<Told> {
+        let (machine, process) = self.process(id, exec)?;
+        let (bundle, is_paused) = self.container(id, |container| {
+            Ok((container.bundle.clone(), container.is_paused))
+        })?;
+        let (state, ended) = match process.stage() {
+            Stage::Created => (State::CREATED, None),
+            Stage::Running if is_paused => (State::PAUSED, None),
+            Stage::Running => (State::RUNNING, None),
+            Stage::Ended(ended) => (State::STOPPED, Some(ended)),
+        };
+        Ok(Told {
+            bundle,
+            pid: machine.vm.pid(),
+            state,
+            paths: process.streams.paths().clone(),
+            ended,
+        })
+    }
+
+    /// Waits for a process's end.
+    pub fn wait(&self, id: &str, exec: &str) -> Result<Ended> {
+        Ok(self.process(id, exec)?.1.wait())
+    }
+
+    pub fn kill(&self, id: &str, exec: &str, signal: u32, all: bool) -> Result<()> {
+        let (machine, process) = self.process(id, exec)?;
+        if matches!(process.stage(), Stage::Ended(_)) && !all {
+            return Err(Error::NotFoundError("the process has ended".to_owned()));
+        }
+        if machine.is_paused.load(Ordering::Acquire) {
+            // Whoever is to end has to run for it.
+            self.pause(id, false)?;
+        }
+        let signal = i32::try_from(signal).map_err(|e| Error::InvalidArgument(e.to_string()))?;
+        let target = Target::of(id, exec);
+        let called = machine.call(Request::Signal {
+            target,
+            signal,
+            all,
+        });
+        match called {
+            Err(_) if matches!(process.stage(), Stage::Ended(_)) => {
+                Err(Error::NotFoundError("the process has ended".to_owned()))
+            }
+            called => called.map(drop),
+        }
+    }
+
+    pub fn resize(&self, id: &str, exec: &str, columns: u32, rows: u32) -> Result<()> {
+        let (machine, process) = self.process(id, exec)?;
+        if process.spec.is_some() && process.stage() == Stage::Created {
+            return Err(refused("the process hasn't been started"));
+        }
+        let size = |given: u32| u16::try_from(given).unwrap_or(u16::MAX);
+        let window = Window {
+            columns: size(columns),
+            rows: size(rows),
+        };
+        let called = machine.call(Request::Resize(Target::of(id, exec), window));
+        called.map(drop)
+    }
+
+    pub fn close_input(&self, id: &str, exec: &str) -> Result<()> {
+        self.process(id, exec)?.1.streams.close_input();
+        Ok(())
+    }
+
+    /// The processes' numbers in the guest.
+    pub fn pids(&self, id: &str) -> Result<Vec<u32>> {
+        let (machine, _) = self.process(id, "")?;
+        match machine.call(Request::Processes(id.to_owned())) {
+            Ok(Reply::Processes(pids)) => {
+                Ok(pids.into_iter().filter_map(|pid| pid.try_into().ok()).collect())
+            }
+            Ok(_) => Err(refused("the guest's agent answers another question")),
+            Err(error) => Err(error),
+        }
+    }
+
+    pub fn stats(&self, id: &str) -> Result<Stats> {
+        let (machine, _) = self.process(id, "")?;
+        match machine.call(Request::Stats(id.to_owned())) {
+            Ok(Reply::Stats(stats)) => Ok(stats),
+            Ok(_) => Err(refused("the guest's agent answers another question")),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Stops a container, or has it go on: with the VM, where it is the only one in it.
+    pub fn pause(&self, id: &str, pause: bool) -> Result<()> {
+        let (machine, _) = self.process(id, "")?;
+        let is_only = lock(&self.inner).containers.len() == 1;
+        match is_only {
+            true => {
+                machine.vm.pause(pause).map_err(refused)?;
+                machine.is_paused.store(pause, Ordering::Release);
+            }
+            false => {
+                machine.call(Request::Freeze(id.to_owned(), pause))?;
+            }
+        }
+        self.container(id, |container| {
+            container.is_paused = pause;
+            Ok(())
+        })?;
+        let container_id = id.to_owned();
+        match pause {
+            true => self.tell(TaskPaused {
+                container_id,
+                ..TaskPaused::default()
+            }),
+            false => self.tell(TaskResumed {
+                container_id,
+                ..TaskResumed::default()
+            }),
+        }
+        Ok(())
+    }
+
+    /// Forgets a process that has ended, and with a container's first all of it, and with the VM's first all of that.
+    pub fn delete(&self, id: &str, exec: &str) -> Result<(u32, Ended)> {
+        let (machine, process) = self.process(id, exec)?;
+        let ended = match process.stage() {
+            Stage::Ended(ended) => ended,
+            Stage::Created if process.spec.is_some() => Ended::never_run(),
+            _ => return Err(refused("the process has not ended")),
+        };
+        process.streams.finish(OUTPUT_PATIENCE);
+        // An error is of a guest that is gone, with all that was in it.
+        let _ = machine.call(Request::Delete(Target::of(id, exec)));
+        let pid = machine.vm.pid();
+        if !exec.is_empty() {
+            self.container(id, |container| {
+                container.processes.remove(exec);
+                Ok(())
+            })?;
+            return Ok((pid, ended));
+        }
+        let container = lock(&self.inner).containers.remove(id);
+        if let Some(container) = container {
+            container.clear();
+        }
+        if id == self.name {
+            lock(&self.inner).machine = None;
+            machine.vm.end();
+        }
+        self.tell(TaskDelete {
+            container_id: id.to_owned(),
+            pid,
+            exit_status: ended.status,
+            exited_at: timestamp(ended.at),
+            ..TaskDelete::default()
+        });
+        Ok((pid, ended))
+    }
+
+    /// Whether there is nothing left.
+    pub fn is_empty(&self) -> bool {
+        lock(&self.inner).containers.is_empty()
+    }
+
+    /// What the guest tells: not on the thread that hears the guest, which others wait for.
+    pub(crate) fn happened(&self, event: Option<Event>) {
+        match event {
+            Some(Event::Exited(target, status)) => {
+                let process = self.process(&target.container, &target.process);
+                if let Ok((machine, process)) = process {
+                    self.ended(&machine, &target, &process, Ended::now(status));
+                }
+            }
+            Some(Event::OutOfMemory(id)) => {
+                warn!("container {id} has used all of its memory");
+                self.tell(TaskOOM {
+                    container_id: id,
+                    ..TaskOOM::default()
+                });
+            }
+            None => self.machine_ended(),
+        }
+    }
+
+    fn machine_ended(&self) {
+        info!("the VM is over");
+        let mut all = Vec::new();
+        for (id, container) in &lock(&self.inner).containers {
+            for (exec, process) in &container.processes {
+                let target = Target::of(id, exec);
+                all.push((container.machine.clone(), target, process.clone()));
+            }
+        }
+        // Further processes before their containers' first.
+        all.sort_by_key(|(_, target, _)| target.process.is_empty());
+        for (machine, target, process) in all {
+            self.ended(&machine, &target, &process, Ended::with_vm());
+        }
+    }
+
+    fn ended(&self, machine: &Machine, target: &Target, process: &Process, ended: Ended) {
+        let mut stage = process.hold();
+        if matches!(*stage, Stage::Ended(_)) {
+            return;
+        }
+        *stage = Stage::Ended(ended);
+        process.wake();
+        let id = match &*target.process {
+            "" => target.container.clone(),
+            exec => exec.to_owned(),
+        };
+        self.tell(TaskExit {
+            container_id: target.container.clone(),
+            id,
+            pid: machine.vm.pid(),
+            exit_status: ended.status,
+            exited_at: timestamp(ended.at),
+            ..TaskExit::default()
+        });
+    }
+}
+
+impl Container {
+    /// Takes away what there is of it in the guest and on the host.
+    pub(crate) fn clear(self) {
+        let steps = vec![Step::Unmount(self.place.clone())];
+        if let Err(error) = self.machine.call(Request::Setup(Setup { steps })) {
+            log::debug!("the guest's mounts of a container: {error}");
+        }
+        if let Some(share) = &self.machine.share {
+            self.shared.iter().for_each(|path| share.remove(path));
+        }
+        crate::rootfs::cleanup(&self.work);
+    }
+}

@@ -1,0 +1,166 @@
+//! The folder that virtiofsd shares with a VM's guest: what containers want of the host's files is mounted into it.
+//!
+//! Its mounts are in the shim's own mount namespace, which virtiofsd's follows: they are gone with the two.
+
+use std::ffi::CString;
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+
+/// What the guest mounts it by.
+pub const TAG: &str = "mote-shared";
+/// Where it is in the guest.
+pub const IN_GUEST: &str = "/run/shared";
+
+const NONE: Option<&str> = None;
+
+/// Why something can't be shared.
+#[derive(Debug, thiserror::Error)]
+#[error("sharing {path}: {error}")]
+pub struct ShareError {
+    path: PathBuf,
+    error: io::Error,
+}
+
+/// The folder.
+#[derive(Debug)]
+pub struct Share {
+    folder: PathBuf,
+    last: AtomicU32,
+}
+
+impl Share {
+    /// Makes the folder, so that what is mounted into it later comes to virtiofsd too.
+    ///
+    /// # Errors
+    ///
+    /// It can't be made.
+    pub fn new(folder: PathBuf) -> Result<Self, ShareError> {
+        let make = || -> io::Result<()> {
+            fs::create_dir(&folder)?;
+            mount(Some("mote-shared"), &folder, Some("tmpfs"), MsFlags::MS_NODEV, Some("mode=755"))?;
+            mount(NONE, &folder, NONE, MsFlags::MS_SHARED, NONE)?;
+            Ok(())
+        };
+        match make() {
+            Ok(()) => Ok(Share {
+                folder,
+                last: AtomicU32::new(0),
+            }),
+            Err(error) => Err(ShareError {
+                path: folder,
+                error,
+            }),
+        }
+    }
+
+    /// Shares a file or folder of the host, with what is mounted in it. Returns its path in the guest.
+    ///
+    /// # Errors
+    ///
+    /// It isn't there, or can't be mounted.
+    pub fn add(&self, path: &Path, read_only: bool) -> Result<String, ShareError> {
+        let name = self.last.fetch_add(1, Ordering::Relaxed).to_string();
+        let target = self.folder.join(&name);
+        let add = || -> io::Result<()> {
+            match fs::metadata(path)?.is_dir() {
+                true => fs::create_dir(&target)?,
+                false => drop(File::create(&target)?),
+            }
+            attach(path, &target, read_only)?;
+            Ok(())
+        };
+        match add() {
+            Ok(()) => Ok(format!("{IN_GUEST}/{name}")),
+            Err(error) => {
+                self.remove(&format!("{IN_GUEST}/{name}"));
+                let path = path.to_owned();
+                Err(ShareError { path, error })
+            }
+        }
+    }
+
+    /// Takes away what [`Share::add`] returned.
+    pub fn remove(&self, in_guest: &str) {
+        let Some(name) = in_guest.rsplit('/').next() else {
+            return;
+        };
+        let target = self.folder.join(name);
+        let _ = umount2(&target, MntFlags::MNT_DETACH);
+        let _ = fs::remove_dir(&target).or_else(|_| fs::remove_file(&target));
+    }
+}
+
+/// Mounts a path with all that is mounted in it. What is to be read-only is so, all of it, before it is anywhere: a
+/// later change would not reach the mounts that virtiofsd has by then (mount_setattr(2), Linux 5.12).
+fn attach(path: &Path, target: &Path, read_only: bool) -> io::Result<()> {
+    let c = |path: &Path| CString::new(path.as_os_str().as_bytes()).map_err(io::Error::other);
+    let (path, target, empty) = (c(path)?, c(target)?, c"");
+    let done = |result: libc::c_long| match result {
+        -1 => Err(io::Error::last_os_error()),
+        result => Ok(result),
+    };
+    // SAFETY: strings that live through the call; the descriptor is new.
+    let tree = unsafe {
+        let flags = OPEN_TREE_CLONE | libc::O_CLOEXEC as u32 | libc::AT_RECURSIVE as u32;
+        let fd = libc::syscall(libc::SYS_open_tree, libc::AT_FDCWD, path.as_ptr(), flags);
+        OwnedFd::from_raw_fd(done(fd)? as i32)
+    };
+    if read_only {
+        let attributes = Attributes {
+            set: MOUNT_ATTR_RDONLY,
+            ..Attributes::default()
+        };
+        let flags = libc::AT_EMPTY_PATH | libc::AT_RECURSIVE;
+        // SAFETY: a string and a struct of the size that is told, which live through the call.
+        done(unsafe {
+            libc::syscall(
+                libc::SYS_mount_setattr,
+                tree.as_raw_fd(),
+                empty.as_ptr(),
+                flags,
+                &raw const attributes,
+                size_of::<Attributes>(),
+            )
+        })?;
+    }
+    // SAFETY: strings that live through the call.
+    done(unsafe {
+        libc::syscall(
+            libc::SYS_move_mount,
+            tree.as_raw_fd(),
+            empty.as_ptr(),
+            libc::AT_FDCWD,
+            target.as_ptr(),
+            MOVE_MOUNT_F_EMPTY_PATH,
+        )
+    })?;
+    Ok(())
+}
+
+/// Of linux/mount.h.
+const OPEN_TREE_CLONE: u32 = 1;
+const MOVE_MOUNT_F_EMPTY_PATH: u32 = 4;
+const MOUNT_ATTR_RDONLY: u64 = 1;
+
+/// struct mount_attr.
+#[repr(C)]
+#[derive(Default)]
+struct Attributes {
+    set: u64,
+    clear: u64,
+    propagation: u64,
+    user_namespace: u64,
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        let _ = umount2(&self.folder, MntFlags::MNT_DETACH);
+        let _ = fs::remove_dir(&self.folder);
+    }
+}

@@ -1,0 +1,314 @@
+//! The standard streams of processes: containerd's pipes on one side, connections that the guest makes on the other.
+//!
+//! Each stream has a number, which the agent is told with the process and says first on the connection that it makes
+//! for it. A number is good once. Pipes are opened so that nobody is waited for (fifo(7)): those for output for
+//! reading too, so that one whose reader has gone keeps what it holds for the next one.
+
+use std::collections::HashMap;
+use std::fs::{File, OpenOptions};
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::Shutdown;
+use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use log::debug;
+use mote_agent_protocol::message::Streams as Numbers;
+
+use crate::lock;
+use crate::wake::Wake;
+
+/// Copied at a time.
+const ROOM: usize = 64 << 10;
+
+/// Numbers that were given out, and whose connections haven't come yet.
+#[derive(Debug, Default)]
+pub struct Expected {
+    last: AtomicU64,
+    waiting: Mutex<HashMap<u64, Sender<UnixStream>>>,
+}
+
+impl Expected {
+    fn next(&self) -> (u64, Receiver<UnixStream>) {
+        let number = self.last.fetch_add(1, Ordering::Relaxed) + 1;
+        let (sender, receiver) = channel();
+        lock(&self.waiting).insert(number, sender);
+        (number, receiver)
+    }
+
+    /// The connection of a number. One that nobody waits for is closed.
+    pub fn came(&self, number: u64, stream: UnixStream) {
+        if let Some(sender) = lock(&self.waiting).remove(&number) {
+            let _ = sender.send(stream);
+        }
+    }
+
+    fn forget(&self, number: u64) {
+        lock(&self.waiting).remove(&number);
+    }
+
+    /// No more will come: whoever waits gets to know.
+    pub fn end(&self) {
+        lock(&self.waiting).clear();
+    }
+}
+
+/// Where a process's streams are, as containerd names them; empty where there is none.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Paths {
+    pub stdin: String,
+    pub stdout: String,
+    pub stderr: String,
+    pub terminal: bool,
+}
+
+/// A process's streams.
+#[derive(Debug)]
+pub struct Streams {
+    paths: Paths,
+    /// That containerd has closed its input.
+    closed: Arc<Wake>,
+    /// That nobody wants them any more.
+    given_up: Arc<Wake>,
+    /// How many of the outputs are still being copied.
+    copying: Arc<(Mutex<usize>, Condvar)>,
+}
+
+/// Streams whose connections are on their way.
+pub struct Opening {
+    expected: Arc<Expected>,
+    input: Option<(u64, Receiver<UnixStream>, File)>,
+    outputs: Vec<(u64, Receiver<UnixStream>, File)>,
+    numbers: Numbers,
+}
+
+impl Streams {
+    pub fn new(paths: Paths) -> io::Result<Self> {
+        Ok(Streams {
+            paths,
+            closed: Arc::new(Wake::new()?),
+            given_up: Arc::new(Wake::new()?),
+            copying: Arc::default(),
+        })
+    }
+
+    pub fn paths(&self) -> &Paths {
+        &self.paths
+    }
+
+    /// Opens containerd's ends, and gives each a number.
+    pub fn open(&self, expected: &Arc<Expected>) -> io::Result<Opening> {
+        let mut opening = Opening {
+            expected: expected.clone(),
+            input: None,
+            outputs: Vec::new(),
+            numbers: Numbers::default(),
+        };
+        let path = |path: &str| (!path.is_empty()).then(|| path.to_owned());
+        if let Some(stdin) = path(&self.paths.stdin) {
+            let mut options = OpenOptions::new();
+            let file = options.read(true).custom_flags(libc::O_NONBLOCK);
+            let file = named(&stdin, file.open(&stdin))?;
+            let (number, stream) = expected.next();
+            opening.numbers.input = Some(number);
+            opening.input = Some((number, stream, file));
+        }
+        let stderr = path(&self.paths.stderr).filter(|_| !self.paths.terminal);
+        for (given, is_error) in [(path(&self.paths.stdout), false), (stderr, true)] {
+            let Some(given) = given else { continue };
+            let file = named(&given, open_output(&given))?;
+            let (number, stream) = expected.next();
+            match is_error {
+                true => opening.numbers.error = Some(number),
+                false => opening.numbers.output = Some(number),
+            }
+            opening.outputs.push((number, stream, file));
+        }
+        Ok(opening)
+    }
+
+    /// Input ends once what has been written so far has been passed on.
+    pub fn close_input(&self) {
+        self.closed.fire();
+    }
+
+    /// Waits until all output has been passed on, or as long as that; then it is given up.
+    pub fn finish(&self, patience: Duration) {
+        let (count, changed) = &*self.copying;
+        let guard = lock(count);
+        let waited = changed.wait_timeout_while(guard, patience, |count| *count > 0);
+        let (left, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        if *left > 0 {
+            debug!("{} outputs that nobody takes are given up", *left);
+        }
+        drop(left);
+        self.given_up.fire();
+    }
+}
+
+impl Opening {
+    /// What the agent is told.
+    pub fn numbers(&self) -> Numbers {
+        self.numbers
+    }
+
+    /// Copies, on threads of their own, once the agent has made its connections.
+    pub fn run(mut self, streams: &Streams) {
+        if let Some((_, stream, file)) = self.input.take() {
+            let (closed, given_up) = (streams.closed.clone(), streams.given_up.clone());
+            thread::spawn(move || {
+                if let Ok(stream) = stream.recv() {
+                    copy_input(file, &stream, &closed, &given_up);
+                }
+            });
+        }
+        for (_, stream, file) in std::mem::take(&mut self.outputs) {
+            let (copying, given_up) = (streams.copying.clone(), streams.given_up.clone());
+            *lock(&copying.0) += 1;
+            thread::spawn(move || {
+                if let Ok(stream) = stream.recv() {
+                    copy_output(&stream, file, &given_up);
+                }
+                *lock(&copying.0) -= 1;
+                copying.1.notify_all();
+            });
+        }
+    }
+}
+
+impl Drop for Opening {
+    /// The agent has refused the process: nobody comes.
+    fn drop(&mut self) {
+        for (number, ..) in self.input.iter().chain(&self.outputs) {
+            self.expected.forget(*number);
+        }
+    }
+}
+
+/// A pipe, or a file with a `file:` before its path.
+fn open_output(given: &str) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.custom_flags(libc::O_NONBLOCK);
+    if let Some(path) = given.strip_prefix("file://") {
+        if let Some(folder) = Path::new(path).parent() {
+            std::fs::create_dir_all(folder)?;
+        }
+        return options.append(true).create(true).mode(0o600).open(path);
+    }
+    if given.contains("://") {
+        return Err(io::Error::new(
+            ErrorKind::Unsupported,
+            "only pipes and file:// are known",
+        ));
+    }
+    options.read(true).write(true).open(given)
+}
+
+fn named<T>(path: &str, result: io::Result<T>) -> io::Result<T> {
+    result.map_err(|error| io::Error::new(error.kind(), format!("{path}: {error}")))
+}
+
+/// Waits for any of these, and tells which are ready.
+fn poll<const N: usize>(of: [(RawFd, libc::c_short); N]) -> io::Result<[libc::c_short; N]> {
+    let mut entries = of.map(|(fd, events)| libc::pollfd {
+        fd,
+        events,
+        revents: 0,
+    });
+    loop {
+        // SAFETY: the entries and their number.
+        if unsafe { libc::poll(entries.as_mut_ptr(), N as libc::nfds_t, -1) } >= 0 {
+            return Ok(entries.map(|entry| entry.revents));
+        }
+        let error = io::Error::last_os_error();
+        if error.kind() != ErrorKind::Interrupted {
+            return Err(error);
+        }
+    }
+}
+
+/// Until its writers are gone, or containerd says that there is no more, or the process takes none any more.
+fn copy_input(mut from: File, mut to: &UnixStream, closed: &Wake, given_up: &Wake) {
+    let mut bytes = vec![0; ROOM];
+    let mut last = false;
+    loop {
+        if !last {
+            let Ok([readable, gone, is_last, end]) = poll([
+                (from.as_raw_fd(), libc::POLLIN),
+                (to.as_raw_fd(), 0),
+                (closed.fd(), libc::POLLIN),
+                (given_up.fd(), libc::POLLIN),
+            ]) else {
+                return;
+            };
+            if end != 0 || gone & (libc::POLLHUP | libc::POLLERR) != 0 {
+                return;
+            }
+            // What is in the pipe by then is all that comes.
+            last = is_last != 0;
+            if readable == 0 && !last {
+                continue;
+            }
+        }
+        match from.read(&mut bytes) {
+            Ok(0) => break,
+            Ok(count) => {
+                if to.write_all(&bytes[..count]).is_err() {
+                    return;
+                }
+            }
+            Err(error) if error.kind() == ErrorKind::WouldBlock && last => break,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(_) => break,
+        }
+    }
+    let _ = to.shutdown(Shutdown::Write);
+}
+
+/// Until the guest ends it.
+fn copy_output(mut from: &UnixStream, to: File, given_up: &Wake) {
+    let mut bytes = vec![0; ROOM];
+    loop {
+        match from.read(&mut bytes) {
+            Ok(0) => break,
+            Ok(count) => {
+                if !write_all(&to, &bytes[..count], given_up) {
+                    break;
+                }
+            }
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(_) => break,
+        }
+    }
+    let _ = from.shutdown(Shutdown::Both);
+}
+
+fn write_all(mut to: &File, mut bytes: &[u8], given_up: &Wake) -> bool {
+    while !bytes.is_empty() {
+        match to.write(bytes) {
+            Ok(count) => bytes = &bytes[count..],
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                let ready = poll([
+                    (to.as_raw_fd(), libc::POLLOUT),
+                    (given_up.fd(), libc::POLLIN),
+                ]);
+                if !matches!(ready, Ok([_, 0])) {
+                    return false;
+                }
+            }
+            Err(_) => return false,
+        }
+    }
+    true
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,155 @@
+use super::*;
+use std::ffi::CString;
+
+fn fifo(folder: &Path, name: &str) -> String {
+    let path = folder.join(name).to_str().unwrap().to_owned();
+    let c = CString::new(path.clone()).unwrap();
+    // SAFETY: a string that lives through the call.
+    assert_eq!(unsafe { libc::mkfifo(c.as_ptr(), 0o600) }, 0);
+    path
+}
+
+struct Fake {
+    folder: tempfile::TempDir,
+    streams: Streams,
+    expected: Arc<Expected>,
+}
+
+fn fake() -> Fake {
+    let folder = tempfile::tempdir().unwrap();
+    let paths = Paths {
+        stdin: fifo(folder.path(), "0"),
+        stdout: fifo(folder.path(), "1"),
+        stderr: fifo(folder.path(), "2"),
+        terminal: false,
+    };
+    Fake {
+        folder,
+        streams: Streams::new(paths).unwrap(),
+        expected: Arc::default(),
+    }
+}
+
+#[test]
+fn streams_reach_their_pipes_whole() {
+    let Fake {
+        folder,
+        streams,
+        expected,
+    } = fake();
+    let opening = streams.open(&expected).unwrap();
+    let numbers = opening.numbers();
+    let connect = |number: Option<u64>| {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        expected.came(number.unwrap(), theirs);
+        ours
+    };
+    let (mut input, mut output, mut error) = (
+        connect(numbers.input),
+        connect(numbers.output),
+        connect(numbers.error),
+    );
+    opening.run(&streams);
+    let content: Vec<u8> = (0..3_000_000_u32).map(|n| (n % 251) as u8).collect();
+    let expected = content.clone();
+    let path = folder.path().to_owned();
+    let reader = thread::spawn(move || {
+        let mut out = Vec::new();
+        File::open(path.join("1")).unwrap().read_to_end(&mut out).unwrap();
+        let mut err = String::new();
+        File::open(path.join("2")).unwrap().read_to_string(&mut err).unwrap();
+        (out, err)
+    });
+    let writer = content.clone();
+    let path = folder.path().join("0");
+    let typing = thread::spawn(move || {
+        let mut file = OpenOptions::new().write(true).open(path).unwrap();
+        file.write_all(&writer).unwrap();
+    });
+    error.write_all(b"oh").unwrap();
+    let echo = thread::spawn(move || {
+        let mut got = Vec::new();
+        input.read_to_end(&mut got).unwrap();
+        got
+    });
+    output.write_all(&content).unwrap();
+    drop((output, error));
+    assert_eq!(echo.join().unwrap(), expected);
+    typing.join().unwrap();
+    streams.finish(Duration::from_secs(60));
+    let (out, err) = reader.join().unwrap();
+    assert!(out == expected);
+    assert_eq!(err, "oh");
+}
+
+#[test]
+fn closing_input_passes_on_what_came_before_it() {
+    let Fake {
+        folder,
+        streams,
+        expected,
+    } = fake();
+    let opening = streams.open(&expected).unwrap();
+    let (mut ours, theirs) = UnixStream::pair().unwrap();
+    expected.came(opening.numbers().input.unwrap(), theirs);
+    let path = folder.path().join("0");
+    // It stays open, as containerd's client keeps it.
+    let mut typed = OpenOptions::new().write(true).open(path).unwrap();
+    typed.write_all(&[7; 40_000]).unwrap();
+    streams.close_input();
+    opening.run(&streams);
+    let mut got = Vec::new();
+    ours.read_to_end(&mut got).unwrap();
+    assert_eq!(got, [7; 40_000]);
+    drop(typed);
+}
+
+#[test]
+fn a_number_is_good_once_and_foreign_ones_never() {
+    let Fake {
+        streams, expected, ..
+    } = fake();
+    let opening = streams.open(&expected).unwrap();
+    let number = opening.numbers().output.unwrap();
+    let (_ours, theirs) = UnixStream::pair().unwrap();
+    expected.came(number, theirs);
+    for wrong in [number, 0, 99] {
+        let (mut ours, theirs) = UnixStream::pair().unwrap();
+        expected.came(wrong, theirs);
+        assert_eq!(ours.read(&mut [0]).unwrap(), 0, "closed");
+    }
+    drop(opening);
+    assert!(lock(&expected.waiting).is_empty());
+}
+
+#[test]
+fn output_that_nobody_takes_is_given_up_in_time() {
+    let Fake {
+        streams, expected, ..
+    } = fake();
+    let opening = streams.open(&expected).unwrap();
+    let (mut ours, theirs) = UnixStream::pair().unwrap();
+    expected.came(opening.numbers().output.unwrap(), theirs);
+    expected.end();
+    opening.run(&streams);
+    let writer = thread::spawn(move || ours.write_all(&vec![0; 4 << 20]));
+    streams.finish(Duration::from_millis(50));
+    // The guest learns of it.
+    assert!(writer.join().unwrap().is_err());
+}
+
+#[test]
+fn what_is_no_pipe_is_refused() {
+    for (given, part) in [
+        ("binary:///bin/logger", "only pipes"),
+        ("/nowhere/out", "/nowhere/out"),
+    ] {
+        let paths = Paths {
+            stdout: given.to_owned(),
+            ..Paths::default()
+        };
+        let streams = Streams::new(paths).unwrap();
+        let error = streams.open(&Arc::default()).err().unwrap();
+        assert!(error.to_string().contains(part), "{error}");
+    }
+}
