@@ -19,8 +19,9 @@ pub struct Device {
     pub mtu: Option<u32>,
     /// Whether it's a tap, or a tun.
     pub is_tap: bool,
-    /// Whether it could be a pod's: it is up and takes Ethernet's packets.
-    is_usable: bool,
+    pub is_up: bool,
+    /// Whether it takes Ethernet's packets, which the loopback doesn't.
+    is_ethernet: bool,
 }
 
 impl Device {
@@ -32,9 +33,8 @@ impl Device {
             mac: None,
             mtu: None,
             is_tap: false,
-            is_usable: header.flags.contains(LinkFlags::Up)
-                && !header.flags.contains(LinkFlags::Loopback)
-                && header.link_layer_type == LinkLayerType::Ether,
+            is_up: header.flags.contains(LinkFlags::Up),
+            is_ethernet: header.link_layer_type == LinkLayerType::Ether,
         };
         for attribute in message.attributes {
             match attribute {
@@ -82,7 +82,7 @@ pub fn pods(netlink: &Netlink) -> Result<Option<(Device, Vec<Address>)>> {
     let mut devices = all(netlink)?;
     devices.retain(|device| {
         let has_address = addresses.iter().any(|one| one.device == device.index);
-        device.is_usable && has_address && device.name != tap::NAME
+        device.is_up && device.is_ethernet && has_address && device.name != tap::NAME
     });
     devices.sort_by_key(|device| (device.name != "eth0", device.index));
     Ok(devices.into_iter().next().map(|device| {

@@ -211,7 +211,7 @@ impl Namespace {
             };
             let link = routes::link(netlink, &device, &addresses)?;
             let tap = tap::make(netlink)?;
-            if let Some(mtu) = device.mtu {
+            if let Some(mtu) = device.mtu.filter(|_| device.mtu != tap.mtu) {
                 tap::set_mtu(netlink, &tap, mtu)?;
             }
             redirect::set(netlink, &device, &tap)?;
@@ -227,8 +227,8 @@ impl Namespace {
     /// The kernel refuses.
     pub fn remove(&self) -> Result<()> {
         self.within(|netlink| {
-            redirect::remove(netlink)?;
-            tap::remove(netlink)
+            tap::remove(netlink)?;
+            redirect::remove(netlink)
         })?;
         let Some(path) = &self.made else {
             return Ok(());

@@ -14,6 +14,9 @@ use netlink_sys::{Socket, SocketAddr};
 /// How often a list is read anew that changed while it was read.
 const ATTEMPTS: usize = 10;
 
+/// More than the kernel says at once: its lists come in parts of up to 32 KiB.
+const LONGEST: usize = 1 << 16;
+
 /// A connection to the kernel. It speaks of the network namespace that the thread was in which opened it.
 pub struct Netlink {
     socket: Socket,
@@ -64,8 +67,10 @@ impl Netlink {
     fn answers(&self) -> io::Result<Option<Vec<RouteNetlinkMessage>>> {
         let mut answers = Vec::new();
         let mut torn = false;
+        let mut bytes = Vec::with_capacity(LONGEST);
         loop {
-            let (bytes, _) = self.socket.recv_from_full()?;
+            bytes.clear();
+            self.socket.recv(&mut bytes, 0)?;
             let mut rest = bytes.as_slice();
             while !rest.is_empty() {
                 let message = NetlinkMessage::deserialize(rest)

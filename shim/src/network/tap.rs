@@ -34,6 +34,9 @@ pub fn make(netlink: &Netlink) -> Result<Device> {
             "a tap of this name is needed, and it is something else",
         )(other));
     }
+    if tap.is_up {
+        return Ok(tap);
+    }
     let mut up = of(&tap);
     up.header.flags = LinkFlags::Up;
     up.header.change_mask = LinkFlags::Up;
