@@ -106,7 +106,6 @@ impl Pod {
             folder,
             share,
             network,
-            config,
             is_paused: AtomicBool::new(false),
         });
         lock(&self.inner).machine = Some(machine.clone());

@@ -57,7 +57,6 @@ pub(crate) struct Machine {
     pub folder: PathBuf,
     pub share: Option<Share>,
     pub network: Option<Namespace>,
-    pub config: crate::config::Config,
     /// Stopped as a whole: nobody in it answers.
     pub is_paused: AtomicBool,
 }
