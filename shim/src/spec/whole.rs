@@ -1,0 +1,145 @@
+//! What of a specification is refused, or ignored, whatever else is in it.
+
+use oci_spec::runtime::{Hook, Linux, LinuxIdMapping, LinuxPersonalityDomain, Spec};
+
+use super::{SpecError, ignored, list};
+
+/// # Errors
+///
+/// There is such a thing in it.
+pub fn check(spec: &Spec, linux: &Linux) -> Result<(), SpecError> {
+    if !spec.version().starts_with("1.") {
+        let what = format!("`{}`: must be a version 1", spec.version());
+        return Err(SpecError::wrong("ociVersion", what));
+    }
+    other_systems(spec)?;
+    hooks(spec)?;
+    let no_mappings = "the guest has no user namespaces, since the virtual machine is the wall; \
+                       leave it out (Kubernetes: hostUsers: true)";
+    for (field, mappings) in [
+        ("linux.uidMappings", linux.uid_mappings()),
+        ("linux.gidMappings", linux.gid_mappings()),
+        ("uidMappings", spec.uid_mappings()),
+        ("gidMappings", spec.gid_mappings()),
+    ] {
+        no_id_mappings(field, list(mappings), no_mappings)?;
+    }
+    let refused = |is: bool, field: &str, why: &str| match is {
+        true => Err(SpecError::refused(field, why)),
+        false => Ok(()),
+    };
+    let some = |map: Option<usize>| map.is_some_and(|len| len > 0);
+    refused(
+        some(linux.time_offsets().as_ref().map(|offsets| offsets.len())),
+        "linux.timeOffsets",
+        "there are no time namespaces in the guest; leave it out",
+    )?;
+    refused(
+        some(linux.net_devices().as_ref().map(|devices| devices.len())),
+        "linux.netDevices",
+        "a network device of the host's can't be moved into a guest; have it made in the pod's network namespace (CNI)",
+    )?;
+    refused(
+        linux.intel_rdt().is_some(),
+        "linux.intelRdt",
+        "a guest has no shares of the host's caches to give; leave it out",
+    )?;
+    refused(
+        linux.memory_policy().is_some(),
+        "linux.memoryPolicy",
+        "a guest has no NUMA nodes of the host's; leave it out",
+    )?;
+    if let Some(personality) = linux.personality() {
+        let plain = personality.domain() == LinuxPersonalityDomain::PerLinux;
+        refused(
+            !plain || !list(personality.flags()).is_empty(),
+            "linux.personality",
+            "programs run as the guest's kernel runs them; leave it out",
+        )?;
+    }
+    match linux.rootfs_propagation().as_deref().unwrap_or_default() {
+        // No mount comes out of a guest or into it, so these are all as private as they can be.
+        "" | "private" | "rprivate" | "slave" | "rslave" | "unbindable" | "runbindable" => {}
+        other => refused(
+            true,
+            "linux.rootfsPropagation",
+            &format!("`{other}`: no mount of a guest's can come out to the host; say private"),
+        )?,
+    }
+    if linux
+        .mount_label()
+        .as_deref()
+        .is_some_and(|label| !label.is_empty())
+    {
+        ignored(
+            "linux.mountLabel",
+            "the guest has no SELinux, the virtual machine is the wall",
+        );
+    }
+    Ok(())
+}
+
+fn other_systems(spec: &Spec) -> Result<(), SpecError> {
+    for (field, is_there) in [
+        ("windows", spec.windows().is_some()),
+        ("solaris", spec.solaris().is_some()),
+        ("zos", spec.zos().is_some()),
+    ] {
+        if is_there {
+            let why = "the guest's system is Linux; leave it out";
+            return Err(SpecError::refused(field, why));
+        }
+    }
+    if spec.vm().is_some() {
+        let why = "the virtual machine is set up by the shim's configuration and by annotations (io.mote.memory, \
+                   io.mote.vcpus); leave it out";
+        return Err(SpecError::refused("vm", why));
+    }
+    Ok(())
+}
+
+/// # Errors
+///
+/// There are some.
+pub fn no_id_mappings(
+    field: &str,
+    mappings: &[LinuxIdMapping],
+    why: &str,
+) -> Result<(), SpecError> {
+    match mappings.is_empty() {
+        true => Ok(()),
+        false => Err(SpecError::refused(field, why)),
+    }
+}
+
+/// Programs of the host that are to look into the container's namespaces, which the host hasn't. Whoever runs some of
+/// them, or knows that they aren't needed, takes them out of the specification first.
+fn hooks(spec: &Spec) -> Result<(), SpecError> {
+    let Some(hooks) = spec.hooks() else {
+        return Ok(());
+    };
+    for (field, hooks) in [
+        ("prestart", hooks.prestart()),
+        ("createRuntime", hooks.create_runtime()),
+        ("createContainer", hooks.create_container()),
+        ("startContainer", hooks.start_container()),
+        ("poststart", hooks.poststart()),
+        ("poststop", hooks.poststop()),
+    ] {
+        if let Some(hook) = list(hooks).first() {
+            return Err(SpecError::refused(
+                format!("hooks.{field}"),
+                hook_text(hook),
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn hook_text(hook: &Hook) -> String {
+    format!(
+        "{}: would run on the host, with namespaces that are in a guest; leave it out (nerdctl sets up networks by such a \
+         hook: for this runtime have it done by CRI, or by ctr)",
+        hook.path().display()
+    )
+}
