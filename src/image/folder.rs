@@ -93,7 +93,7 @@ pub fn cached(
 
 fn write(folder: &Path, path: &Path, progress: OnFiles) -> Result<(), ImageError> {
     let mut content = Content::new(create(path)?);
-    let tree = walk::walk(folder, &mut content, path, progress)?;
+    let tree = walk::walk(folder, &mut content, path, walk::MOST_KEPT, progress)?;
     let file = content.finish(&tree).map_err(ImageError::io(path))?;
     file.sync_all().map_err(ImageError::io(path))
 }

@@ -8,7 +8,7 @@
 //! - `overlay`: their layers
 //! - `mounting`: the mounts themselves
 //! - `loops`: files as block devices
-//! - [`scratch`]: empty disks for what containers write
+//! - `scratch`: empty disks for what containers write
 
 mod error;
 mod loops;

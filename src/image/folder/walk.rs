@@ -20,12 +20,16 @@ use crate::image::tree::{Kind, Tree, split};
 const LAYER: u32 = 1;
 /// As long as the target of a link can be (PATH_MAX).
 const MOST_TARGET: usize = 4096;
+/// Bytes of names, paths, links and attributes that are kept in memory: far more than any image has.
+pub const MOST_KEPT: usize = 1 << 30;
 
-/// Everything in `folder`, the files' content into `content`, which goes to `image`.
+/// Everything in `folder`, the files' content into `content`, which goes to `image`; no more than `most_kept` bytes of
+/// what isn't content.
 pub fn walk(
     folder: &Path,
     content: &mut Content,
     image: &Path,
+    most_kept: usize,
     progress: OnFiles,
 ) -> Result<Tree, ImageError> {
     let root = OpenOptions::new()
@@ -42,6 +46,7 @@ pub fn walk(
         reader: Reader::new(),
         linked: HashMap::new(),
         todo: vec![Vec::new()],
+        kept_left: most_kept,
         files: 0,
         bytes: 0,
     };
@@ -64,6 +69,7 @@ struct Walk<'a, 'b> {
     linked: HashMap<(u64, u64), Vec<u8>>,
     /// Folders that are still to be looked into.
     todo: Vec<Vec<u8>>,
+    kept_left: usize,
     files: u64,
     bytes: u64,
 }
@@ -141,6 +147,17 @@ impl Walk<'_, '_> {
         metadata: &Metadata,
     ) -> Result<(), ImageError> {
         let attributes = self.reader.read(file, metadata).map_err(self.at(path))?;
+        // A file's path is more than what is kept of it, but that of folders and links.
+        let mut kept = path.len();
+        if let Kind::Link(target) = &kind {
+            kept += target.len();
+        }
+        for (name, value) in &attributes.extended {
+            kept += name.len() + value.len();
+        }
+        let left = self.kept_left.checked_sub(kept);
+        let what = "the names and attributes of all files up to it are longer than 1 GiB";
+        self.kept_left = left.ok_or_else(|| self.wrong(path, what))?;
         let put = self.tree.put(path, kind, attributes, LAYER);
         put.map_err(|what| self.wrong(path, what))
     }

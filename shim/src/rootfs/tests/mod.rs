@@ -24,11 +24,12 @@ fn can_mount() -> bool {
 }
 
 fn one(kind: &str, source: &Path, options: &[&str]) -> Mount {
-    let mut mount = Mount::default();
-    mount.type_ = kind.to_owned();
-    mount.source = source.display().to_string();
-    mount.options = options.iter().map(|text| (*text).to_owned()).collect();
-    mount
+    Mount {
+        type_: kind.to_owned(),
+        source: source.display().to_string(),
+        options: options.iter().map(|text| (*text).to_owned()).collect(),
+        ..Mount::default()
+    }
 }
 
 /// A container's place: its bundle, its work folder, and the cache of its machine.

@@ -12,6 +12,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use self::looks::{differences, is_root, with_mounted};
 use super::make;
+use super::walk::walk;
+use crate::image::erofs::Content;
 
 fn is_made(result: libc::c_int) {
     assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
@@ -227,6 +229,23 @@ fn what_has_no_place_in_an_image_is_named() {
         };
     }
     assert!(refused(&folder).ends_with("its path is longer than 4096 bytes"));
+}
+
+#[test]
+fn what_is_kept_in_memory_is_bounded() {
+    let base = tempfile::tempdir().unwrap();
+    let folder = base.path().join("folder");
+    fs::create_dir(&folder).unwrap();
+    for n in 0..10 {
+        symlink("t".repeat(1000), folder.join(format!("link-{n}"))).unwrap();
+    }
+    let walk = |most| {
+        let mut content = Content::new(tempfile::tempfile().unwrap());
+        walk(&folder, &mut content, base.path(), most, &mut |_, _| ())
+    };
+    assert!(walk(11_000).is_ok());
+    let error = walk(9_000).unwrap_err().to_string();
+    assert!(error.contains("folder/link-"), "{error}");
 }
 
 /// Files that come, go, shrink and become something else while they are read: the image is whole every time.
