@@ -17,7 +17,7 @@ mod tests;
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -174,19 +174,18 @@ impl Namespace {
         Ok(namespace)
     }
 
-    /// [`Namespace::enter`] for a process to be started (`pre_exec`).
-    pub fn entering(&self) -> impl FnMut() -> io::Result<()> + Send + Sync + use<> {
-        let file = self.file.clone();
-        move || enter(file.as_raw_fd())
-    }
-
-    /// Puts the calling thread into it, by one system call, as is fit for what is between fork and exec.
+    /// Puts the calling thread into it, by one system call, as is fit for what is between fork and exec
+    /// (`pre_exec`, to which a clone goes).
     ///
     /// # Errors
     ///
     /// The kernel refuses: the user isn't root.
     pub fn enter(&self) -> io::Result<()> {
-        enter(self.file.as_raw_fd())
+        // SAFETY: takes no pointer.
+        match unsafe { libc::setns(self.file.as_raw_fd(), libc::CLONE_NEWNET) } {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
     }
 
     /// Makes the tap for the monitor, if it isn't there, has it up, and tells its name.
@@ -256,14 +255,6 @@ impl Namespace {
 
 /// The namespace of the thread that looks.
 const OWN: &str = "/proc/thread-self/ns/net";
-
-fn enter(namespace: RawFd) -> io::Result<()> {
-    // SAFETY: takes no pointer.
-    match unsafe { libc::setns(namespace, libc::CLONE_NEWNET) } {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
-    }
-}
 
 /// Works on a thread of its own, which may change its namespace: the process's others stay in theirs.
 fn apart<T: Send>(work: impl FnOnce() -> Result<T> + Send) -> Result<T> {

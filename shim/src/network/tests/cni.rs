@@ -22,9 +22,7 @@ fn bridge(pod: &Pod, folder: &str, command: &str, config: &Value) -> Value {
     ];
     plugin.envs(variables);
     plugin.stdin(Stdio::piped()).stdout(Stdio::piped());
-    // SAFETY: setns(2) is all that is done there.
-    unsafe { plugin.pre_exec(pod.host.entering()) };
-    let mut plugin = plugin.spawn().unwrap();
+    let mut plugin = to_run_in(&pod.host, &mut plugin).spawn().unwrap();
     let mut stdin = plugin.stdin.take().unwrap();
     stdin.write_all(config.to_string().as_bytes()).unwrap();
     drop(stdin);

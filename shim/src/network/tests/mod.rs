@@ -74,11 +74,15 @@ fn not_run(kind: &str, obstacle: &str) {
     );
 }
 
+fn to_run_in<'a>(namespace: &Namespace, command: &'a mut Command) -> &'a mut Command {
+    let namespace = namespace.clone();
+    // SAFETY: setns(2) is all that is done there.
+    unsafe { command.pre_exec(move || namespace.enter()) }
+}
+
 /// What a program says that runs in a namespace.
 fn run(namespace: &Namespace, command: &mut Command) -> String {
-    // SAFETY: setns(2) is all that is done there.
-    unsafe { command.pre_exec(namespace.entering()) };
-    let output = command.output().unwrap();
+    let output = to_run_in(namespace, command).output().unwrap();
     let said = [output.stdout, output.stderr].concat();
     let said = String::from_utf8_lossy(&said).into_owned();
     assert!(output.status.success(), "{command:?}: {said}");
