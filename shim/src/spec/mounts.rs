@@ -270,6 +270,6 @@ fn shared_memory(source: &Path, is_there: bool) -> Option<u64> {
         return None;
     }
     let found = statvfs(source).ok()?;
-    let size = u64::from(found.blocks()).saturating_mul(u64::from(found.fragment_size()));
+    let size = found.blocks().saturating_mul(found.fragment_size());
     Some(if size == 0 { SHM_SIZE } else { size })
 }

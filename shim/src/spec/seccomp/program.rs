@@ -86,10 +86,9 @@ impl Program {
             put(*number, leaf);
             put(number + 1, Leaf::Return(self.default));
         }
-        for from in [self.highest.map(|highest| highest + 1), self.other_numbers] {
-            if let Some(from) = from {
-                put(from, Leaf::Return(ABSENT));
-            }
+        let newer = self.highest.map(|highest| highest + 1);
+        for from in newer.into_iter().chain(self.other_numbers) {
+            put(from, Leaf::Return(ABSENT));
         }
         leaves.dedup_by(|leaf, before| match (&leaf.1, &before.1) {
             (Leaf::Return(one), Leaf::Return(other)) => one == other,

@@ -1,5 +1,15 @@
 //! BPF as the kernel runs it, for filters of system calls.
 
+use syscalls::Sysno;
+
+/// The number of this architecture in a filter.
+pub fn native() -> u32 {
+    match std::env::consts::ARCH {
+        "aarch64" => 0xc000_00b7,
+        _ => 0xc000_003e,
+    }
+}
+
 /// What a filter says, as Documentation/networking/filter.rst has it: what of BPF there may be, and no more.
 pub fn run(program: &[u8], architecture: u32, number: u32, arguments: [u64; 6]) -> u32 {
     let mut data = Vec::new();
@@ -27,4 +37,11 @@ pub fn run(program: &[u8], architecture: u32, number: u32, arguments: [u64; 6]) 
             code => panic!("instruction {code:#x}"),
         }
     }
+}
+
+/// What it says of one of this architecture's.
+pub fn call(program: &[u8], call: Sysno, arguments: &[u64]) -> u32 {
+    let mut all = [0; 6];
+    all[..arguments.len()].copy_from_slice(arguments);
+    run(program, native(), call.id() as u32, all)
 }

@@ -3,7 +3,7 @@
 use oci_spec::runtime::LinuxSeccomp;
 use syscalls::Sysno;
 
-use super::bpf::run;
+use super::bpf::{call, native, run};
 use super::*;
 use crate::spec::seccomp::compile;
 
@@ -12,14 +12,6 @@ const KILL: u32 = libc::SECCOMP_RET_KILL_PROCESS;
 
 fn errno(number: i32) -> u32 {
     libc::SECCOMP_RET_ERRNO | number as u32
-}
-
-/// The number of this architecture in a filter.
-fn native() -> u32 {
-    match std::env::consts::ARCH {
-        "aarch64" => 0xc000_00b7,
-        _ => 0xc000_003e,
-    }
 }
 
 fn filter(profile: Value) -> Vec<u8> {
@@ -31,12 +23,6 @@ fn filter(profile: Value) -> Vec<u8> {
 fn refused(profile: Value) -> String {
     let profile: LinuxSeccomp = serde_json::from_value(profile).unwrap();
     compile(Some(&profile), &full()).unwrap_err().to_string()
-}
-
-fn call(program: &[u8], call: Sysno, arguments: &[u64]) -> u32 {
-    let mut all = [0; 6];
-    all[..arguments.len()].copy_from_slice(arguments);
-    run(program, native(), call.id() as u32, all)
 }
 
 #[test]
