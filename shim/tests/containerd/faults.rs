@@ -1,0 +1,123 @@
+//! Processes that end as nobody wants: the monitor, the shim, containerd.
+
+use std::path::Path;
+
+use crate::counts::processes;
+use crate::ctr::finish;
+use crate::task::{deleted, until};
+use crate::world::{World, kill};
+
+/// The monitor of the only container there is; with runc that is the container's program.
+#[track_caller]
+fn monitor(world: &World, id: &str) -> u32 {
+    if !World::is_mote() {
+        return world.task_pid(id).unwrap();
+    }
+    let mote = World::mote();
+    let is = |pid: u32| std::fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe == mote);
+    let all: Vec<_> = processes()
+        .into_iter()
+        .filter(|(pid, _)| is(*pid))
+        .collect();
+    assert_eq!(all.len(), 1, "one monitor: {all:?}");
+    all[0].0
+}
+
+/// The shim of a container.
+#[track_caller]
+fn shim(id: &str) -> u32 {
+    let all = processes();
+    let is = |line: &str| {
+        let mut words = line.split(' ');
+        let program = words
+            .next()
+            .and_then(|program| Path::new(program).file_name());
+        program.is_some_and(|name| {
+            name.to_str()
+                .is_some_and(|name| name.starts_with("containerd-shim-"))
+        }) && words
+            .collect::<Vec<_>>()
+            .windows(2)
+            .any(|pair| pair == ["-id", id])
+    };
+    let found = all.iter().find(|(_, line)| is(line));
+    found.unwrap_or_else(|| panic!("a shim: {all:#?}")).0
+}
+
+pub fn a_killed_monitor_is_an_exit(world: &World) {
+    let detached = world.command(&["--detach", "--null-io"], "monitor", &["sleep", "1000"]);
+    finish(detached, &[]).success();
+    let (monitor, shim_before) = (monitor(world, "monitor"), shim("monitor"));
+    kill(monitor, libc::SIGKILL);
+    until("the end of the task", || {
+        world.says(&["task", "ls"]).contains("STOPPED")
+    });
+    // The shim is still there to be asked, and gone once all is deleted.
+    assert_eq!(shim("monitor"), shim_before);
+    let ended = finish(world.ctr(&["task", "delete", "monitor"]), &[]);
+    deleted(ended, 137);
+    world.says(&["container", "rm", "monitor"]);
+    world.nothing_is_left();
+    // Whoever waits for it is told.
+    let mut session = world.session(&[], "monitor2", "echo ready; exec sleep 1000");
+    session.expect("ready");
+    kill(self::monitor(world, "monitor2"), libc::SIGKILL);
+    assert_eq!(session.end().code, Some(137));
+}
+
+pub fn a_killed_shim_leaves_nothing(world: &World) {
+    let detached = world.command(&["--detach", "--null-io"], "shim", &["sleep", "1000"]);
+    finish(detached, &[]).success();
+    kill(shim("shim"), libc::SIGKILL);
+    until("a list without the task", || {
+        world.task_pid("shim").is_none()
+    });
+    world.says(&["container", "rm", "shim"]);
+    world.nothing_is_left();
+    // Another one by the same name starts.
+    assert_eq!(
+        world.run(&[], "shim", &["echo", "again"]).success(),
+        "again\n"
+    );
+}
+
+pub fn containerd_finds_it_again(world: &World) {
+    let detached = world.command(
+        &["--detach", "--null-io"],
+        "again",
+        &["sh", "-c", "echo 1 >/kept; exec sleep 1000"],
+    );
+    finish(detached, &[]).success();
+    let before = world.task_pid("again").unwrap();
+    world.daemon().kill();
+    world.restart();
+    let list = world.says(&["task", "ls"]);
+    assert!(list.contains("RUNNING"), "{list}");
+    assert_eq!(world.task_pid("again"), Some(before));
+    let exec = [
+        "task",
+        "exec",
+        "--exec-id",
+        "e",
+        "again",
+        "sh",
+        "-c",
+        "cat /kept; exit 3",
+    ];
+    let ended = finish(world.ctr(&exec), &[]);
+    assert_eq!(
+        (ended.code, ended.text().as_str()),
+        (Some(3), "1\n"),
+        "{ended:?}"
+    );
+    // One that ends while there is no containerd is found to have ended.
+    world.daemon().kill();
+    kill(monitor(world, "again"), libc::SIGKILL);
+    world.restart();
+    until("the end of the task", || {
+        !world.says(&["task", "ls"]).contains("RUNNING")
+    });
+    let ended = finish(world.ctr(&["task", "delete", "again"]), &[]);
+    deleted(ended, 137);
+    world.says(&["container", "rm", "again"]);
+}

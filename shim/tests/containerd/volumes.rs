@@ -1,0 +1,64 @@
+//! Folders and files of the host in containers.
+
+use std::fs;
+use std::path::Path;
+
+use crate::world::{FOLDER, World};
+
+/// An option of `ctr`, and the folder that it shows.
+fn volume(name: &str, rights: &str) -> (String, std::path::PathBuf) {
+    let folder = Path::new(FOLDER).join(name);
+    let _ = fs::remove_dir_all(&folder);
+    fs::create_dir_all(&folder).unwrap();
+    let option = format!(
+        "type=bind,src={},dst=/data,options=rbind:{rights}",
+        folder.display()
+    );
+    (option, folder)
+}
+
+pub fn a_volume_goes_both_ways(world: &World) {
+    let (option, folder) = volume("volume", "rw");
+    fs::write(folder.join("from-host"), "before\n").unwrap();
+    let script = "cat /data/from-host; mkdir /data/new; echo guest >/data/new/file; chmod 640 /data/new/file; \
+                  chown 1000:1001 /data/new/file; echo ready; until [ -e /data/go ]; do sleep 0.1; done; cat /data/go; rm /data/from-host";
+    let mut session = world.session(&["--mount", &option], "volume", script);
+    session.expect("before");
+    session.expect("ready");
+    let file = folder.join("new/file");
+    assert_eq!(fs::read_to_string(&file).unwrap(), "guest\n");
+    let facts = fs::metadata(&file).unwrap();
+    use std::os::unix::fs::MetadataExt;
+    assert_eq!(
+        (facts.uid(), facts.gid(), facts.mode() & 0o777),
+        (1000, 1001, 0o640)
+    );
+    // A rename, so that what is seen is whole.
+    fs::write(folder.join("go.new"), "while it ran\n").unwrap();
+    fs::rename(folder.join("go.new"), folder.join("go")).unwrap();
+    session.expect("while it ran");
+    assert_eq!(session.end().code, Some(0));
+    assert!(!folder.join("from-host").exists());
+    fs::remove_dir_all(folder).unwrap();
+}
+
+pub fn a_read_only_volume_stays_as_it_is(world: &World) {
+    let (option, folder) = volume("read-only", "ro");
+    fs::write(folder.join("file"), "kept\n").unwrap();
+    // One file can be shown, too, as resolv.conf is.
+    let file = folder.join("file");
+    let single = format!(
+        "type=bind,src={},dst=/etc/single,options=rbind:ro",
+        file.display()
+    );
+    let script = "cat /data/file /etc/single; echo x 2>/dev/null >/data/file || echo refused; rm -f /data/file 2>/dev/null || echo refused; \
+                  echo x 2>/dev/null >/etc/single || echo refused";
+    let out = world.script(
+        &["--mount", &option, "--mount", &single],
+        "read-only",
+        script,
+    );
+    assert_eq!(out, "kept\nkept\nrefused\nrefused\nrefused\n");
+    assert_eq!(fs::read_to_string(file).unwrap(), "kept\n");
+    fs::remove_dir_all(folder).unwrap();
+}
