@@ -68,8 +68,7 @@ impl Agent {
             ending: false,
             host,
         };
-        let socket = agent.host.connect(Opening::Control);
-        let socket = socket.map_err(Error::of("calling the host"))?;
+        let socket = agent.host.call().map_err(Error::of("calling the host"))?;
         agent.control.take(socket, hello());
         Ok(agent)
     }

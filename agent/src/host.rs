@@ -4,10 +4,20 @@ use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use mote_agent_protocol::{Opening, PORT};
 
 use crate::sys;
+
+/// Between attempts to call the host, and how many there are: 5 s in all.
+const BETWEEN_CALLS: Duration = Duration::from_millis(5);
+const CALLS: u32 = 1000;
+
+fn nobody_listens(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionRefused, ConnectionReset, NotFound};
+    matches!(error.kind(), ConnectionRefused | ConnectionReset | NotFound)
+}
 
 /// Where connections go.
 #[derive(Debug)]
@@ -19,6 +29,18 @@ pub enum Host {
 }
 
 impl Host {
+    /// Makes the control connection. Whoever starts a jailed VM can listen only once it runs, and may come a little late: it
+    /// is tried again for a while.
+    pub fn call(&self) -> io::Result<OwnedFd> {
+        for _ in 0..CALLS {
+            match self.connect(Opening::Control) {
+                Err(error) if nobody_listens(&error) => std::thread::sleep(BETWEEN_CALLS),
+                connected => return connected,
+            }
+        }
+        self.connect(Opening::Control)
+    }
+
     /// Makes a connection, and says which it is. The host accepts at once or not at all.
     pub fn connect(&self, opening: Opening) -> io::Result<OwnedFd> {
         let socket = match self {

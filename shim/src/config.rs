@@ -46,6 +46,10 @@ pub struct Config {
     pub boot_timeout: u64,
     /// What mote tells in its log: off, error, warn, info, debug or trace.
     pub log: String,
+    /// Whether the monitor is in a jail.
+    pub jail: bool,
+    /// The first of the 65,536 users of whom each jailed monitor is another one.
+    pub jail_users: u32,
 }
 
 /// How the guest gets root file systems.
@@ -87,6 +91,8 @@ impl Default for Config {
             max_vcpus: 64,
             boot_timeout: 30,
             log: "warn".to_owned(),
+            jail: true,
+            jail_users: 0x4d00_0000,
         }
     }
 }

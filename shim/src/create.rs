@@ -23,7 +23,8 @@ use crate::rootfs::{self, How, Plan};
 use crate::share::{self, Share};
 use crate::spec::{self, Place};
 use crate::streams::{Paths, Streams};
-use crate::vm::{Recipe, Vm};
+use crate::monitor::Recipe;
+use crate::vm::Vm;
 use crate::{lock, vm};
 
 /// Where containers are in the guest.
@@ -97,6 +98,7 @@ impl Pod {
             disks: drives.disks.clone(),
             shares,
             network: network.as_ref().zip(tap),
+            jail: config.jail.then(|| user(&config, &folder)),
         };
         let (queue, events) = channel();
         let vm = Vm::start(&recipe, move |event| drop(queue.send(event))).map_err(refused)?;
@@ -263,6 +265,16 @@ fn size(config: &Config, spec: &Spec) -> Result<(u64, u32)> {
         );
     }
     Ok((memory.min(most), vcpus.clamp(1, most_vcpus)))
+}
+
+/// Whose a jailed monitor is: by its folder's name, so that two of a machine are hardly ever the same user's.
+fn user(config: &Config, folder: &Path) -> u32 {
+    let name = folder.file_name().map(|name| name.as_encoded_bytes());
+    let number = name.unwrap_or_default().iter().take(4).fold(0, |number, digit| {
+        let digit = char::from(*digit).to_digit(16).unwrap_or(0);
+        number << 4 | digit
+    });
+    config.jail_users.saturating_add(number)
 }
 
 /// Whether containers of this VM may want files of the host: a pod's later ones are not known yet.

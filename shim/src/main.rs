@@ -6,7 +6,8 @@
 //! - [`task`]: the task service's requests and answers
 //! - [`pod`]: what they come to
 //! - [`create`]: a container, and the VM for it
-//! - [`vm`]: the monitor, and the conversation with the agent in its guest
+//! - [`vm`]: the VM, and the conversation with the agent in its guest
+//! - [`monitor`]: the processes beside the shim
 //! - [`process`], [`streams`]: processes, and their standard streams
 //! - [`spec`]: the OCI runtime specification, as what the agent is asked for
 //! - [`rootfs`], [`share`]: snapshots and volumes, as drives or a shared folder
@@ -19,6 +20,7 @@ mod config;
 mod create;
 mod events;
 mod leftovers;
+mod monitor;
 mod network;
 mod options;
 mod pod;

@@ -4,12 +4,11 @@
 //! comes there is the guest's: it ends its own VM at most.
 
 use std::fs::{self, DirBuilder, File};
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io::{self, Read};
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Condvar, Mutex};
@@ -20,19 +19,14 @@ use log::{debug, info, warn};
 use mote_agent_protocol::host::{CallError, Session};
 use mote_agent_protocol::{Event, Hello, Opening, PORT, Reply, Request};
 
-use crate::config::Config;
 use crate::lock;
-use crate::network::Namespace;
+use crate::monitor::{self, Recipe, said};
 use crate::streams::Expected;
 
 /// How long a connection may take to say what it is.
 const OPENING_PATIENCE: Duration = Duration::from_secs(10);
 /// Connections that haven't said yet what they are; the guest gets no more threads than these.
 const MOST_ARRIVING: usize = 64;
-/// Of what the monitor says, as much is told.
-const MOST_SAID: u64 = 2000;
-/// The guest's address. Each VM has its own socket, so it is the same for all.
-const CID: u32 = 3;
 
 /// Why there is no VM, or none any more.
 #[derive(Debug, thiserror::Error)]
@@ -64,26 +58,9 @@ pub enum VmError {
     Call(#[from] CallError),
 }
 
-fn io_error(what: impl Into<String>) -> impl FnOnce(io::Error) -> VmError {
+pub fn io_error(what: impl Into<String>) -> impl FnOnce(io::Error) -> VmError {
     let what = what.into();
     move |error| VmError::Io { what, error }
-}
-
-/// What a VM is made of.
-#[derive(Debug)]
-pub struct Recipe<'a> {
-    pub config: &'a Config,
-    /// Its own folder, which is there.
-    pub folder: &'a Path,
-    /// In MiB.
-    pub memory: u64,
-    pub vcpus: u32,
-    /// Drives, as `mote run --disk` takes them.
-    pub disks: Vec<String>,
-    /// Whether there is a folder that is shared by virtiofsd.
-    pub shares: bool,
-    /// The namespace that the monitor is in, with its tap.
-    pub network: Option<(&'a Namespace, String)>,
 }
 
 /// A VM that runs.
@@ -119,25 +96,44 @@ impl Vm {
         mut on_event: impl FnMut(Option<Event>) + Send + 'static,
     ) -> Result<Self, VmError> {
         let folder = recipe.folder;
-        let socket = folder.join(format!("v_{PORT}"));
-        let listener = UnixListener::bind(&socket);
-        let listener = listener.map_err(io_error(socket.display().to_string()))?;
         if recipe.shares {
-            share(recipe)?;
+            monitor::share(recipe)?;
         }
         let (sender, called) = channel();
         let over = Arc::<Over>::default();
         let log = folder.join("mote.log");
         let log_file = File::create(&log).map_err(io_error(log.display().to_string()))?;
-        let command = monitor(recipe, &log_file)?;
+        let (command, runs) = monitor::command(recipe, log_file)?;
         let (ended, told) = (over.clone(), sender.clone());
-        let pid = keep(command, move |status| {
+        let listener = match recipe.jail {
+            Some(_) => None,
+            None => Some(listen(recipe)?),
+        };
+        let pid = monitor::keep(command, move |status| {
             info!("the monitor has ended: {status}");
             *lock(&ended.status) = Some(status);
             ended.changed.notify_all();
             let _ = told.send(Start::Ended(status));
         })
         .map_err(io_error(recipe.config.mote.display().to_string()))?;
+        let listener = match listener {
+            Some(listener) => listener,
+            None => {
+                // The jail is made with the monitor. Its guest's agent tries for a while.
+                let mut line = [0; 1];
+                let _ = runs.and_then(|mut runs| runs.read(&mut line).ok());
+                match listen(recipe) {
+                    Ok(listener) => listener,
+                    Err(error) => {
+                        over.kill(pid);
+                        return Err(match *lock(&over.status) {
+                            Some(status) => ended_early(status, &log),
+                            None => error,
+                        });
+                    }
+                }
+            }
+        };
         let expected = Arc::<Expected>::default();
         let accepting = expected.clone();
         thread::spawn(move || accept(&listener, &sender, &accepting));
@@ -145,11 +141,7 @@ impl Vm {
         let limit = recipe.config.boot_timeout;
         let started = match called.recv_timeout(Duration::from_secs(limit)) {
             Ok(Start::Called(stream)) => Session::open(stream).map_err(VmError::Call),
-            Ok(Start::Ended(status)) => {
-                let status = told_status(status);
-                let said = said(&log);
-                Err(VmError::Ended { status, said })
-            }
+            Ok(Start::Ended(status)) => Err(ended_early(status, &log)),
             Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
                 Err(VmError::Late(limit, said(&folder.join("console.log"))))
             }
@@ -161,7 +153,7 @@ impl Vm {
             session: session.clone(),
             hello,
             pid,
-            api: folder.join("api"),
+            api: recipe.sockets().join("api"),
             mote: recipe.config.mote.clone(),
             expected: expected.clone(),
             over: over.clone(),
@@ -243,107 +235,22 @@ impl Over {
     }
 }
 
-/// The monitor's command.
-fn monitor(recipe: &Recipe, log: &File) -> Result<Command, VmError> {
-    let Recipe { config, folder, .. } = recipe;
-    let path = |name: &str| folder.join(name).display().to_string();
-    let mut command = Command::new(&config.mote);
-    command.args(["run", "--agent", "--log", &config.log]);
-    command.args(["--memory", &format!("{}M", recipe.memory)]);
-    command.args(["--cpus", &recipe.vcpus.to_string()]);
-    command.args(["--vsock", &format!("cid={CID},socket={}", path("v"))]);
-    command.args(["--api", &path("api")]);
-    command.args(["--console", &format!("file={}", path("console.log"))]);
-    if let Some(kernel) = &config.kernel {
-        command.arg("--kernel").arg(kernel);
+fn ended_early(status: ExitStatus, log: &Path) -> VmError {
+    VmError::Ended {
+        status: monitor::told(status),
+        said: said(log),
     }
-    if let Some(cmdline) = &config.cmdline {
-        command.args(["--cmdline", cmdline]);
-    }
-    for disk in &recipe.disks {
-        command.args(["--disk", disk]);
-    }
-    if recipe.shares {
-        let fs = format!("tag={},socket={}", crate::share::TAG, path("fs"));
-        command.args(["--fs", &fs]);
-    }
-    if let Some((namespace, tap)) = &recipe.network {
-        command.args(["--net", &format!("tap={tap}")]);
-        let namespace = Namespace::clone(namespace);
-        // SAFETY: nothing but setns(2) between fork and exec.
-        unsafe { command.pre_exec(move || namespace.enter()) };
-    }
-    let log = log.try_clone().map_err(io_error("mote.log"))?;
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
-    Ok(command)
 }
 
-/// Starts virtiofsd on a socket that listens already, so that nobody waits for it to be ready.
-fn share(recipe: &Recipe) -> Result<(), VmError> {
-    use std::os::fd::AsRawFd;
-    let (config, folder) = (recipe.config, recipe.folder);
-    let socket = folder.join("fs");
-    let listener = UnixListener::bind(&socket);
-    let listener = listener.map_err(io_error(socket.display().to_string()))?;
-    let log = folder.join("virtiofsd.log");
-    let log_file = File::create(&log).map_err(io_error(log.display().to_string()))?;
-    let mut command = Command::new(&config.virtiofsd);
-    let fd = listener.as_raw_fd();
-    command.arg(format!("--fd={fd}"));
-    command.arg("--shared-dir").arg(folder.join("shared"));
-    command.args(["--cache", "auto", "--sandbox", "namespace"]);
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log_file);
-    // SAFETY: one system call, which takes numbers.
-    unsafe {
-        command.pre_exec(move || match libc::fcntl(fd, libc::F_SETFD, 0) {
-            -1 => Err(io::Error::last_os_error()),
-            _ => Ok(()),
-        });
+/// Where the guest's connections come.
+fn listen(recipe: &Recipe) -> Result<UnixListener, VmError> {
+    let socket = recipe.sockets().join(format!("v_{PORT}"));
+    let failed = || io_error(socket.display().to_string());
+    let listener = UnixListener::bind(&socket).map_err(failed())?;
+    if let Some(user) = recipe.jail {
+        std::os::unix::fs::chown(&socket, Some(user), Some(user)).map_err(failed())?;
     }
-    let ended = move |status: ExitStatus| match status.success() {
-        true => debug!("virtiofsd has ended"),
-        false => warn!("virtiofsd: {}: {}", told_status(status), said(&log)),
-    };
-    let started = keep(command, ended).map_err(|error| {
-        let what = format!(
-            "{}: it shares folders with the guest; `virtiofsd` in the shim's configuration says where it is",
-            config.virtiofsd.display()
-        );
-        VmError::Io { what, error }
-    });
-    drop(listener);
-    started.map(drop)
-}
-
-/// Runs a command on a thread that lives as long as it does: the kernel ends it when that thread ends, however that
-/// comes (prctl(2), PR_SET_PDEATHSIG).
-fn keep(
-    mut command: Command,
-    ended: impl FnOnce(ExitStatus) + Send + 'static,
-) -> io::Result<u32> {
-    let shim = std::process::id() as libc::pid_t;
-    // SAFETY: system calls only, which take numbers.
-    unsafe {
-        command.pre_exec(move || {
-            libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
-            match libc::getppid() == shim {
-                true => Ok(()),
-                false => Err(io::Error::from_raw_os_error(libc::ESRCH)),
-            }
-        });
-    }
-    let (sender, started) = channel();
-    thread::spawn(move || {
-        let mut child: Child = match command.spawn() {
-            Ok(child) => child,
-            Err(error) => return drop(sender.send(Err(error))),
-        };
-        let _ = sender.send(Ok(child.id()));
-        drop(command);
-        let status = child.wait();
-        ended(status.unwrap_or_else(|_| ExitStatus::from_raw(255 << 8)));
-    });
-    started.recv().unwrap_or_else(|_| Err(io::Error::other("its thread has ended")))
+    Ok(listener)
 }
 
 /// Connections, until the shim ends: each says what it is on a thread of its own, so that none holds up others.
@@ -371,31 +278,6 @@ fn accept(listener: &UnixListener, start: &Sender<Start>, expected: &Arc<Expecte
                 Err(error) => warn!("a connection of the guest's: {error}"),
             }
         });
-    }
-}
-
-fn told_status(status: ExitStatus) -> String {
-    match (status.code(), status.signal()) {
-        (Some(code), _) => format!("status {code}"),
-        (None, Some(signal)) => format!("signal {signal}"),
-        (None, None) => "no status".to_owned(),
-    }
-}
-
-/// The end of what a process said, in one line.
-fn said(log: &Path) -> String {
-    let read = || -> io::Result<Vec<u8>> {
-        let mut file = File::open(log)?;
-        let length = file.metadata()?.len();
-        file.seek(SeekFrom::Start(length.saturating_sub(MOST_SAID)))?;
-        let mut bytes = Vec::new();
-        file.take(MOST_SAID).read_to_end(&mut bytes)?;
-        Ok(bytes)
-    };
-    match read() {
-        Ok(bytes) if bytes.trim_ascii().is_empty() => "it said nothing".to_owned(),
-        Ok(bytes) => String::from_utf8_lossy(bytes.trim_ascii()).replace('\n', "; "),
-        Err(error) => format!("{}: {error}", log.display()),
     }
 }
 
