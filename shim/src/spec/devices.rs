@@ -3,9 +3,9 @@
 use std::path::Path;
 
 use mote_agent_protocol::container::Device;
-use oci_spec::runtime::{LinuxDevice, LinuxDeviceType as Type};
+use oci_spec::runtime::{LinuxDevice, LinuxDeviceType as Type, LinuxResources};
 
-use super::{SpecError, whole_path};
+use super::{SpecError, ignored, list, whole_path};
 
 /// Those that a runtime "MUST supply by default"; `/dev/ptmx` is a link that the agent makes.
 const DEFAULT: [(&str, u32, u32); 6] = [
@@ -23,10 +23,18 @@ const EVERYWHERE: [(i64, i64); 4] = [(1, 11), (5, 2), (10, 200), (10, 229)];
 
 /// The default devices, and those that are listed, which take the place of default ones.
 ///
+/// A privileged container has all of the host's devices listed without anybody having chosen them: of those it gets the
+/// ones that a guest can have, and a warning counts the rest.
+///
 /// # Errors
 ///
 /// One is a device of the host's, which the guest hasn't: a node with its numbers would be something else.
-pub fn of(listed: &[LinuxDevice]) -> Result<Vec<Device>, SpecError> {
+pub fn of(
+    listed: &[LinuxDevice],
+    resources: Option<&LinuxResources>,
+) -> Result<Vec<Device>, SpecError> {
+    let privileged = resources.is_some_and(all_allowed);
+    let mut left_out = 0;
     let mut devices = Vec::new();
     for (index, device) in listed.iter().enumerate() {
         let field = format!("linux.devices[{index}]");
@@ -43,10 +51,13 @@ pub fn of(listed: &[LinuxDevice]) -> Result<Vec<Device>, SpecError> {
                 let what = format!("{path}: a is no type of a node; say b, c, u or p");
                 return Err(SpecError::wrong(format!("{field}.type"), what));
             }
+            _ if privileged => {
+                left_out += 1;
+                continue;
+            }
             typ => {
                 let why = format!(
-                    "{path} ({} {}:{}): is a device of the host's, and the guest has others; leave it out (of a privileged \
-                     container's, by privileged_without_host_devices = true in containerd's configuration of this runtime)",
+                    "{path} ({} {}:{}): is a device of the host's, and the guest has others; leave it out",
                     typ.as_str(),
                     numbers.0,
                     numbers.1
@@ -60,6 +71,10 @@ pub fn of(listed: &[LinuxDevice]) -> Result<Vec<Device>, SpecError> {
             numbers,
             owner: (device.uid().unwrap_or(0), device.gid().unwrap_or(0)),
         });
+    }
+    if left_out > 0 {
+        let why = format!("{left_out} devices of the host's, and the guest has others");
+        ignored("linux.devices", &why);
     }
     for (path, major, minor) in DEFAULT {
         let listed = devices
@@ -75,4 +90,12 @@ pub fn of(listed: &[LinuxDevice]) -> Result<Vec<Device>, SpecError> {
         }
     }
     Ok(devices)
+}
+
+/// Whether its cgroup would let it use each device that there is.
+fn all_allowed(resources: &LinuxResources) -> bool {
+    list(resources.devices()).iter().any(|rule| {
+        let all = rule.typ().is_none_or(|typ| typ == Type::A);
+        rule.allow() && all && rule.major().is_none() && rule.minor().is_none()
+    })
 }

@@ -96,7 +96,7 @@ pub fn container(spec: &Spec, place: &Place, share: &mut Share) -> Result<Contai
         read_only: root.readonly().unwrap_or(false),
         hostname,
         mounts: mounts::of(list(spec.mounts()), place, share)?,
-        devices: devices::of(list(linux.devices()))?,
+        devices: devices::of(list(linux.devices()), linux.resources().as_ref())?,
         masked: paths("linux.maskedPaths", list(linux.masked_paths()))?,
         read_only_paths: paths("linux.readonlyPaths", list(linux.readonly_paths()))?,
         limits: resources::limits(linux.resources().as_ref(), place)?,

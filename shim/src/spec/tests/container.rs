@@ -164,3 +164,22 @@ fn devices_of_every_kernel_are_made() {
     assert_eq!(made[1].mode, libc::S_IFCHR | 0o600);
     assert_eq!(made[2].mode, libc::S_IFIFO | 0o666);
 }
+
+#[test]
+fn a_privileged_container_gets_of_the_hosts_devices_those_that_a_guest_has() {
+    ignored();
+    let listed = json!([
+        {"path": "/dev/sda", "type": "b", "major": 8, "minor": 0},
+        {"path": "/dev/net/tun", "type": "c", "major": 10, "minor": 200},
+        {"path": "/dev/kvm", "type": "c", "major": 10, "minor": 232}
+    ]);
+    let mut asked = with("/linux/devices", listed);
+    put(
+        &mut asked,
+        "/linux/resources/devices",
+        json!([{"allow": true, "access": "rwm"}]),
+    );
+    let made = container(&asked, None, &full()).unwrap().devices;
+    assert_eq!((&*made[0].path, made.len()), ("/dev/net/tun", 1 + 6));
+    assert_eq!(ignored(), ["linux.devices"]);
+}
