@@ -6,6 +6,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::daemon::Daemon;
+use crate::place::cgroups;
 
 /// How long what has ended may take to be gone.
 const SETTLED: Duration = Duration::from_secs(60);
@@ -62,15 +63,6 @@ fn entries(folder: &Path) -> Vec<String> {
         .collect()
 }
 
-fn cgroups(folder: &Path, all: &mut BTreeSet<String>) {
-    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            all.insert(entry.path().display().to_string());
-            cgroups(&entry.path(), all);
-        }
-    }
-}
-
 impl Counts {
     pub fn take(daemon: &Daemon) -> Self {
         let own = [1, std::process::id(), daemon.pid()];
@@ -104,10 +96,9 @@ impl Counts {
         let files = files.filter(|file| {
             !kept.contains(&file.as_str()) && !lasting.iter().any(|end| file.ends_with(end))
         });
-        let mut groups = BTreeSet::new();
-        cgroups(Path::new("/sys/fs/cgroup"), &mut groups);
-        // Other programs have some of their own, and the parent of all containers' is kept.
-        groups.retain(|group| group.contains("/default/") || group.contains("mote"));
+        let mut groups = cgroups();
+        // The parent of all containers' is kept.
+        groups.retain(|group| !group.ends_with("/default"));
         let listed = |arguments: &[&str]| -> Vec<String> {
             let mut command = daemon.ctr();
             command.args(arguments);

@@ -23,10 +23,15 @@ pub struct Daemon {
 impl Daemon {
     /// Starts that of a release of Debian's; it goes on with what another one left in `folder`.
     pub fn start(name: &str, folder: &Path) -> Self {
+        Self::with(name, folder, &settings(name, folder))
+    }
+
+    /// The same with settings of one's own.
+    pub fn with(name: &str, folder: &Path, settings: &str) -> Self {
         let programs = release(name).join("usr/bin");
         fs::create_dir_all(folder).unwrap();
         let config = folder.join("config.toml");
-        fs::write(&config, settings(name, folder)).unwrap();
+        fs::write(&config, settings).unwrap();
         let shim = folder.join("mote.toml");
         fs::write(&shim, World::shim_settings()).unwrap();
         let log = File::options()

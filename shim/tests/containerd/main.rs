@@ -8,6 +8,7 @@
 //! the other way, `MOTE_LONG=1` takes as many containers as a day has.
 
 mod counts;
+mod cri;
 mod ctr;
 mod daemon;
 mod events;
@@ -17,6 +18,7 @@ mod many;
 mod network;
 mod output;
 mod place;
+mod pods;
 mod runner;
 mod spec;
 mod start_time;
@@ -54,6 +56,8 @@ const TESTS: &[Test] = tests! {
     events: they_come_once_and_in_order;
     many: no_fast_exit_is_lost a_missing_program_is_named twenty_at_once many_in_a_row;
     faults: a_killed_monitor_is_an_exit a_killed_shim_leaves_nothing containerd_finds_it_again;
+    pods: a_pod_is_one_machine containers_end_one_by_one each_pod_has_its_size what_cannot_be_is_refused
+        containerd_2_runs_one;
     versions: containerd_1_7_runs_it containerd_2_runs_it;
     start_time: beside_runc;
 };

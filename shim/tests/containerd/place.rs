@@ -1,5 +1,6 @@
 //! Where the tests run: in namespaces of their own, which end with all that is in them.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
@@ -159,10 +160,37 @@ pub fn furnish() {
     }) {
         mount("cgroup2", "rw", "/sys/fs/cgroup");
     }
+    remove_cgroups();
     let plugins = release("bookworm").join("usr/lib/cni");
     fs::create_dir_all("/opt/cni").unwrap();
     let _ = fs::remove_dir_all("/opt/cni/bin");
     std::os::unix::fs::symlink(plugins, "/opt/cni/bin").unwrap();
     let _ = fs::remove_dir_all("/etc/cni/net.d");
     fs::create_dir_all("/etc/cni/net.d").unwrap();
+}
+
+/// Takes away containers' cgroups, which are not the namespaces' own. With no process in them they are empty.
+pub fn remove_cgroups() {
+    let mut all: Vec<_> = cgroups().into_iter().collect();
+    all.reverse(); // what is inside of another one comes before it
+    for group in all {
+        let _ = fs::remove_dir(group);
+    }
+}
+
+/// Containers' cgroups: those of containerd's first namespace, and whatever the shim has made.
+pub fn cgroups() -> BTreeSet<String> {
+    let mut all = BTreeSet::new();
+    below(Path::new("/sys/fs/cgroup"), &mut all);
+    all.retain(|group| group.contains("/default") || group.contains("mote"));
+    all
+}
+
+fn below(folder: &Path, all: &mut BTreeSet<String>) {
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            all.insert(entry.path().display().to_string());
+            below(&entry.path(), all);
+        }
+    }
 }

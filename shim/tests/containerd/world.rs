@@ -105,6 +105,7 @@ impl World {
         ] {
             let _ = fs::remove_dir_all(folder);
         }
+        place::remove_cgroups();
         let mut command = Command::new("ip");
         command.args(["link", "delete", crate::network::BRIDGE]);
         let _ = command.stderr(Stdio::null()).status();
