@@ -163,6 +163,7 @@ impl Pod {
             stdout: request.stdout.clone(),
             stderr: request.stderr.clone(),
             terminal: request.terminal,
+            owner: self.owner(id),
         });
         let streams = streams.map_err(refused)?;
         let make = || -> Result<()> {
@@ -364,7 +365,7 @@ impl Drives {
             return vec![Step::Mount(mount)];
         }
         let upper_mount = match self.has_upper {
-            true => Mount::new("ext4", "/dev/vdb", &upper, "noatime"),
+            true => Mount::new("ext4", "/dev/vdb", &upper, "noatime,noinit_itable"),
             false => Mount::new("tmpfs", "tmpfs", &upper, "mode=755"),
         };
         let options = format!("lowerdir={lower},upperdir={upper}/files,workdir={upper}/work");

@@ -8,7 +8,7 @@
 //! - [`create`]: a container, and the VM for it
 //! - [`vm`]: the VM, and the conversation with the agent in its guest
 //! - [`monitor`]: the processes beside the shim
-//! - [`process`], [`streams`]: processes, and their standard streams
+//! - [`process`], [`streams`], [`logger`]: processes, and their standard streams
 //! - [`spec`]: the OCI runtime specification, as what the agent is asked for
 //! - [`rootfs`], [`share`]: snapshots and volumes, as drives or a shared folder
 //! - [`network`]: the pod's network namespace, and the guest in it
@@ -20,6 +20,7 @@ mod config;
 mod create;
 mod events;
 mod leftovers;
+mod logger;
 mod monitor;
 mod network;
 mod options;

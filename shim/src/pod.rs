@@ -22,6 +22,7 @@ use mote_agent_protocol::{Event, Request, Target};
 use oci_spec::runtime::LinuxSeccomp;
 
 use crate::events::Events;
+use crate::logger::Owner;
 use crate::network::Namespace;
 use crate::process::{Ended, Process, Stage};
 use crate::share::Share;
@@ -116,6 +117,13 @@ impl Pod {
         self.events.tell(event);
     }
 
+    pub(crate) fn owner(&self, id: &str) -> Owner {
+        Owner {
+            namespace: self.namespace.clone(),
+            container: id.to_owned(),
+        }
+    }
+
     fn container<T>(&self, id: &str, of: impl FnOnce(&mut Container) -> Result<T>) -> Result<T> {
         let mut inner = lock(&self.inner);
         match inner.containers.get_mut(id) {
@@ -191,8 +199,9 @@ impl Pod {
         id: &str,
         exec: &str,
         spec: oci_spec::runtime::Process,
-        paths: Paths,
+        mut paths: Paths,
     ) -> Result<()> {
+        paths.owner = self.owner(id);
         let streams = Streams::new(paths).map_err(refused)?;
         self.container(id, |container| {
             if container.processes.contains_key(exec) {

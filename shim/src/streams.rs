@@ -22,6 +22,7 @@ use log::debug;
 use mote_agent_protocol::message::Streams as Numbers;
 
 use crate::lock;
+use crate::logger::{self, Owner};
 use crate::wake::Wake;
 
 /// Copied at a time.
@@ -66,6 +67,8 @@ pub struct Paths {
     pub stdout: String,
     pub stderr: String,
     pub terminal: bool,
+    /// Whose they are, for a logger.
+    pub owner: Owner,
 }
 
 /// A process's streams.
@@ -120,9 +123,21 @@ impl Streams {
             opening.input = Some((number, stream, file));
         }
         let stderr = path(&self.paths.stderr).filter(|_| !self.paths.terminal);
-        for (given, is_error) in [(path(&self.paths.stdout), false), (stderr, true)] {
+        let stdout = path(&self.paths.stdout);
+        let mut logger = match &stdout {
+            Some(address) if address.starts_with(logger::SCHEME) => {
+                let started = logger::start(address, &self.paths.owner);
+                Some(named(address, started)?.map(Some))
+            }
+            _ => None,
+        };
+        for (given, is_error) in [(stdout, false), (stderr, true)] {
             let Some(given) = given else { continue };
-            let file = named(&given, open_output(&given))?;
+            let of_logger = logger.as_mut().filter(|_| given.starts_with(logger::SCHEME));
+            let file = match of_logger.and_then(|ends| ends[usize::from(is_error)].take()) {
+                Some(end) => end,
+                None => named(&given, open_output(&given))?,
+            };
             let (number, stream) = expected.next();
             match is_error {
                 true => opening.numbers.error = Some(number),
@@ -204,7 +219,7 @@ fn open_output(given: &str) -> io::Result<File> {
     if given.contains("://") {
         return Err(io::Error::new(
             ErrorKind::Unsupported,
-            "only pipes and file:// are known",
+            "only pipes, file:// and binary:// are known",
         ));
     }
     options.read(true).write(true).open(given)

@@ -59,6 +59,7 @@ impl Task for Tasks {
             stdout: request.stdout.clone(),
             stderr: request.stderr.clone(),
             terminal: request.terminal,
+            ..Paths::default()
         };
         self.pod.exec(&request.id, &request.exec_id, spec, paths)?;
         Ok(Empty::default())

@@ -21,7 +21,7 @@ fn fake() -> Fake {
         stdin: fifo(folder.path(), "0"),
         stdout: fifo(folder.path(), "1"),
         stderr: fifo(folder.path(), "2"),
-        terminal: false,
+        ..Paths::default()
     };
     Fake {
         folder,
@@ -141,7 +141,8 @@ fn output_that_nobody_takes_is_given_up_in_time() {
 #[test]
 fn what_is_no_pipe_is_refused() {
     for (given, part) in [
-        ("binary:///bin/logger", "only pipes"),
+        ("ftp://a/b", "only pipes"),
+        ("binary:///nowhere/logger", "/nowhere/logger"),
         ("/nowhere/out", "/nowhere/out"),
     ] {
         let paths = Paths {
