@@ -215,14 +215,20 @@ fn become_program(plan: &Plan, socket: &OwnedFd, streams: &[Option<OwnedFd>; 3])
         fs::create_dir_all(folder).map_err(Error::of(format_args!("folder {folder}")))?;
     }
     std::env::set_current_dir(folder).map_err(Error::of(format_args!("folder {folder}")))?;
+    let filter = process.seccomp.as_deref();
+    // Who may gain new privileges has to have some to set a filter (seccomp(2)). Then the calls up to the program's start are
+    // in it, too.
+    let (early, late) = match process.no_new_privileges {
+        true => (None, filter),
+        false => (filter, None),
+    };
+    early.map_or(Ok(()), rights::filter)?;
     rights::set(process, &ids)?;
     sys::default_signals().map_err(Error::of("signals"))?;
     terminal::send(socket, READY, handed.as_ref()).map_err(Error::of("the agent"))?;
     drop(handed);
     wait_for(GO, socket)?;
-    if let Some(filter) = &process.seccomp {
-        rights::filter(filter)?;
-    }
+    late.map_or(Ok(()), rights::filter)?;
     run(process, ids.home.as_deref())
 }
 

@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::sys;
 use crate::users::Ids;
 
-/// Sets them. A seccomp filter comes after, by [`filter`].
+/// Sets them, but for a seccomp filter, which is set by [`filter`].
 pub fn set(process: &Process, ids: &Ids) -> Result<()> {
     for (resource, soft, hard) in &process.limits {
         let limit = libc::rlimit64 {

@@ -25,6 +25,14 @@ fn kernel() -> &'static str {
     }
 }
 
+/// The kernel for guests that hold containers, if it was made (`resources/guest.sh containers`).
+pub fn containers_kernel() -> Option<PathBuf> {
+    let mut folder = folder()?.into_os_string();
+    folder.push("-containers");
+    let path = PathBuf::from(folder).join(kernel());
+    path.exists().then_some(path)
+}
+
 /// Whether the kernel is that guest's.
 pub fn is_it(config: &VmConfig) -> bool {
     let default = folder().map(|folder| folder.join(kernel()));

@@ -10,9 +10,8 @@ use super::resources::{PERIOD, positive};
 
 type Annotations = Option<HashMap<String, String>>;
 
-/// The pod's sandbox, and what kind of container this one is in it.
+/// The pod's sandbox.
 const SANDBOX: &str = "io.kubernetes.cri.sandbox-id";
-const KIND: &str = "io.kubernetes.cri.container-type";
 
 /// The user's word on the size.
 const MEMORY: &str = "io.mote.memory";
@@ -24,11 +23,6 @@ const SHARES: u64 = 1024;
 /// The sandbox whose pod the container is in.
 pub fn sandbox_id(annotations: &Annotations) -> Option<&str> {
     text(annotations, SANDBOX)
-}
-
-/// Whether it is the first of its virtual machine: a pod's sandbox, or a container that is in no pod.
-pub fn is_sandbox(annotations: &Annotations) -> bool {
-    text(annotations, KIND).is_none_or(|kind| kind == "sandbox")
 }
 
 /// The memory in bytes and the processors that a virtual machine is to have for this container: by mote's annotations,

@@ -1,7 +1,7 @@
 //! The OCI runtime specification of a container, as what the agent is asked for; what it does not do is refused by its name.
 //!
 //! - [`container`] and [`process`]: the whole of it
-//! - [`sizing`], [`sandbox_id`], [`is_sandbox`]: what it says of the virtual machine
+//! - [`sizing`], [`sandbox_id`]: what it says of the virtual machine
 //!
 //! What is there for a kernel that is shared with others (devices' lists, labels of the host's security modules) is not
 //! needed where a virtual machine is the wall: it is ignored, and a warning says so.
@@ -22,7 +22,7 @@ use std::path::Path;
 use mote_agent_protocol::{Container, Hello};
 use oci_spec::runtime::{Linux, Spec};
 
-pub use annotations::{is_sandbox, sandbox_id, sizing};
+pub use annotations::{sandbox_id, sizing};
 pub use process::process;
 
 /// Where in a guest a container is to be.

@@ -21,7 +21,7 @@ use motevm::config::{Console, Disk, Endpoint, Size, Vsock};
 use motevm::image::{self, ImageError, Settings, Source};
 
 use super::run_help::IMAGE;
-use super::{CliError, Status};
+use super::{CliError, Status, default_guest};
 pub use session::Session;
 
 /// The image, and what is run of it.
@@ -168,6 +168,9 @@ fn prepare_agent(config: &mut VmConfig) -> Result<(), CliError> {
         ));
     }
     config.boot.initrd = Some(initrd::make("--agent")?);
+    if config.boot.kernel.is_none() {
+        config.boot.kernel = default_guest::containers_kernel();
+    }
     Ok(())
 }
 
