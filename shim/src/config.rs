@@ -166,7 +166,10 @@ impl Config {
                 let relative = [("state", &self.state), ("cache", &self.cache)];
                 let mut relative = relative.iter().filter(|(_, path)| !path.is_absolute());
                 relative.next().map(|(name, path)| {
-                    format!("{name} = {:?}: must be a whole path", path.display().to_string())
+                    format!(
+                        "{name} = {:?}: must be a whole path",
+                        path.display().to_string()
+                    )
                 })
             })
     }

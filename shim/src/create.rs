@@ -11,19 +11,21 @@ use containerd_shim::protos::events::task::{TaskCreate, TaskIO};
 use containerd_shim::{Error, Result};
 use log::{info, warn};
 use mote_agent_protocol::message::Request;
-use mote_agent_protocol::setup::{Link, Setup, Step};
+use mote_agent_protocol::setup::{Setup, Step};
 use mote_agent_protocol::{Hello, Mount};
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
 
-use crate::config::{Config, Rootfs, Upper};
+use crate::config::{Config, Rootfs};
+use crate::drives::{Drives, drives};
+use crate::machine::Machine;
+use crate::monitor::Recipe;
 use crate::network::Namespace;
-use crate::pod::{Container, Machine, Pod, refused};
+use crate::pod::{Container, Pod, refused};
 use crate::process::Process;
 use crate::rootfs::{self, How, Plan};
 use crate::share::{self, Share};
 use crate::spec::{self, Place};
 use crate::streams::{Paths, Streams};
-use crate::monitor::Recipe;
 use crate::vm::Vm;
 use crate::{lock, vm};
 
@@ -245,11 +247,11 @@ impl Pod {
 
 fn first_process(spec: &Spec, kernel: &Hello) -> Result<mote_agent_protocol::Process> {
     let process = spec.process().as_ref();
-    let process = process.ok_or_else(|| Error::InvalidArgument("process: is missing".to_owned()))?;
+    let process =
+        process.ok_or_else(|| Error::InvalidArgument("process: is missing".to_owned()))?;
     let linux = spec.linux().as_ref();
     let seccomp = linux.and_then(|linux| linux.seccomp().as_ref());
-    spec::process(process, seccomp, kernel, None)
-        .map_err(|e| Error::InvalidArgument(e.to_string()))
+    spec::process(process, seccomp, kernel, None).map_err(|e| Error::InvalidArgument(e.to_string()))
 }
 
 /// In MiB, and vCPUs: what the container is limited to, and what the guest's kernel has besides.
@@ -271,10 +273,14 @@ fn size(config: &Config, spec: &Spec) -> Result<(u64, u32)> {
 /// Whose a jailed monitor is: by its folder's name, so that two of a machine are hardly ever the same user's.
 fn user(config: &Config, folder: &Path) -> u32 {
     let name = folder.file_name().map(|name| name.as_encoded_bytes());
-    let number = name.unwrap_or_default().iter().take(4).fold(0, |number, digit| {
-        let digit = char::from(*digit).to_digit(16).unwrap_or(0);
-        number << 4 | digit
-    });
+    let number = name
+        .unwrap_or_default()
+        .iter()
+        .take(4)
+        .fold(0, |number, digit| {
+            let digit = char::from(*digit).to_digit(16).unwrap_or(0);
+            number << 4 | digit
+        });
     config.jail_users.saturating_add(number)
 }
 
@@ -286,13 +292,16 @@ fn wants_share(spec: &Spec) -> bool {
         || mounts.into_iter().any(|mount| {
             let options = mount.options().iter().flatten();
             let binds = |option: &String| option == "bind" || option == "rbind";
-            mount.typ().as_deref() == Some("bind") || options.into_iter().any(|o| binds(o))
+            mount.typ().as_deref() == Some("bind") || options.into_iter().any(binds)
         })
 }
 
 /// The pod's namespace, or a new one for CNI to put something into.
 fn network(spec: &Spec, folder: &Path) -> Result<Option<Namespace>> {
-    let namespaces = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_ref());
+    let namespaces = spec
+        .linux()
+        .as_ref()
+        .and_then(|linux| linux.namespaces().as_ref());
     let mut all = namespaces.into_iter().flatten();
     let Some(own) = all.find(|namespace| namespace.typ() == LinuxNamespaceType::Network) else {
         return Err(Error::InvalidArgument(
@@ -304,106 +313,4 @@ fn network(spec: &Spec, folder: &Path) -> Result<Option<Namespace>> {
         None => Namespace::make(&folder.join("net")),
     };
     opened.map(Some).map_err(refused)
-}
-
-/// The first container's root file system as drives, in the order in which the guest names them.
-struct Drives {
-    disks: Vec<String>,
-    /// How the first is mounted; with a second one, or none, over it.
-    filesystem: String,
-    is_whole: bool,
-    has_upper: bool,
-    read_only: bool,
-}
-
-fn drives(config: &Config, request: &CreateTaskRequest, work: &Path) -> Result<Drives> {
-    let mut drives = Drives {
-        disks: Vec::new(),
-        filesystem: "erofs".to_owned(),
-        is_whole: false,
-        has_upper: false,
-        read_only: false,
-    };
-    if config.rootfs == Rootfs::Virtiofs {
-        return Ok(drives);
-    }
-    std::fs::create_dir_all(work).map_err(|e| refused(format!("{}: {e}", work.display())))?;
-    let rootfs = Path::new(&request.bundle).join("rootfs");
-    let plan = rootfs::prepare(&request.rootfs, &rootfs, How::Block, &config.cache, work);
-    match plan.map_err(refused)? {
-        Plan::Image { path } => {
-            drives.disks.push(format!("{},ro", path.display()));
-            if config.upper == Upper::Disk {
-                let upper = work.join("upper.ext4");
-                rootfs::scratch(&upper, config.upper_size, &config.cache).map_err(refused)?;
-                drives.disks.push(upper.display().to_string());
-                drives.has_upper = true;
-            }
-        }
-        Plan::Disk {
-            path,
-            filesystem,
-            read_only,
-        } => {
-            let suffix = if read_only { ",ro" } else { "" };
-            drives.disks.push(format!("{}{suffix}", path.display()));
-            drives.filesystem = filesystem;
-            drives.is_whole = true;
-            drives.read_only = read_only;
-        }
-        Plan::Folder { .. } => return Err(refused("this snapshot can't be a drive")),
-    }
-    Ok(drives)
-}
-
-impl Drives {
-    fn steps(&self, place: &str) -> Vec<Step> {
-        let [lower, upper, root] = ["lower", "upper", "root"].map(|name| format!("{place}/{name}"));
-        if self.is_whole {
-            let options = if self.read_only { "ro" } else { "" };
-            let mount = Mount::new(&self.filesystem, "/dev/vda", &root, options);
-            return vec![Step::Mount(mount)];
-        }
-        let upper_mount = match self.has_upper {
-            true => Mount::new("ext4", "/dev/vdb", &upper, "noatime,noinit_itable"),
-            false => Mount::new("tmpfs", "tmpfs", &upper, "mode=755"),
-        };
-        let options = format!("lowerdir={lower},upperdir={upper}/files,workdir={upper}/work");
-        vec![
-            Step::Mount(Mount::new(&self.filesystem, "/dev/vda", &lower, "ro")),
-            Step::Mount(upper_mount),
-            Step::Folder(format!("{upper}/files")),
-            Step::Folder(format!("{upper}/work")),
-            Step::Mount(Mount::new("overlay", "overlay", &root, &options)),
-        ]
-    }
-}
-
-impl Machine {
-    /// Gives the guest what CNI has put into the namespace by now.
-    pub fn join_network(&self) -> Result<()> {
-        let Some(network) = &self.network else {
-            return Ok(());
-        };
-        let found: Option<Link> = network.join().map_err(refused)?;
-        if let Some(link) = found {
-            let steps = vec![Step::Link(link)];
-            self.call(Request::Setup(Setup { steps }))?;
-        }
-        Ok(())
-    }
-}
-
-impl Drop for Machine {
-    /// Nobody uses it any more.
-    fn drop(&mut self) {
-        self.vm.end();
-        if let Some(network) = self.network.take() {
-            if let Err(error) = network.remove() {
-                warn!("{error}");
-            }
-        }
-        drop(self.share.take());
-        crate::leftovers::clear(&self.folder);
-    }
 }

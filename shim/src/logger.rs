@@ -25,7 +25,11 @@ pub struct Owner {
 
 /// Starts the program and waits until it is ready. Returns where output and errors go.
 pub fn start(address: &str, owner: &Owner) -> io::Result<[File; 2]> {
-    let (path, query) = match address.strip_prefix(SCHEME).unwrap_or(address).split_once('?') {
+    let (path, query) = match address
+        .strip_prefix(SCHEME)
+        .unwrap_or(address)
+        .split_once('?')
+    {
         Some((path, query)) => (path, query),
         None => (address.strip_prefix(SCHEME).unwrap_or(address), ""),
     };
@@ -40,7 +44,10 @@ pub fn start(address: &str, owner: &Owner) -> io::Result<[File; 2]> {
     command.env_clear();
     command.env("CONTAINER_ID", &owner.container);
     command.env("CONTAINER_NAMESPACE", &owner.namespace);
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
     let (output, to_output) = io::pipe()?;
     let (errors, to_errors) = io::pipe()?;
     let (mut ready, to_ready) = io::pipe()?;

@@ -5,12 +5,13 @@
 //! - [`service`]: the program as containerd runs it
 //! - [`task`]: the task service's requests and answers
 //! - [`pod`]: what they come to
-//! - [`create`]: a container, and the VM for it
+//! - [`create`]: a container, and the VM for it ([`machine`])
+//! - [`ends`]: processes that end, and VMs
 //! - [`vm`]: the VM, and the conversation with the agent in its guest
 //! - [`monitor`]: the processes beside the shim
 //! - [`process`], [`streams`], [`logger`]: processes, and their standard streams
 //! - [`spec`]: the OCI runtime specification, as what the agent is asked for
-//! - [`rootfs`], [`share`]: snapshots and volumes, as drives or a shared folder
+//! - [`rootfs`], [`drives`], [`share`]: snapshots and volumes, as drives or a shared folder
 //! - [`network`]: the pod's network namespace, and the guest in it
 //! - [`events`], [`stats`]: what containerd is told
 //! - [`config`], [`options`]: what whoever runs the machine says
@@ -18,9 +19,12 @@
 
 mod config;
 mod create;
+mod drives;
+mod ends;
 mod events;
 mod leftovers;
 mod logger;
+mod machine;
 mod monitor;
 mod network;
 mod options;

@@ -98,7 +98,10 @@ pub fn command(recipe: &Recipe, log: File) -> Result<(Command, Option<File>), Vm
         command.args(["--notify-fd", &fd.to_string()]);
         inherit(&mut command, writer.into());
     }
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(log);
     Ok((command, runs))
 }
 
@@ -115,7 +118,10 @@ pub fn share(recipe: &Recipe) -> Result<(), VmError> {
     command.arg(format!("--fd={fd}"));
     command.arg("--shared-dir").arg(folder.join("shared"));
     command.args(["--cache", "auto", "--sandbox", "namespace"]);
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log_file);
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(log_file);
     inherit(&mut command, listener.into());
     let ended = move |status: ExitStatus| match status.success() {
         true => debug!("virtiofsd has ended"),
@@ -158,17 +164,21 @@ pub fn keep(
         let status = child.wait();
         ended(status.unwrap_or_else(|_| ExitStatus::from_raw(255 << 8)));
     });
-    started.recv().unwrap_or_else(|_| Err(io::Error::other("its thread has ended")))
+    started
+        .recv()
+        .unwrap_or_else(|_| Err(io::Error::other("its thread has ended")))
 }
 
 /// Has a descriptor be open in the program that the command runs.
 fn inherit(command: &mut Command, file: OwnedFd) {
     // SAFETY: one system call, which takes numbers.
     unsafe {
-        command.pre_exec(move || match libc::fcntl(file.as_raw_fd(), libc::F_SETFD, 0) {
-            -1 => Err(io::Error::last_os_error()),
-            _ => Ok(()),
-        });
+        command.pre_exec(
+            move || match libc::fcntl(file.as_raw_fd(), libc::F_SETFD, 0) {
+                -1 => Err(io::Error::last_os_error()),
+                _ => Ok(()),
+            },
+        );
     }
 }
 

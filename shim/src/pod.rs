@@ -2,32 +2,28 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use containerd_shim::api::Status as State;
 use containerd_shim::event::Event as Topic;
 use containerd_shim::protos::events::task::{
-    TaskDelete, TaskExecAdded, TaskExecStarted, TaskExit, TaskOOM, TaskPaused, TaskResumed,
-    TaskStart,
+    TaskDelete, TaskExecAdded, TaskExecStarted, TaskPaused, TaskResumed, TaskStart,
 };
 use containerd_shim::protos::protobuf::MessageDyn;
 use containerd_shim::{Error, Result};
-use log::{info, warn};
 use mote_agent_protocol::container::Window;
 use mote_agent_protocol::message::{Reply, Stats};
 use mote_agent_protocol::setup::{Setup, Step};
-use mote_agent_protocol::{Event, Request, Target};
+use mote_agent_protocol::{Request, Target};
 use oci_spec::runtime::LinuxSeccomp;
 
 use crate::events::Events;
 use crate::logger::Owner;
-use crate::network::Namespace;
+use crate::machine::Machine;
 use crate::process::{Ended, Process, Stage};
-use crate::share::Share;
 use crate::streams::{Paths, Streams};
-use crate::vm::Vm;
 use crate::{lock, spec, timestamp};
 
 /// How long what a process wrote may take to be read, once the process is deleted.
@@ -49,27 +45,6 @@ pub struct Pod {
 pub(crate) struct Inner {
     pub machine: Option<Arc<Machine>>,
     pub containers: HashMap<String, Container>,
-}
-
-/// The VM, and what on the host belongs to it.
-#[derive(Debug)]
-pub(crate) struct Machine {
-    pub vm: Vm,
-    pub folder: PathBuf,
-    pub share: Option<Share>,
-    pub network: Option<Namespace>,
-    /// Stopped as a whole: nobody in it answers.
-    pub is_paused: AtomicBool,
-}
-
-impl Machine {
-    /// Asks the agent, if it can answer.
-    pub fn call(&self, request: Request) -> Result<Reply> {
-        match self.is_paused.load(Ordering::Acquire) {
-            true => Err(refused("the container is paused")),
-            false => self.vm.call(request).map_err(refused),
-        }
-    }
 }
 
 #[derive(Debug)]
@@ -132,7 +107,7 @@ impl Pod {
         }
     }
 
-    fn process(&self, id: &str, exec: &str) -> Result<(Arc<Machine>, Arc<Process>)> {
+    pub(crate) fn process(&self, id: &str, exec: &str) -> Result<(Arc<Machine>, Arc<Process>)> {
         self.container(id, |container| {
             let process = container.processes.get(exec).cloned();
             let process = process
@@ -209,7 +184,9 @@ impl Pod {
                 return Err(refused(message));
             }
             let process = Process::new(streams, Some(spec));
-            container.processes.insert(exec.to_owned(), Arc::new(process));
+            container
+                .processes
+                .insert(exec.to_owned(), Arc::new(process));
             Ok(())
         })?;
         self.tell(TaskExecAdded {
@@ -292,9 +269,10 @@ impl Pod {
     pub fn pids(&self, id: &str) -> Result<Vec<u32>> {
         let (machine, _) = self.process(id, "")?;
         match machine.call(Request::Processes(id.to_owned())) {
-            Ok(Reply::Processes(pids)) => {
-                Ok(pids.into_iter().filter_map(|pid| pid.try_into().ok()).collect())
-            }
+            Ok(Reply::Processes(pids)) => Ok(pids
+                .into_iter()
+                .filter_map(|pid| pid.try_into().ok())
+                .collect()),
             Ok(_) => Err(refused("the guest's agent answers another question")),
             Err(error) => Err(error),
         }
@@ -380,63 +358,6 @@ impl Pod {
     /// Whether there is nothing left.
     pub fn is_empty(&self) -> bool {
         lock(&self.inner).containers.is_empty()
-    }
-
-    /// What the guest tells: not on the thread that hears the guest, which others wait for.
-    pub(crate) fn happened(&self, event: Option<Event>) {
-        match event {
-            Some(Event::Exited(target, status)) => {
-                let process = self.process(&target.container, &target.process);
-                if let Ok((machine, process)) = process {
-                    self.ended(&machine, &target, &process, Ended::now(status));
-                }
-            }
-            Some(Event::OutOfMemory(id)) => {
-                warn!("container {id} has used all of its memory");
-                self.tell(TaskOOM {
-                    container_id: id,
-                    ..TaskOOM::default()
-                });
-            }
-            None => self.machine_ended(),
-        }
-    }
-
-    fn machine_ended(&self) {
-        info!("the VM is over");
-        let mut all = Vec::new();
-        for (id, container) in &lock(&self.inner).containers {
-            for (exec, process) in &container.processes {
-                let target = Target::of(id, exec);
-                all.push((container.machine.clone(), target, process.clone()));
-            }
-        }
-        // Further processes before their containers' first.
-        all.sort_by_key(|(_, target, _)| target.process.is_empty());
-        for (machine, target, process) in all {
-            self.ended(&machine, &target, &process, Ended::with_vm());
-        }
-    }
-
-    fn ended(&self, machine: &Machine, target: &Target, process: &Process, ended: Ended) {
-        let mut stage = process.hold();
-        if matches!(*stage, Stage::Ended(_)) {
-            return;
-        }
-        *stage = Stage::Ended(ended);
-        process.wake();
-        let id = match &*target.process {
-            "" => target.container.clone(),
-            exec => exec.to_owned(),
-        };
-        self.tell(TaskExit {
-            container_id: target.container.clone(),
-            id,
-            pid: machine.vm.pid(),
-            exit_status: ended.status,
-            exited_at: timestamp(ended.at),
-            ..TaskExit::default()
-        });
     }
 }
 

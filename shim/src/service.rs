@@ -89,7 +89,9 @@ impl Shim for Service {
 /// bundle.
 fn group(id: &str) -> String {
     let spec = Spec::load("config.json").ok();
-    let of = spec.as_ref().and_then(|spec| spec::sandbox_id(spec.annotations()));
+    let of = spec
+        .as_ref()
+        .and_then(|spec| spec::sandbox_id(spec.annotations()));
     of.unwrap_or(id).to_owned()
 }
 

@@ -43,7 +43,13 @@ impl Share {
     pub fn new(folder: PathBuf) -> Result<Self, ShareError> {
         let make = || -> io::Result<()> {
             fs::create_dir(&folder)?;
-            mount(Some("mote-shared"), &folder, Some("tmpfs"), MsFlags::MS_NODEV, Some("mode=755"))?;
+            mount(
+                Some("mote-shared"),
+                &folder,
+                Some("tmpfs"),
+                MsFlags::MS_NODEV,
+                Some("mode=755"),
+            )?;
             mount(NONE, &folder, NONE, MsFlags::MS_SHARED, NONE)?;
             Ok(())
         };

@@ -133,7 +133,9 @@ impl Streams {
         };
         for (given, is_error) in [(stdout, false), (stderr, true)] {
             let Some(given) = given else { continue };
-            let of_logger = logger.as_mut().filter(|_| given.starts_with(logger::SCHEME));
+            let of_logger = logger
+                .as_mut()
+                .filter(|_| given.starts_with(logger::SCHEME));
             let file = match of_logger.and_then(|ends| ends[usize::from(is_error)].take()) {
                 Some(end) => end,
                 None => named(&given, open_output(&given))?,

@@ -22,7 +22,7 @@ use super::tar::Stream;
 use super::tree::Tree;
 use crate::kept;
 
-const SUFFIX: &str = ".erofs";
+pub(super) const SUFFIX: &str = ".erofs";
 
 /// An image of this age may have been found by a process that hasn't opened it yet.
 const JUST_USED: Duration = Duration::from_secs(60);

@@ -4,7 +4,6 @@
 //! what identifies those, without a look at what is in them.
 
 mod attributes;
-mod evict;
 mod walk;
 
 #[cfg(test)]
@@ -18,7 +17,7 @@ use std::time::UNIX_EPOCH;
 
 use sha2::{Digest, Sha256};
 
-use super::cache::{create, is_own_file, kept, rename};
+use super::cache::{SUFFIX, clean, create, is_there, kept, rename};
 use super::erofs::Content;
 use super::error::ImageError;
 use super::source::hex;
@@ -57,12 +56,8 @@ pub fn make(folder: &Path, image: &Path, progress: OnFiles) -> Result<(), ImageE
 ///
 /// One of the folders can't be looked at.
 pub fn find(folders: &[PathBuf], cache: &Path) -> Result<Option<PathBuf>, ImageError> {
-    let path = cache.join(format!("{}.erofs", key(folders)?));
-    let found = is_own_file(&path);
-    if found {
-        evict::touch(&path);
-    }
-    Ok(found.then_some(path))
+    let path = cache.join(format!("{}{SUFFIX}", key(folders)?));
+    Ok(is_there(&path).then_some(path))
 }
 
 /// The image of `view`, which shows `folders`, made in `cache` if it isn't there.
@@ -81,12 +76,11 @@ pub fn cached(
     progress: OnFiles,
 ) -> Result<PathBuf, ImageError> {
     let name = key(folders)?;
-    let (path, was_there) = kept(cache, &name, "erofs", |temporary| {
+    let (path, was_there) = kept(cache, &name, SUFFIX, |temporary| {
         write(view, temporary, progress)
     })?;
-    evict::touch(&path);
     if !was_there {
-        evict::evict(cache, keep, &path)?;
+        clean(cache, keep, &path);
     }
     Ok(path)
 }

@@ -46,7 +46,7 @@ pub fn scratch(path: &Path, size: u64, cache: &Path) -> Result<(), RootfsError> 
     }
     let size = size.next_multiple_of(BLOCK);
     let name = format!("scratch-{RECIPE}-{size}");
-    let (template, _) = kept(cache, &name, "ext4", |path| make(path, size))?;
+    let (template, _) = kept(cache, &name, ".ext4", |path| make(path, size))?;
     let template = File::open(&template).map_err(RootfsError::io(&template))?;
     let file = create(path)?;
     let copied = copy(template, &file, size);

@@ -55,9 +55,15 @@ fn streams_reach_their_pipes_whole() {
     let path = folder.path().to_owned();
     let reader = thread::spawn(move || {
         let mut out = Vec::new();
-        File::open(path.join("1")).unwrap().read_to_end(&mut out).unwrap();
+        File::open(path.join("1"))
+            .unwrap()
+            .read_to_end(&mut out)
+            .unwrap();
         let mut err = String::new();
-        File::open(path.join("2")).unwrap().read_to_string(&mut err).unwrap();
+        File::open(path.join("2"))
+            .unwrap()
+            .read_to_string(&mut err)
+            .unwrap();
         (out, err)
     });
     let writer = content.clone();

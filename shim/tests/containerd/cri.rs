@@ -77,13 +77,19 @@ impl Cri {
         let daemon = Daemon::with(release, &folder, &settings_of(release, &folder, &other));
         let mut command = Command::new(client().join("bin/python"));
         command
-            .args(["-B", concat!(env!("CARGO_MANIFEST_DIR"), "/tests/containerd/cri.py")])
+            .args([
+                "-B",
+                concat!(env!("CARGO_MANIFEST_DIR"), "/tests/containerd/cri.py"),
+            ])
             .arg(daemon.socket())
             .env("PYTHONPATH", client().join("messages"));
         on_a_leash(&mut command, PATIENCE * 4);
         let command = command.stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn().unwrap();
-        let talk = (child.stdin.take().unwrap(), BufReader::new(child.stdout.take().unwrap()));
+        let talk = (
+            child.stdin.take().unwrap(),
+            BufReader::new(child.stdout.take().unwrap()),
+        );
         let mut cri = Cri {
             daemon,
             child,
@@ -93,7 +99,9 @@ impl Cri {
         let archive = Path::new(FOLDER).join("image/image.tar");
         for (archive, name) in [(archive, image::NAME), (pause_archive(), PAUSE)] {
             let mut command = cri.daemon.ctr();
-            command.args(["--namespace", "k8s.io", "image", "import"]).arg(archive);
+            command
+                .args(["--namespace", "k8s.io", "image", "import"])
+                .arg(archive);
             finish(command, &[]).success();
             // It hears of images by an event.
             crate::task::until("the image", || {
@@ -144,7 +152,10 @@ impl Cri {
     #[track_caller]
     pub fn pod(&self, handler: &str, name: &str, more: Value) -> Pod<'_> {
         let config = Self::pod_config(name, more);
-        let said = self.said("RunPodSandbox", json!({"config": config, "runtime_handler": handler}));
+        let said = self.said(
+            "RunPodSandbox",
+            json!({"config": config, "runtime_handler": handler}),
+        );
         Pod {
             cri: self,
             id: said["pod_sandbox_id"].as_str().unwrap().to_owned(),
@@ -157,8 +168,15 @@ impl Cri {
     pub fn nothing_is_left(&self) {
         let before = self.before.as_ref().unwrap();
         let differences = before.differences(&Counts::settled(before, &self.daemon));
-        assert!(differences.is_empty(), "left over, or gone:\n{}", differences.join("\n"));
-        for place in ["io.containerd.runtime.v2.task/k8s.io", "io.containerd.grpc.v1.cri/sandboxes"] {
+        assert!(
+            differences.is_empty(),
+            "left over, or gone:\n{}",
+            differences.join("\n")
+        );
+        for place in [
+            "io.containerd.runtime.v2.task/k8s.io",
+            "io.containerd.grpc.v1.cri/sandboxes",
+        ] {
             for folder in ["state", "root"] {
                 let folder = self.daemon.folder().join(folder).join(place);
                 let left = fs::read_dir(&folder).into_iter().flatten().flatten();
@@ -175,20 +193,30 @@ impl Cri {
         self.child.wait().unwrap();
         fs::remove_file("/etc/cni/net.d/10-mote.conflist").unwrap();
         let mut command = Command::new("ip");
-        let _ = command.args(["link", "delete", crate::network::BRIDGE]).status();
+        let _ = command
+            .args(["link", "delete", crate::network::BRIDGE])
+            .status();
     }
 }
 
 impl Pod<'_> {
     /// Its address on the network.
     pub fn address(&self) -> String {
-        let status = self.cri.said("PodSandboxStatus", json!({"pod_sandbox_id": self.id}));
+        let status = self
+            .cri
+            .said("PodSandboxStatus", json!({"pod_sandbox_id": self.id}));
         let status = &status["status"];
         assert_eq!(status["state"], "SANDBOX_READY", "{status}");
         status["network"]["ip"].as_str().unwrap().to_owned()
     }
 
-    pub fn create(&self, name: &str, attempt: u32, script: &str, more: Value) -> Result<String, String> {
+    pub fn create(
+        &self,
+        name: &str,
+        attempt: u32,
+        script: &str,
+        more: Value,
+    ) -> Result<String, String> {
         let mut config = json!({
             "metadata": {"name": name, "attempt": attempt},
             "image": {"image": image::NAME},
@@ -197,7 +225,8 @@ impl Pod<'_> {
             "linux": {},
         });
         merge(&mut config, more);
-        let asked = json!({"pod_sandbox_id": self.id, "config": config, "sandbox_config": self.config});
+        let asked =
+            json!({"pod_sandbox_id": self.id, "config": config, "sandbox_config": self.config});
         let made = self.cri.call("CreateContainer", asked)?;
         Ok(made["container_id"].as_str().unwrap().to_owned())
     }
@@ -216,7 +245,10 @@ impl Pod<'_> {
         let asked = json!({"container_id": id, "cmd": ["sh", "-c", script], "timeout": 250});
         let said = self.cri.said("ExecSync", asked);
         let output = said["stdout"].as_str().unwrap().to_owned();
-        (said["exit_code"].as_i64().unwrap(), output + said["stderr"].as_str().unwrap())
+        (
+            said["exit_code"].as_i64().unwrap(),
+            output + said["stderr"].as_str().unwrap(),
+        )
     }
 
     /// Waits for a container's end: its status.
@@ -271,7 +303,8 @@ fn pause_archive() -> PathBuf {
         return archive;
     }
     let layout = folder.join("layout");
-    let read = |path: PathBuf| -> Value { serde_json::from_slice(&fs::read(path).unwrap()).unwrap() };
+    let read =
+        |path: PathBuf| -> Value { serde_json::from_slice(&fs::read(path).unwrap()).unwrap() };
     let place = |digest: &str| layout.join("blobs").join(digest.replace(':', "/"));
     // Writes another blob in the place of the one that this describes.
     let write = |described: &mut Value, blob: &Value| {
@@ -292,7 +325,12 @@ fn pause_archive() -> PathBuf {
     index["manifests"][0]["annotations"] = json!({"io.containerd.image.name": PAUSE});
     fs::write(&index_path, index.to_string()).unwrap();
     let mut command = Command::new("tar");
-    command.arg("-C").arg(&layout).arg("-cf").arg(&archive).arg(".");
+    command
+        .arg("-C")
+        .arg(&layout)
+        .arg("-cf")
+        .arg(&archive)
+        .arg(".");
     finish(command, &[]).success();
     fs::write(index_path, kept).unwrap();
     archive
@@ -301,11 +339,17 @@ fn pause_archive() -> PathBuf {
 /// containerd's configuration, of either version.
 fn settings_of(release: &str, folder: &Path, other: &Path) -> String {
     let (version, images, runtime) = match release {
-        "forky" => (3, "io.containerd.cri.v1.images", "io.containerd.cri.v1.runtime"),
+        "forky" => (
+            3,
+            "io.containerd.cri.v1.images",
+            "io.containerd.cri.v1.runtime",
+        ),
         _ => (2, "io.containerd.grpc.v1.cri", "io.containerd.grpc.v1.cri"),
     };
     let sandbox = match version {
-        3 => format!("[plugins.\"{images}\".pinned_images]\nsandbox = \"{PAUSE}\"\n[plugins.\"{runtime}\"]\n"),
+        3 => format!(
+            "[plugins.\"{images}\".pinned_images]\nsandbox = \"{PAUSE}\"\n[plugins.\"{runtime}\"]\n"
+        ),
         _ => format!("[plugins.\"{runtime}\"]\nsandbox_image = \"{PAUSE}\"\n"),
     };
     let kind = World::runtime();

@@ -28,7 +28,9 @@ fn with(release: &str, name: &str, test: impl FnOnce(&Cri)) {
 /// The monitors' command lines.
 fn monitors() -> Vec<String> {
     let lines = processes().into_iter().map(|(_, line)| line);
-    let mut words = lines.filter(|line| line.contains("mote run ")).collect::<Vec<_>>();
+    let mut words = lines
+        .filter(|line| line.contains("mote run "))
+        .collect::<Vec<_>>();
     words.dedup();
     words
 }
@@ -51,7 +53,10 @@ fn busybox(arguments: &[&str]) -> String {
 }
 
 fn figure(value: &Value) -> u64 {
-    value["value"].as_str().and_then(|text| text.parse().ok()).unwrap_or(0)
+    value["value"]
+        .as_str()
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(0)
 }
 
 fn folder(name: &str) -> std::path::PathBuf {
@@ -73,7 +78,8 @@ pub fn containerd_2_runs_one(_: &World) {
 fn one_machine(cri: &Cri) {
     let (volume, kept) = (folder("pod-volume"), folder("pod-kept"));
     fs::write(kept.join("file"), "kept\n").unwrap();
-    let limits = json!({"memory_limit_in_bytes": 128 * MIB, "cpu_period": 100_000, "cpu_quota": 150_000});
+    let limits =
+        json!({"memory_limit_in_bytes": 128 * MIB, "cpu_period": 100_000, "cpu_quota": 150_000});
     let pod = cri.pod(HANDLER, "both", json!({"linux": {"resources": limits}}));
     let address = pod.address();
     assert!(address.starts_with("10.88.0."), "{address}");
@@ -82,37 +88,58 @@ fn one_machine(cri: &Cri) {
         {"container_path": "/data", "host_path": volume},
         {"container_path": "/kept", "host_path": kept, "readonly": true},
     ]});
-    let serve = "echo of-a >/data/a; httpd -p 8080 -h /data; echo serves; echo apart >&2; sleep 100000";
+    let serve =
+        "echo of-a >/data/a; httpd -p 8080 -h /data; echo serves; echo apart >&2; sleep 100000";
     let a = pod.container("a", 0, serve, mounts.clone());
     let b = pod.container("b", 0, "echo waits; sleep 100000", mounts);
     one_monitor_has("--cpus 2");
     let log = pod.log("a-0.log", 2);
-    assert!(log.contains(" stdout F serves\n") && log.contains(" stderr F apart\n"), "{log}");
+    assert!(
+        log.contains(" stdout F serves\n") && log.contains(" stderr F apart\n"),
+        "{log}"
+    );
     assert!(pod.log("b-0.log", 1).ends_with(" stdout F waits\n"));
 
     let where_it_is = "hostname; cat /etc/hostname; ip -4 -o addr show dev eth0 | sed 's/.*inet //; s/ .*//'; \
                        grep -c both /etc/hosts; cat /etc/resolv.conf";
-    let there = format!("both\nboth\n{address}/24\n1\nsearch cluster.local\nnameserver 10.96.0.10\n");
+    let there =
+        format!("both\nboth\n{address}/24\n1\nsearch cluster.local\nnameserver 10.96.0.10\n");
     for id in [&a, &b] {
         let (status, said) = pod.exec(id, where_it_is);
         // Who makes /etc/hosts is kubelet; containerd's has the host's own lines.
         assert_eq!((status, said.replace("\n0\n", "\n1\n")), (0, there.clone()));
     }
     // The network is one, and the processes are apart.
-    let (status, said) = pod.exec(&b, "wget -q -O - http://127.0.0.1:8080/a; pgrep httpd; exit 9");
+    let (status, said) = pod.exec(
+        &b,
+        "wget -q -O - http://127.0.0.1:8080/a; pgrep httpd; exit 9",
+    );
     assert_eq!((status, said.as_str()), (9, "of-a\n"));
-    assert_eq!(busybox(&["wget", "-q", "-O", "-", &format!("http://{address}:8080/a")]), "of-a\n");
+    assert_eq!(
+        busybox(&["wget", "-q", "-O", "-", &format!("http://{address}:8080/a")]),
+        "of-a\n"
+    );
     busybox(&["ping", "-c", "2", "-W", "20", &address]);
-    assert_eq!(pod.exec(&b, "ping -c 1 -W 20 10.88.0.1 >/dev/null && echo reached").1, "reached\n");
+    assert_eq!(
+        pod.exec(&b, "ping -c 1 -W 20 10.88.0.1 >/dev/null && echo reached")
+            .1,
+        "reached\n"
+    );
     // Volumes are the host's.
     let script = "cat /data/a /kept/file; echo of-b >/data/b; echo x 2>/dev/null >/kept/file || echo refused";
-    assert_eq!(pod.exec(&b, script), (0, "of-a\nkept\nrefused\n".to_owned()));
+    assert_eq!(
+        pod.exec(&b, script),
+        (0, "of-a\nkept\nrefused\n".to_owned())
+    );
     assert_eq!(pod.exec(&a, "cat /data/b").1, "of-b\n");
     assert_eq!(fs::read_to_string(volume.join("b")).unwrap(), "of-b\n");
     assert_eq!(fs::read_to_string(kept.join("file")).unwrap(), "kept\n");
     // Root file systems are each container's own.
     assert_eq!(pod.exec(&a, "echo a >/own; cat /own").1, "a\n");
-    assert_eq!(pod.exec(&b, "cat /own 2>/dev/null || echo none").1, "none\n");
+    assert_eq!(
+        pod.exec(&b, "cat /own 2>/dev/null || echo none").1,
+        "none\n"
+    );
 
     for id in [&a, &b] {
         let stats = cri.said("ContainerStats", json!({"container_id": id}))["stats"].take();
@@ -139,18 +166,30 @@ pub fn containers_end_one_by_one(_: &World) {
         // As kubelet does it: the one that has ended is removed after the next is there.
         let first = pod.container("fails", 0, "echo once; exit 7", json!({}));
         let status = pod.ended(&first);
-        assert_eq!((&status["exit_code"], &status["reason"]), (&json!(7), &json!("Error")));
+        assert_eq!(
+            (&status["exit_code"], &status["reason"]),
+            (&json!(7), &json!("Error"))
+        );
         let second = pod.container("fails", 1, "echo twice; exit 0", json!({}));
         let status = pod.ended(&second);
-        assert_eq!((&status["exit_code"], &status["reason"]), (&json!(0), &json!("Completed")));
+        assert_eq!(
+            (&status["exit_code"], &status["reason"]),
+            (&json!(0), &json!("Completed"))
+        );
         cri.said("RemoveContainer", json!({"container_id": first}));
         assert!(pod.log("fails-0.log", 1).ends_with(" stdout F once\n"));
         assert!(pod.log("fails-1.log", 1).ends_with(" stdout F twice\n"));
         let limit = json!({"linux": {"resources": {"memory_limit_in_bytes": 32 * MIB}}});
         let eats = pod.container("eats", 0, "exec tail /dev/zero", limit);
         let status = pod.ended(&eats);
-        assert_eq!((&status["exit_code"], &status["reason"]), (&json!(137), &json!("OOMKilled")));
-        assert_eq!(pod.exec(&stays, "echo still; exit 3"), (3, "still\n".to_owned()));
+        assert_eq!(
+            (&status["exit_code"], &status["reason"]),
+            (&json!(137), &json!("OOMKilled"))
+        );
+        assert_eq!(
+            pod.exec(&stays, "echo still; exit 3"),
+            (3, "still\n".to_owned())
+        );
         one_monitor_has("mote run");
         pod.remove();
     });
@@ -164,8 +203,18 @@ pub fn each_pod_has_its_size(_: &World) {
         let asked = json!({"io.mote.memory": "160M", "io.mote.vcpus": "3"});
         let other = format!("--memory {OTHER_MEMORY}M");
         for (handler, more, memory, vcpus) in [
-            (HANDLER, json!({"linux": linux}), "--memory 192M", "--cpus 1"),
-            (HANDLER, json!({"linux": linux, "annotations": asked}), "--memory 160M", "--cpus 3"),
+            (
+                HANDLER,
+                json!({"linux": linux}),
+                "--memory 192M",
+                "--cpus 1",
+            ),
+            (
+                HANDLER,
+                json!({"linux": linux, "annotations": asked}),
+                "--memory 160M",
+                "--cpus 3",
+            ),
             (OTHER_HANDLER, json!({}), &other, "--cpus 1"),
         ] {
             let pod = cri.pod(handler, "sized", more);
@@ -186,9 +235,15 @@ pub fn what_cannot_be_is_refused(_: &World) {
             json!({"linux": {"security_context": options}})
         };
         let config = Cri::pod_config("on-host", host("network"));
-        let said = cri.call("RunPodSandbox", json!({"config": config, "runtime_handler": HANDLER}));
+        let said = cri.call(
+            "RunPodSandbox",
+            json!({"config": config, "runtime_handler": HANDLER}),
+        );
         let said = said.unwrap_err();
-        assert!(said.contains("linux.namespaces: none of type network"), "{said}");
+        assert!(
+            said.contains("linux.namespaces: none of type network"),
+            "{said}"
+        );
 
         let pod = cri.pod(HANDLER, "strict", json!({}));
         let refused = |name: &str, more: Value, text: &str| {
@@ -201,14 +256,32 @@ pub fn what_cannot_be_is_refused(_: &World) {
             println!("{name}: {said}");
             assert!(said.contains(text), "{said}");
         };
-        let device = json!({"container_path": "/dev/kvm", "host_path": "/dev/kvm", "permissions": "rwm"});
-        refused("device", json!({"devices": [device]}), "is a device of the host's");
+        let device =
+            json!({"container_path": "/dev/kvm", "host_path": "/dev/kvm", "permissions": "rwm"});
+        refused(
+            "device",
+            json!({"devices": [device]}),
+            "is a device of the host's",
+        );
         let device = json!({"container_path": "/dev/x", "host_path": "/dev/kvm"});
-        refused("node", json!({"mounts": [device]}), "is a device, which doesn't lead into a guest");
-        let socket = json!({"container_path": "/x", "host_path": format!("{FOLDER}/c/cri-bookworm/socket")});
-        refused("socket", json!({"mounts": [socket]}), "is a socket, which doesn't lead into a guest");
+        refused(
+            "node",
+            json!({"mounts": [device]}),
+            "is a device, which doesn't lead into a guest",
+        );
+        let socket =
+            json!({"container_path": "/x", "host_path": format!("{FOLDER}/c/cri-bookworm/socket")});
+        refused(
+            "socket",
+            json!({"mounts": [socket]}),
+            "is a socket, which doesn't lead into a guest",
+        );
         let outwards = json!({"container_path": "/x", "host_path": FOLDER, "propagation": "PROPAGATION_BIDIRECTIONAL"});
-        refused("outwards", json!({"mounts": [outwards]}), "mountPropagation other than Bidirectional");
+        refused(
+            "outwards",
+            json!({"mounts": [outwards]}),
+            "mountPropagation other than Bidirectional",
+        );
         // The pod is none the worse for it.
         let id = pod.container("fine", 0, "echo fine; sleep 100000", json!({}));
         assert_eq!(pod.exec(&id, "echo fine").1, "fine\n");

@@ -2,9 +2,8 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
 
-use crate::image::folder::{cached, evict, find};
+use crate::image::folder::{cached, find};
 
 /// A snapshot as containerd keeps it: a folder of its own, and what is in it in `fs`.
 fn snapshot(at: &Path, content: &str) -> PathBuf {
@@ -81,40 +80,4 @@ fn a_cache_of_others_is_refused() {
     fs::set_permissions(&cache, everybody).unwrap();
     let error = cached(&folders, &folders[0], &cache, 0, &mut |_, _| ()).unwrap_err();
     assert!(error.to_string().contains("other users"));
-}
-
-#[test]
-fn the_longest_unwanted_go_first() {
-    let base = tempfile::tempdir().unwrap();
-    let cache = base.path();
-    let add = |name: &str, age: u64| {
-        let path = cache.join(name);
-        fs::write(&path, vec![1; 1 << 20]).unwrap();
-        let file = fs::File::options().write(true).open(&path).unwrap();
-        let wanted = SystemTime::now() - Duration::from_secs(age);
-        file.set_modified(wanted).unwrap();
-        path
-    };
-    let [old, older, oldest] = [
-        add("a.erofs", 200),
-        add("b.erofs", 300),
-        add("c.erofs", 400),
-    ];
-    let young = add("d.erofs", 5);
-    let scratch = add("scratch.ext4", 900);
-    // What a maker left that died, and one that is being made.
-    let left = add(".left.tmp", 900);
-    let making = add(".making.tmp", 900);
-    fs::write(cache.join("left.lock"), b"").unwrap();
-    let lock = fs::File::create(cache.join("making.lock")).unwrap();
-    lock.lock().unwrap();
-    evict::touch(&oldest);
-    evict::evict(cache, 3 << 20, &old).unwrap();
-    assert!(!older.exists() && !left.exists() && !cache.join("left.lock").exists());
-    assert!(making.exists() && cache.join("making.lock").exists() && scratch.exists());
-    // Never the one that is wanted, nor young ones, be it too much.
-    evict::evict(cache, 0, &old).unwrap();
-    assert!(old.exists() && oldest.exists() && young.exists());
-    evict::evict(cache, 0, &young).unwrap();
-    assert!(!old.exists() && oldest.exists() && young.exists());
 }
