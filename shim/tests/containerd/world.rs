@@ -67,7 +67,8 @@ impl World {
     pub fn tell(&self) {
         println!("--- containerd's log ---\n{}\n---", self.daemon().log());
         let find = "find /run/mote -type f -size -1M 2>/dev/null | grep -v -e '[.]img$' -e '[.]json$' | while read -r f; do \
-                    echo \"--- $f ---\"; tail -n 20 \"$f\"; done; ps -e -o pid,ppid,stat,args | cut -c1-250";
+                    echo \"--- $f ---\"; tail -n 20 \"$f\"; done; ps -e -o pid,ppid,stat,args | cut -c1-250; \
+                    for pid in $(pgrep -x mote); do echo \"--- network of $pid ---\"; nsenter -t $pid -n ip -o addr; done";
         let mut command = Command::new("sh");
         command.args(["-c", find]);
         println!("{}", finish(command, &[]).text());
