@@ -90,8 +90,13 @@ pub fn command(recipe: &Recipe, log: File) -> Result<(Command, Option<File>), Vm
     }
     let mut runs = None;
     if let Some(user) = recipe.jail {
-        let root = folder.join(JAIL).display().to_string();
-        command.args(["--jail", &format!("id={JAILED},uid={user},root={root}")]);
+        let root = folder.join(JAIL);
+        let mut jail = format!("id={JAILED},uid={user},root={}", root.display());
+        if let Some((namespace, _)) = &recipe.network {
+            // Who looks for the task's network (`ctr run --cni`) finds the pod's.
+            jail += &format!(",netns={}", namespace.path().display());
+        }
+        command.args(["--jail", &jail]);
         let (reader, writer) = io::pipe().map_err(io_error("a pipe"))?;
         runs = Some(File::from(OwnedFd::from(reader)));
         let fd = writer.as_raw_fd();

@@ -124,7 +124,7 @@ impl Pod {
             return Err(refused("the process has been started"));
         }
         let pid = machine.vm.pid();
-        let started = match &process.spec {
+        let begin = || match &process.spec {
             None => {
                 machine.join_network()?;
                 machine.call(Request::Start(id.to_owned())).map(drop)
@@ -143,12 +143,10 @@ impl Pod {
                 called.map(|_| opening.run(&process.streams))
             }
         };
-        if let Err(error) = started {
-            if process.spec.is_some() {
-                // As shells have it; nobody is told of the end of what never began.
-                *stage = Stage::Ended(Ended::never_run());
-                process.wake();
-            }
+        if let Err(error) = begin() {
+            // As shells have it; nobody is told of the end of what never began.
+            *stage = Stage::Ended(Ended::never_run());
+            process.wake();
             return Err(error);
         }
         *stage = Stage::Running;

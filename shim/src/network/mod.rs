@@ -105,6 +105,7 @@ impl Error {
 #[derive(Clone, Debug)]
 pub struct Namespace {
     file: Arc<File>,
+    path: PathBuf,
     /// Where it's mounted, if by us.
     made: Option<PathBuf>,
 }
@@ -130,6 +131,7 @@ impl Namespace {
         }
         Ok(Self {
             file: Arc::new(file),
+            path: path.to_owned(),
             made: None,
         })
     }
@@ -172,6 +174,11 @@ impl Namespace {
         let mut namespace = Self::open(path)?;
         namespace.made = Some(path.to_owned());
         Ok(namespace)
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     /// Puts the calling thread into it, by one system call, as is fit for what is between fork and exec

@@ -52,18 +52,14 @@ fn streams_reach_their_pipes_whole() {
     opening.run(&streams);
     let content: Vec<u8> = (0..3_000_000_u32).map(|n| (n % 251) as u8).collect();
     let expected = content.clone();
-    let path = folder.path().to_owned();
+    // As containerd's client does, before there is anything to read.
+    let [mut out_end, mut err_end] =
+        ["1", "2"].map(|name| File::open(folder.path().join(name)).unwrap());
     let reader = thread::spawn(move || {
         let mut out = Vec::new();
-        File::open(path.join("1"))
-            .unwrap()
-            .read_to_end(&mut out)
-            .unwrap();
+        out_end.read_to_end(&mut out).unwrap();
         let mut err = String::new();
-        File::open(path.join("2"))
-            .unwrap()
-            .read_to_string(&mut err)
-            .unwrap();
+        err_end.read_to_string(&mut err).unwrap();
         (out, err)
     });
     let writer = content.clone();
@@ -113,7 +109,9 @@ fn closing_input_passes_on_what_came_before_it() {
 #[test]
 fn a_number_is_good_once_and_foreign_ones_never() {
     let Fake {
-        streams, expected, ..
+        folder: _folder,
+        streams,
+        expected,
     } = fake();
     let opening = streams.open(&expected).unwrap();
     let number = opening.numbers().output.unwrap();
@@ -131,7 +129,9 @@ fn a_number_is_good_once_and_foreign_ones_never() {
 #[test]
 fn output_that_nobody_takes_is_given_up_in_time() {
     let Fake {
-        streams, expected, ..
+        folder: _folder,
+        streams,
+        expected,
     } = fake();
     let opening = streams.open(&expected).unwrap();
     let (mut ours, theirs) = UnixStream::pair().unwrap();

@@ -55,7 +55,7 @@ pub fn obstacle() -> Option<String> {
         }
         for (file, remedy) in [
             (World::mote(), "cargo build --bin mote"),
-            (World::kernel(), "resources/kernel/build.sh containers"),
+            (World::kernel(), "resources/guest.sh containers"),
             (World::virtiofsd(), "resources/peers.sh"),
         ] {
             if !file.exists() {
