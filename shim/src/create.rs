@@ -110,6 +110,7 @@ impl Pod {
             folder,
             share,
             network,
+            memory: Mutex::default(),
             is_paused: AtomicBool::new(false),
         });
         lock(&self.inner).machine = Some(machine.clone());
@@ -188,7 +189,8 @@ impl Pod {
             let container = spec::container(spec, &place, &mut |path, read_only| {
                 share(path, read_only).map_err(Into::into)
             });
-            let container = container.map_err(invalid)?;
+            let mut container = container.map_err(invalid)?;
+            machine.join_memory(spec, &mut container)?;
             let process = first_process(spec, kernel)?;
             let opening = streams.open(machine.vm.expected()).map_err(refused)?;
             machine.call(Request::Create {
@@ -254,11 +256,15 @@ fn first_process(spec: &Spec, kernel: &Hello) -> Result<mote_agent_protocol::Pro
     spec::process(process, seccomp, kernel, None).map_err(|e| Error::InvalidArgument(e.to_string()))
 }
 
-/// In MiB, and vCPUs: what the container is limited to, and what the guest's kernel has besides.
+/// In MiB, and vCPUs: what the container is limited to, and what the guest's kernel has besides; or what the user says of
+/// the VM as a whole.
 fn size(config: &Config, spec: &Spec) -> Result<(u64, u32)> {
     let sizing = spec::sizing(spec);
     let (bytes, cpus) = sizing.map_err(|e| Error::InvalidArgument(e.to_string()))?;
-    let memory = bytes.map(|bytes| bytes.div_ceil(1 << 20) + config.memory_overhead);
+    let annotations = spec.annotations().as_ref();
+    let is_whole = annotations.is_some_and(|all| all.contains_key(spec::MEMORY));
+    let besides = if is_whole { 0 } else { config.memory_overhead };
+    let memory = bytes.map(|bytes| bytes.div_ceil(1 << 20) + besides);
     let memory = memory.unwrap_or(config.memory);
     let vcpus = cpus.unwrap_or(config.vcpus);
     let (most, most_vcpus) = (config.max_memory, config.max_vcpus);

@@ -1,6 +1,7 @@
 //! A pod's VM, and what on the host belongs to it: they go together.
 
 use std::path::PathBuf;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use containerd_shim::Result;
@@ -21,6 +22,8 @@ pub(crate) struct Machine {
     pub folder: PathBuf,
     pub share: Option<Share>,
     pub network: Option<Namespace>,
+    /// The host's folders that stand for what the guest has at its containers' /dev/shm, in the guest's order.
+    pub memory: Mutex<Vec<PathBuf>>,
     /// Stopped as a whole: nobody in it answers.
     pub is_paused: AtomicBool,
 }

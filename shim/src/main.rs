@@ -12,6 +12,7 @@
 //! - [`process`], [`streams`], [`logger`]: processes, and their standard streams
 //! - [`spec`]: the OCI runtime specification, as what the agent is asked for
 //! - [`rootfs`], [`drives`], [`share`]: snapshots and volumes, as drives or a shared folder
+//! - [`shm`]: the memory that a pod's containers share
 //! - [`network`]: the pod's network namespace, and the guest in it
 //! - [`events`], [`stats`]: what containerd is told
 //! - [`config`], [`options`]: what whoever runs the machine says
@@ -33,6 +34,7 @@ mod process;
 mod rootfs;
 mod service;
 mod share;
+mod shm;
 mod spec;
 mod stats;
 mod streams;

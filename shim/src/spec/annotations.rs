@@ -14,7 +14,7 @@ type Annotations = Option<HashMap<String, String>>;
 const SANDBOX: &str = "io.kubernetes.cri.sandbox-id";
 
 /// The user's word on the size.
-const MEMORY: &str = "io.mote.memory";
+pub const MEMORY: &str = "io.mote.memory";
 const VCPUS: &str = "io.mote.vcpus";
 
 /// A processor's worth of shares.

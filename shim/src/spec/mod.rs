@@ -22,7 +22,7 @@ use std::path::Path;
 use mote_agent_protocol::{Container, Hello};
 use oci_spec::runtime::{Linux, Spec};
 
-pub use annotations::{sandbox_id, sizing};
+pub use annotations::{MEMORY, sandbox_id, sizing};
 pub use process::process;
 
 /// Where in a guest a container is to be.
