@@ -63,7 +63,10 @@ pub fn check(spec: &Spec, linux: &Linux) -> Result<(), SpecError> {
         other => refused(
             true,
             "linux.rootfsPropagation",
-            &format!("`{other}`: no mount of a guest's can come out to the host; say private"),
+            &format!(
+                "`{other}`: no mount of a guest's can come out to the host; say private \
+                 (Kubernetes: a mountPropagation other than Bidirectional)"
+            ),
         )?,
     }
     if linux
