@@ -4,6 +4,7 @@
 #   CACHE/peers/ARCH/containerd/bookworm   1.6, with runc and CNI's plugins: what most of the tests use
 #   CACHE/peers/ARCH/containerd/trixie     1.7
 #   CACHE/peers/ARCH/containerd/forky      2.1
+#   CACHE/peers/ARCH/containerd/cri        a client of Kubernetes' interface to it, by cri-client.sh
 # What the shim itself calls is installed, so it is in PATH: mkfs.erofs, mke2fs, busybox for the tests' images, and
 # from peers.sh virtiofsd.
 set -euo pipefail
@@ -42,3 +43,4 @@ if [ -n "$(missing)" ]; then
   for release in $(missing); do fetch "$release"; done
 fi
 for release in "${RELEASES[@]}"; do point "$folder/$release" "$release-$RECIPE"; done
+[ "$MOTE_ARCH" != "$HOST_ARCH" ] || "$HERE/cri-client.sh"

@@ -10,7 +10,7 @@ use mote_agent_protocol::{Container, Mount};
 use oci_spec::runtime::Spec;
 
 use crate::lock;
-use crate::pod::Machine;
+use crate::machine::Machine;
 
 /// Where the guest has them.
 const IN_GUEST: &str = "/run/shm";

@@ -24,7 +24,7 @@ def call(channel, method, request):
     )
     message = json_format.ParseDict(request, getattr(cri_pb2, method + "Request")())
     return json_format.MessageToDict(
-        function(message, timeout=300),
+        function(message, timeout=300, wait_for_ready=True),
         preserving_proto_field_name=True,
         always_print_fields_with_no_presence=True,
     )

@@ -36,17 +36,11 @@ const NETWORK: &str = r#"{
 
 /// containerd, and the client.
 pub struct Cri {
-    daemon: Daemon,
+    daemon: RefCell<Daemon>,
+    release: String,
     child: Child,
     talk: RefCell<(ChildStdin, BufReader<ChildStdout>)>,
     before: Option<Counts>,
-}
-
-/// A pod that runs.
-pub struct Pod<'a> {
-    cri: &'a Cri,
-    pub id: String,
-    config: Value,
 }
 
 fn client() -> PathBuf {
@@ -70,11 +64,10 @@ impl Cri {
         fs::write("/etc/cni/net.d/10-mote.conflist", NETWORK).unwrap();
         let folder = Path::new(FOLDER).join("c").join(format!("cri-{release}"));
         fs::create_dir_all(&folder).unwrap();
-        let other = folder.join("other.toml");
         let settings = World::shim_settings();
         let settings = settings.replace("memory = 128", &format!("memory = {OTHER_MEMORY}"));
-        fs::write(&other, settings).unwrap();
-        let daemon = Daemon::with(release, &folder, &settings_of(release, &folder, &other));
+        fs::write(folder.join("other.toml"), settings).unwrap();
+        let daemon = Daemon::with(release, &folder, &settings_of(release, &folder));
         let mut command = Command::new(client().join("bin/python"));
         command
             .args([
@@ -91,26 +84,40 @@ impl Cri {
             BufReader::new(child.stdout.take().unwrap()),
         );
         let mut cri = Cri {
-            daemon,
+            daemon: RefCell::new(daemon),
+            release: release.to_owned(),
             child,
             talk: RefCell::new(talk),
             before: None,
         };
         let archive = Path::new(FOLDER).join("image/image.tar");
         for (archive, name) in [(archive, image::NAME), (pause_archive(), PAUSE)] {
-            let mut command = cri.daemon.ctr();
+            let mut command = cri.daemon.borrow().ctr();
             command
                 .args(["--namespace", "k8s.io", "image", "import"])
                 .arg(archive);
             finish(command, &[]).success();
             // It hears of images by an event.
-            crate::task::until("the image", || {
-                let asked = json!({"image": {"image": name}});
-                !cri.said("ImageStatus", asked)["image"].is_null()
-            });
+            crate::task::until("the image", || cri.has_image(name));
         }
-        cri.before = Some(Counts::take(&cri.daemon));
+        cri.before = Some(Counts::take(&cri.daemon.borrow()));
         cri
+    }
+
+    /// Kills containerd, and starts it anew.
+    pub fn restart(&self) {
+        let mut daemon = self.daemon.borrow_mut();
+        daemon.kill();
+        let folder = daemon.folder().to_owned();
+        *daemon = Daemon::with(&self.release, &folder, &settings_of(&self.release, &folder));
+        drop(daemon);
+        // It listens before it knows what it had.
+        crate::task::until("containerd's plugin", || self.has_image(PAUSE));
+    }
+
+    fn has_image(&self, name: &str) -> bool {
+        let said = self.call("ImageStatus", json!({"image": {"image": name}}));
+        said.is_ok_and(|said| !said["image"].is_null())
     }
 
     pub fn call(&self, method: &str, request: Value) -> Result<Value, String> {
@@ -130,44 +137,17 @@ impl Cri {
     #[track_caller]
     pub fn said(&self, method: &str, request: Value) -> Value {
         let answer = self.call(method, request);
-        answer.unwrap_or_else(|error| panic!("{method}: {error}\n{}", self.daemon.log()))
+        answer.unwrap_or_else(|error| panic!("{method}: {error}\n{}", self.daemon.borrow().log()))
     }
 
-    /// What a pod is to be, with more of it in `more`.
-    pub fn pod_config(name: &str, more: Value) -> Value {
-        let logs = Path::new(FOLDER).join("logs").join(name);
-        fs::create_dir_all(&logs).unwrap();
-        let mut config = json!({
-            "metadata": {"name": name, "uid": format!("{name}-1"), "namespace": "default"},
-            "hostname": name,
-            "log_directory": logs,
-            "dns_config": {"servers": ["10.96.0.10"], "searches": ["cluster.local"]},
-            "linux": {},
-        });
-        merge(&mut config, more);
-        config
-    }
-
-    /// Runs a pod.
-    #[track_caller]
-    pub fn pod(&self, handler: &str, name: &str, more: Value) -> Pod<'_> {
-        let config = Self::pod_config(name, more);
-        let said = self.said(
-            "RunPodSandbox",
-            json!({"config": config, "runtime_handler": handler}),
-        );
-        Pod {
-            cri: self,
-            id: said["pod_sandbox_id"].as_str().unwrap().to_owned(),
-            config,
-        }
-    }
-
-    /// What is left once all pods are removed.
+    /// What is left once all pods are removed, besides the bridge, which CNI keeps.
     #[track_caller]
     pub fn nothing_is_left(&self) {
+        let mut command = Command::new("ip");
+        command.args(["link", "delete", crate::network::BRIDGE]);
+        finish(command, &[]).success();
         let before = self.before.as_ref().unwrap();
-        let differences = before.differences(&Counts::settled(before, &self.daemon));
+        let differences = before.differences(&Counts::settled(before, &self.daemon.borrow()));
         assert!(
             differences.is_empty(),
             "left over, or gone:\n{}",
@@ -178,7 +158,7 @@ impl Cri {
             "io.containerd.grpc.v1.cri/sandboxes",
         ] {
             for folder in ["state", "root"] {
-                let folder = self.daemon.folder().join(folder).join(place);
+                let folder = self.daemon.borrow().folder().join(folder).join(place);
                 let left = fs::read_dir(&folder).into_iter().flatten().flatten();
                 let left: Vec<_> = left.map(|entry| entry.path()).collect();
                 assert!(left.is_empty(), "{left:?}");
@@ -186,112 +166,12 @@ impl Cri {
         }
     }
 
-    /// Ends both. The bridge goes, too.
+    /// Ends both.
     pub fn end(mut self) {
-        self.daemon.kill();
+        self.daemon.borrow_mut().kill();
         let _ = self.child.kill();
         self.child.wait().unwrap();
         fs::remove_file("/etc/cni/net.d/10-mote.conflist").unwrap();
-        let mut command = Command::new("ip");
-        let _ = command
-            .args(["link", "delete", crate::network::BRIDGE])
-            .status();
-    }
-}
-
-impl Pod<'_> {
-    /// Its address on the network.
-    pub fn address(&self) -> String {
-        let status = self
-            .cri
-            .said("PodSandboxStatus", json!({"pod_sandbox_id": self.id}));
-        let status = &status["status"];
-        assert_eq!(status["state"], "SANDBOX_READY", "{status}");
-        status["network"]["ip"].as_str().unwrap().to_owned()
-    }
-
-    pub fn create(
-        &self,
-        name: &str,
-        attempt: u32,
-        script: &str,
-        more: Value,
-    ) -> Result<String, String> {
-        let mut config = json!({
-            "metadata": {"name": name, "attempt": attempt},
-            "image": {"image": image::NAME},
-            "command": ["sh", "-c", script],
-            "log_path": format!("{name}-{attempt}.log"),
-            "linux": {},
-        });
-        merge(&mut config, more);
-        let asked =
-            json!({"pod_sandbox_id": self.id, "config": config, "sandbox_config": self.config});
-        let made = self.cri.call("CreateContainer", asked)?;
-        Ok(made["container_id"].as_str().unwrap().to_owned())
-    }
-
-    /// A container that runs a shell's script.
-    #[track_caller]
-    pub fn container(&self, name: &str, attempt: u32, script: &str, more: Value) -> String {
-        let id = self.create(name, attempt, script, more).unwrap();
-        self.cri.said("StartContainer", json!({"container_id": id}));
-        id
-    }
-
-    /// The status and output of a shell's script in a container.
-    #[track_caller]
-    pub fn exec(&self, id: &str, script: &str) -> (i64, String) {
-        let asked = json!({"container_id": id, "cmd": ["sh", "-c", script], "timeout": 250});
-        let said = self.cri.said("ExecSync", asked);
-        let output = said["stdout"].as_str().unwrap().to_owned();
-        (
-            said["exit_code"].as_i64().unwrap(),
-            output + said["stderr"].as_str().unwrap(),
-        )
-    }
-
-    /// Waits for a container's end: its status.
-    #[track_caller]
-    pub fn ended(&self, id: &str) -> Value {
-        let mut status = Value::Null;
-        crate::task::until("the container's end", || {
-            let asked = json!({"container_id": id});
-            status = self.cri.said("ContainerStatus", asked)["status"].take();
-            status["state"] == "CONTAINER_EXITED"
-        });
-        status
-    }
-
-    /// What a container has written, once it has `lines` lines.
-    #[track_caller]
-    pub fn log(&self, file: &str, lines: usize) -> String {
-        let path = Path::new(self.config["log_directory"].as_str().unwrap()).join(file);
-        let mut text = String::new();
-        crate::task::until(&format!("{lines} lines in {file}"), || {
-            text = fs::read_to_string(&path).unwrap();
-            text.lines().count() >= lines
-        });
-        text
-    }
-
-    /// Ends it, as kubelet does.
-    pub fn remove(self) {
-        for method in ["StopPodSandbox", "RemovePodSandbox"] {
-            self.cri.said(method, json!({"pod_sandbox_id": self.id}));
-        }
-    }
-}
-
-/// Puts `more` into `into`, object by object.
-fn merge(into: &mut Value, more: Value) {
-    match (into, more) {
-        (Value::Object(into), Value::Object(more)) => {
-            for (name, value) in more {
-                merge(into.entry(name).or_insert(Value::Null), value);
-            }
-        }
-        (into, more) => *into = more,
     }
 }
 
@@ -321,8 +201,10 @@ fn pause_archive() -> PathBuf {
     let mut config = read(place(manifest["config"]["digest"].as_str().unwrap()));
     config["config"]["Cmd"] = json!(["sleep", "1000000"]);
     write(&mut manifest["config"], &config);
-    write(&mut index["manifests"][0], &manifest);
-    index["manifests"][0]["annotations"] = json!({"io.containerd.image.name": PAUSE});
+    let mut described = index["manifests"][0].take();
+    write(&mut described, &manifest);
+    described["annotations"] = json!({"io.containerd.image.name": PAUSE});
+    index["manifests"] = json!([described]);
     fs::write(&index_path, index.to_string()).unwrap();
     let mut command = Command::new("tar");
     command
@@ -337,7 +219,7 @@ fn pause_archive() -> PathBuf {
 }
 
 /// containerd's configuration, of either version.
-fn settings_of(release: &str, folder: &Path, other: &Path) -> String {
+fn settings_of(release: &str, folder: &Path) -> String {
     let (version, images, runtime) = match release {
         "forky" => (
             3,
@@ -353,6 +235,7 @@ fn settings_of(release: &str, folder: &Path, other: &Path) -> String {
         _ => format!("[plugins.\"{runtime}\"]\nsandbox_image = \"{PAUSE}\"\n"),
     };
     let kind = World::runtime();
+    let other = folder.join("other.toml");
     let folder = folder.display();
     let mut text = format!(
         "version = {version}\n\

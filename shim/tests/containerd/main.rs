@@ -20,6 +20,7 @@ mod output;
 mod place;
 mod pods;
 mod runner;
+mod sandbox;
 mod spec;
 mod start_time;
 mod task;

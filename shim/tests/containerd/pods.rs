@@ -1,5 +1,6 @@
 //! Pods, as kubelet has containerd make them.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
@@ -10,6 +11,7 @@ use crate::counts::processes;
 use crate::cri::{self, Cri, HANDLER, OTHER_HANDLER, OTHER_MEMORY};
 use crate::ctr::finish;
 use crate::runner::not_run;
+use crate::sandbox::Pod;
 use crate::world::{FOLDER, World};
 
 const MIB: u64 = 1 << 20;
@@ -26,13 +28,10 @@ fn with(release: &str, name: &str, test: impl FnOnce(&Cri)) {
 }
 
 /// The monitors' command lines.
-fn monitors() -> Vec<String> {
+fn monitors() -> BTreeSet<String> {
+    // The jail's processes have the same one.
     let lines = processes().into_iter().map(|(_, line)| line);
-    let mut words = lines
-        .filter(|line| line.contains("mote run "))
-        .collect::<Vec<_>>();
-    words.dedup();
-    words
+    lines.filter(|line| line.contains("mote run ")).collect()
 }
 
 /// Whether the only monitor has this in its command line.
@@ -41,15 +40,20 @@ fn one_monitor_has(text: &str) {
     if World::is_mote() {
         let all = monitors();
         assert_eq!(all.len(), 1, "{all:?}");
-        assert!(all[0].contains(text), "{text}: {}", all[0]);
+        assert!(all.first().unwrap().contains(text), "{text}: {all:?}");
     }
+}
+
+/// A program of the host's.
+fn run(program: &str, arguments: &[&str]) -> String {
+    let mut command = Command::new(program);
+    command.args(arguments);
+    finish(command, &[]).success()
 }
 
 /// A busybox of the host's, as a client of a pod.
 fn busybox(arguments: &[&str]) -> String {
-    let mut command = Command::new("busybox");
-    command.args(arguments);
-    finish(command, &[]).success()
+    run("busybox", arguments)
 }
 
 fn figure(value: &Value) -> u64 {
@@ -80,7 +84,12 @@ fn one_machine(cri: &Cri) {
     fs::write(kept.join("file"), "kept\n").unwrap();
     let limits =
         json!({"memory_limit_in_bytes": 128 * MIB, "cpu_period": 100_000, "cpu_quota": 150_000});
-    let pod = cri.pod(HANDLER, "both", json!({"linux": {"resources": limits}}));
+    let pod = Pod::run(
+        cri,
+        HANDLER,
+        "both",
+        json!({"linux": {"resources": limits}}),
+    );
     let address = pod.address();
     assert!(address.starts_with("10.88.0."), "{address}");
 
@@ -112,7 +121,7 @@ fn one_machine(cri: &Cri) {
     // The network is one, and the processes are apart.
     let (status, said) = pod.exec(
         &b,
-        "wget -q -O - http://127.0.0.1:8080/a; pgrep httpd; exit 9",
+        "wget -q -O - http://127.0.0.1:8080/a; grep -h httpd /proc/[0-9]*/comm; exit 9",
     );
     assert_eq!((status, said.as_str()), (9, "of-a\n"));
     assert_eq!(
@@ -134,6 +143,13 @@ fn one_machine(cri: &Cri) {
     assert_eq!(pod.exec(&a, "cat /data/b").1, "of-b\n");
     assert_eq!(fs::read_to_string(volume.join("b")).unwrap(), "of-b\n");
     assert_eq!(fs::read_to_string(kept.join("file")).unwrap(), "kept\n");
+    // Memory is the pod's.
+    assert_eq!(
+        pod.exec(&a, "echo shared >/dev/shm/x; stat -f -c %T /dev/shm")
+            .1,
+        "tmpfs\n"
+    );
+    assert_eq!(pod.exec(&b, "cat /dev/shm/x").1, "shared\n");
     // Root file systems are each container's own.
     assert_eq!(pod.exec(&a, "echo a >/own; cat /own").1, "a\n");
     assert_eq!(
@@ -161,7 +177,12 @@ fn one_machine(cri: &Cri) {
 pub fn containers_end_one_by_one(_: &World) {
     with("bookworm", "containers_end_one_by_one", |cri| {
         let limits = json!({"memory_limit_in_bytes": 256 * MIB});
-        let pod = cri.pod(HANDLER, "ends", json!({"linux": {"resources": limits}}));
+        let pod = Pod::run(
+            cri,
+            HANDLER,
+            "ends",
+            json!({"linux": {"resources": limits}}),
+        );
         let stays = pod.container("stays", 0, "sleep 100000", json!({}));
         // As kubelet does it: the one that has ended is removed after the next is there.
         let first = pod.container("fails", 0, "echo once; exit 7", json!({}));
@@ -191,6 +212,17 @@ pub fn containers_end_one_by_one(_: &World) {
             (3, "still\n".to_owned())
         );
         one_monitor_has("mote run");
+        // A containerd that is started again goes on with it.
+        cri.restart();
+        assert_eq!(
+            pod.exec(&stays, "echo after; exit 4"),
+            (4, "after\n".to_owned())
+        );
+        cri.said(
+            "StopContainer",
+            json!({"container_id": stays, "timeout": 0}),
+        );
+        assert_eq!(pod.ended(&stays)["exit_code"], 137);
         pod.remove();
     });
 }
@@ -217,7 +249,7 @@ pub fn each_pod_has_its_size(_: &World) {
             ),
             (OTHER_HANDLER, json!({}), &other, "--cpus 1"),
         ] {
-            let pod = cri.pod(handler, "sized", more);
+            let pod = Pod::run(cri, handler, "sized", more);
             one_monitor_has(memory);
             one_monitor_has(vcpus);
             pod.remove();
@@ -234,7 +266,7 @@ pub fn what_cannot_be_is_refused(_: &World) {
             let options = json!({"namespace_options": {what: "NODE"}});
             json!({"linux": {"security_context": options}})
         };
-        let config = Cri::pod_config("on-host", host("network"));
+        let config = Pod::config("on-host", host("network"));
         let said = cri.call(
             "RunPodSandbox",
             json!({"config": config, "runtime_handler": HANDLER}),
@@ -245,7 +277,9 @@ pub fn what_cannot_be_is_refused(_: &World) {
             "{said}"
         );
 
-        let pod = cri.pod(HANDLER, "strict", json!({}));
+        run("mount", &["--make-shared", "/run"]); // as systemd has it
+        let rights = json!({"linux": {"security_context": {"privileged": true}}});
+        let pod = Pod::run(cri, HANDLER, "strict", rights.clone());
         let refused = |name: &str, more: Value, text: &str| {
             // containerd makes a container's task when it is started.
             let said = pod.create(name, 0, "echo no", more).and_then(|id| {
@@ -253,7 +287,6 @@ pub fn what_cannot_be_is_refused(_: &World) {
                 said.map(|_| String::new())
             });
             let said = said.expect_err(name);
-            println!("{name}: {said}");
             assert!(said.contains(text), "{said}");
         };
         let device =
@@ -264,11 +297,7 @@ pub fn what_cannot_be_is_refused(_: &World) {
             "is a device of the host's",
         );
         let device = json!({"container_path": "/dev/x", "host_path": "/dev/kvm"});
-        refused(
-            "node",
-            json!({"mounts": [device]}),
-            "is a device, which doesn't lead into a guest",
-        );
+        refused("node", json!({"mounts": [device]}), "is of the host's /dev");
         let socket =
             json!({"container_path": "/x", "host_path": format!("{FOLDER}/c/cri-bookworm/socket")});
         refused(
@@ -276,15 +305,49 @@ pub fn what_cannot_be_is_refused(_: &World) {
             json!({"mounts": [socket]}),
             "is a socket, which doesn't lead into a guest",
         );
-        let outwards = json!({"container_path": "/x", "host_path": FOLDER, "propagation": "PROPAGATION_BIDIRECTIONAL"});
+        let common = folder("pod-common");
+        let common = common.to_str().unwrap();
+        run("mount", &["-t", "tmpfs", "none", common]);
+        let outwards = json!({"container_path": "/x", "host_path": common, "propagation": "PROPAGATION_BIDIRECTIONAL"});
         refused(
             "outwards",
             json!({"mounts": [outwards]}),
             "mountPropagation other than Bidirectional",
         );
+        // What the host mounts later, on the other hand, comes in.
+        let inwards = json!({"container_path": "/x", "host_path": common, "propagation": "PROPAGATION_HOST_TO_CONTAINER"});
+        let id = pod.container("inwards", 0, "sleep 100000", json!({"mounts": [inwards]}));
+        let later = format!("{common}/later");
+        fs::create_dir(&later).unwrap();
+        run("mount", &["-t", "tmpfs", "none", &later]);
+        fs::write(format!("{later}/file"), "came\n").unwrap();
+        assert_eq!(pod.exec(&id, "cat /x/later/file").1, "came\n");
+        // As long as the guest knows the folder, it is in use.
+        run("umount", &["-l", &later]);
+        run("umount", &["-l", common]);
         // The pod is none the worse for it.
-        let id = pod.container("fine", 0, "echo fine; sleep 100000", json!({}));
-        assert_eq!(pod.exec(&id, "echo fine").1, "fine\n");
+        rights_differ(&pod, rights);
         pod.remove();
+        run("mount", &["--make-private", "/run"]);
     });
+}
+
+/// One container sees all of its pod's processes, one may do little, one has all rights in the guest.
+fn rights_differ(pod: &Pod, all: Value) {
+    let in_pod = json!({"linux": {"security_context": {"namespace_options": {"pid": "POD"}}}});
+    let one = pod.container("one", 0, "exec sleep 1234", in_pod.clone());
+    let other = pod.container("other", 0, "exec sleep 5678", in_pod);
+    let list = "cat /proc/[0-9]*/cmdline | tr '\\0' ' ' | grep -o 'sleep [15][26]..' | sort -u";
+    for id in [&one, &other] {
+        assert_eq!(pod.exec(id, list).1, "sleep 1234\nsleep 5678\n");
+    }
+    let little = json!({"run_as_user": {"value": 1000}, "readonly_rootfs": true});
+    let little = json!({"linux": {"security_context": little}, "working_dir": "/tmp"});
+    let id = pod.container("little", 0, "sleep 100000", little);
+    let script = "id -u; pwd; echo x 2>/dev/null >x || echo refused";
+    assert_eq!(pod.exec(&id, script).1, "1000\n/tmp\nrefused\n");
+    let id = pod.container("fine", 0, "echo fine; sleep 100000", all);
+    let script = "mount -t tmpfs none /data && echo mounted; grep CapEff /proc/self/status; ls /dev/vda 2>/dev/null || echo none";
+    let said = pod.exec(&id, script).1;
+    assert_eq!(said, "mounted\nCapEff:\t000001ffffffffff\nnone\n");
 }
