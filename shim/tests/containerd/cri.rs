@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use crate::counts::Counts;
 use crate::ctr::{PATIENCE, finish, on_a_leash};
 use crate::daemon::Daemon;
+use crate::runner::not_run;
 use crate::world::{FOLDER, World};
 use crate::{image, place};
 
@@ -49,13 +50,24 @@ fn client() -> PathBuf {
 }
 
 /// Why this can't be.
-pub fn obstacle(release: &str) -> Option<String> {
+fn obstacle(release: &str) -> Option<String> {
     let got = "resources/containerd.sh gets it";
     if !client().join("recipe").exists() {
         return Some(format!("there is no client of the interface: {got}"));
     }
     let program = place::release(release).join("usr/bin/containerd");
     (!program.exists()).then(|| format!("there is no such containerd: {got}"))
+}
+
+/// Runs this with containerd's plugin, and looks at what is left.
+pub fn with(release: &str, name: &str, test: impl FnOnce(&Cri)) {
+    if let Some(obstacle) = obstacle(release) {
+        return not_run("cri", name, &obstacle);
+    }
+    let cri = Cri::start(release);
+    test(&cri);
+    cri.nothing_is_left();
+    cri.end();
 }
 
 impl Cri {

@@ -8,24 +8,13 @@ use std::process::Command;
 use serde_json::{Value, json};
 
 use crate::counts::processes;
-use crate::cri::{self, Cri, HANDLER, OTHER_HANDLER, OTHER_MEMORY};
+use crate::cri::{Cri, HANDLER, OTHER_HANDLER, OTHER_MEMORY, with};
 use crate::ctr::finish;
 use crate::runner::not_run;
 use crate::sandbox::Pod;
-use crate::world::{FOLDER, World};
+use crate::world::{FOLDER, World, kill};
 
 const MIB: u64 = 1 << 20;
-
-/// Runs this with containerd's plugin, and looks at what is left.
-fn with(release: &str, name: &str, test: impl FnOnce(&Cri)) {
-    if let Some(obstacle) = cri::obstacle(release) {
-        return not_run("cri", name, &obstacle);
-    }
-    let cri = Cri::start(release);
-    test(&cri);
-    cri.nothing_is_left();
-    cri.end();
-}
 
 /// The monitors' command lines.
 fn monitors() -> BTreeSet<String> {
@@ -90,6 +79,7 @@ fn one_machine(cri: &Cri) {
         "both",
         json!({"linux": {"resources": limits}}),
     );
+    assert_eq!(pod.state(), "SANDBOX_READY");
     let address = pod.address();
     assert!(address.starts_with("10.88.0."), "{address}");
 
@@ -223,8 +213,25 @@ pub fn containers_end_one_by_one(_: &World) {
             json!({"container_id": stays, "timeout": 0}),
         );
         assert_eq!(pod.ended(&stays)["exit_code"], 137);
+        if World::is_mote() {
+            machine_is_lost(&pod);
+        }
         pod.remove();
     });
+}
+
+/// All in it has ended then, and kubelet is to make another pod.
+fn machine_is_lost(pod: &Pod) {
+    let last = pod.container("last", 0, "sleep 100000", json!({}));
+    for (pid, line) in processes() {
+        if line.contains("mote run ") {
+            kill(pid, libc::SIGKILL);
+        }
+    }
+    assert_eq!(pod.ended(&last)["exit_code"], 137);
+    crate::task::until("the pod's end", || pod.state() == "SANDBOX_NOTREADY");
+    let more = pod.start("more", 0, "echo no", json!({}));
+    assert!(more.is_err(), "{more:?}");
 }
 
 pub fn each_pod_has_its_size(_: &World) {
@@ -281,12 +288,7 @@ pub fn what_cannot_be_is_refused(_: &World) {
         let rights = json!({"linux": {"security_context": {"privileged": true}}});
         let pod = Pod::run(cri, HANDLER, "strict", rights.clone());
         let refused = |name: &str, more: Value, text: &str| {
-            // containerd makes a container's task when it is started.
-            let said = pod.create(name, 0, "echo no", more).and_then(|id| {
-                let said = cri.call("StartContainer", json!({"container_id": id}));
-                said.map(|_| String::new())
-            });
-            let said = said.expect_err(name);
+            let said = pod.start(name, 0, "echo no", more).expect_err(name);
             assert!(said.contains(text), "{said}");
         };
         let device =

@@ -47,17 +47,23 @@ impl<'a> Pod<'a> {
         }
     }
 
+    fn status(&self) -> Value {
+        let asked = json!({"pod_sandbox_id": self.id});
+        self.cri.said("PodSandboxStatus", asked)["status"].take()
+    }
+
+    pub fn state(&self) -> String {
+        self.status()["state"].as_str().unwrap().to_owned()
+    }
+
     /// Its address on the network.
     pub fn address(&self) -> String {
-        let status = self
-            .cri
-            .said("PodSandboxStatus", json!({"pod_sandbox_id": self.id}));
-        let status = &status["status"];
-        assert_eq!(status["state"], "SANDBOX_READY", "{status}");
+        let status = self.status();
         status["network"]["ip"].as_str().unwrap().to_owned()
     }
 
-    pub fn create(
+    /// Tries to have a container that runs a shell's script.
+    pub fn start(
         &self,
         name: &str,
         attempt: u32,
@@ -75,15 +81,17 @@ impl<'a> Pod<'a> {
         let asked =
             json!({"pod_sandbox_id": self.id, "config": config, "sandbox_config": self.config});
         let made = self.cri.call("CreateContainer", asked)?;
-        Ok(made["container_id"].as_str().unwrap().to_owned())
+        let id = made["container_id"].as_str().unwrap();
+        self.cri
+            .call("StartContainer", json!({"container_id": id}))?;
+        Ok(id.to_owned())
     }
 
     /// A container that runs a shell's script.
     #[track_caller]
     pub fn container(&self, name: &str, attempt: u32, script: &str, more: Value) -> String {
-        let id = self.create(name, attempt, script, more).unwrap();
-        self.cri.said("StartContainer", json!({"container_id": id}));
-        id
+        let id = self.start(name, attempt, script, more);
+        id.unwrap_or_else(|error| panic!("{name}: {error}"))
     }
 
     /// The status and output of a shell's script in a container.
