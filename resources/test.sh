@@ -99,6 +99,8 @@ prepare() {
     part "examples, which the tests run" cargo build --examples
     part "unit tests" env MOTE_REQUIRE=dtc cargo test --lib --bins --examples
     part "the agent and its protocol" cargo test "${agent[@]}"
+    part "containerd's shim, by itself" cargo test -p mote-shim --bins
+    part "building its tests" cargo test -p mote-shim --test containerd --no-run
     part "clients of the API" "$HERE/api-clients.sh"
     part "tiny guests on KVM" "${here[@]}" MOTE_REQUIRE=kvm,halts,strace,clients cargo test "${tests[@]}"
     part "examples in the documentation" cargo test --doc
@@ -109,7 +111,13 @@ prepare() {
     part "building the agent's tests" cargo test "${target[@]}" "${agent[@]}" --no-run
     part "examples, which the tests run" cargo build "${target[@]}" --examples
   fi
-  part "guest for the tests" "$HERE/guest.sh" containers
+  # The kernel for containers takes as long to make as the default one. What of it is the architecture's own is little.
+  if [ "$arch" = "$HOST_ARCH" ]; then
+    part "guests for the tests" "$HERE/guest.sh" containers
+    part "containerd for the tests" "$HERE/containerd.sh"
+  else
+    part "guest for the tests" "$HERE/guest.sh"
+  fi
   part "stock Debian kernel for the tests" "$HERE/debian-kernel.sh"
   part "guest with programs for the tests" "$HERE/rootfs/test-rootfs.sh"
   part "real peers for the tests" "$HERE/peers.sh"
@@ -124,7 +132,7 @@ on_kvm() {
   if [ "$("${machine[@]}" -w)" = emulated ]; then
     kinds+=,tap,vhost,cgroup2,io_uring,o_direct,mount,cc,realtime,huge-pages
     case $arch in
-      x86_64) kinds+=,pass-through ;;
+      x86_64) kinds+=,pass-through,containers ;;
       *) kinds+=,dtc ;;
     esac
   fi
@@ -141,6 +149,11 @@ on_kvm() {
   part "tests with Linux guests (eight minutes or more where the machine is emulated)" \
     env "$runner=${machine[*]} -t 3600 -m 3072 --" MOTE_REQUIRE=$kinds \
     cargo test "${target[@]}" --release --test linux -- --test-threads 2
+  if [ "$arch" = "$HOST_ARCH" ]; then
+    part "containers that containerd starts" env "$runner=${machine[*]} -t 2400 -m 4096 --" \
+      MOTE_REQUIRE=containerd,containerd-versions,cri MOTE_TEST_MOTE="$(realpath "${CARGO_TARGET_DIR:-target}")/$(host_triple)/release/mote" \
+      cargo test -p mote-shim --test containerd
+  fi
   if [ "$arch" = x86_64 ]; then
     # Some of what a KVM does only shows where there is hardware behind it.
     part "tiny guests on a KVM with hardware" \

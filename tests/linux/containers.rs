@@ -9,7 +9,7 @@ fn with_containers(more: &[&str], script: &str) -> Option<String> {
     let folder = format!("{}-containers", std::env::consts::ARCH);
     let kernel = cache().join("guest").join(folder).join(native::KERNEL);
     let unbuilt = (!kernel.exists()).then(|| "resources/guest.sh containers makes it".to_owned());
-    if !can_run("linux", unbuilt) {
+    if !can_run("containers", unbuilt) {
         return None;
     }
     let rootfs = format!("{},ro", path(&guests.rootfs));
