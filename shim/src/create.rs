@@ -5,6 +5,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
 use std::thread;
+use std::time::Instant;
 
 use containerd_shim::api::CreateTaskRequest;
 use containerd_shim::protos::events::task::{TaskCreate, TaskIO};
@@ -15,9 +16,10 @@ use mote_agent_protocol::setup::{Setup, Step};
 use mote_agent_protocol::{Hello, Mount};
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
 
+use crate::cgroup::Cgroup;
 use crate::config::{Config, Rootfs};
 use crate::drives::{Drives, drives};
-use crate::machine::Machine;
+use crate::machine::{Host, Machine};
 use crate::monitor::Recipe;
 use crate::network::Namespace;
 use crate::pod::{Container, Pod, refused};
@@ -78,17 +80,27 @@ impl Pod {
 
     /// The VM, with its first container in it.
     fn make_machine(self: &Arc<Self>, request: &CreateTaskRequest, spec: &Spec) -> Result<u32> {
+        let begin = Instant::now();
         let config = crate::options::config(request)?;
         let folder = crate::folder(&config, &self.namespace, &self.name);
         crate::leftovers::clear(&folder); // of one of the same name, whose shim died
         vm::make_folder(&folder).map_err(refused)?;
-        let network = network(spec, &folder)?;
-        let tap = network.as_ref().map(Namespace::tap).transpose();
+        let mut host = Host {
+            folder: folder.clone(),
+            share: None,
+            network: None,
+            cgroup: None,
+        };
+        let linux = spec.linux().as_ref();
+        let cgroup = linux.and_then(|linux| linux.cgroups_path().as_ref());
+        host.cgroup = cgroup.and_then(|path| Cgroup::make(path));
+        host.network = Some(network(spec, &folder)?);
+        let tap = host.network.as_ref().map(Namespace::tap).transpose();
         let tap = tap.map_err(refused)?;
         let shares = config.rootfs == Rootfs::Virtiofs || wants_share(spec);
-        let share = shares.then(|| Share::new(folder.join("shared")));
-        let share = share.transpose().map_err(refused)?;
-
+        if shares {
+            host.share = Some(Share::new(folder.join("shared")).map_err(refused)?);
+        }
         let work = folder.join("c").join(&request.id);
         let drives = drives(&config, request, &work)?;
         let (memory, vcpus) = size(&config, spec)?;
@@ -99,17 +111,17 @@ impl Pod {
             vcpus,
             disks: drives.disks.clone(),
             shares,
-            network: network.as_ref().zip(tap),
+            network: host.network.as_ref().zip(tap),
+            cgroup: host.cgroup.as_ref(),
             jail: config.jail.then(|| user(&config, &folder)),
         };
+        let prepared = begin.elapsed();
         let (queue, events) = channel();
         let vm = Vm::start(&recipe, move |event| drop(queue.send(event))).map_err(refused)?;
-        info!("VM {} for {}", vm.pid(), self.name);
+        let called = begin.elapsed();
         let machine = Arc::new(Machine {
             vm,
-            folder,
-            share,
-            network,
+            host,
             memory: Mutex::default(),
             is_paused: AtomicBool::new(false),
         });
@@ -138,7 +150,15 @@ impl Pod {
         }
         machine.call(Request::Setup(Setup { steps }))?;
         machine.join_network()?;
-        self.make_container(request, spec, Some(drives))
+        let pid = self.make_container(request, spec, Some(drives))?;
+        info!(
+            "{}: VM {pid}: {} ms for what it is made of, {} ms until its agent called, {} ms for the container",
+            self.name,
+            prepared.as_millis(),
+            (called - prepared).as_millis(),
+            (begin.elapsed() - called).as_millis()
+        );
+        Ok(pid)
     }
 
     /// A container in the VM that is there.
@@ -152,11 +172,11 @@ impl Pod {
         let machine = lock(&self.inner).machine.clone();
         let machine = machine.ok_or_else(|| refused("the VM is gone"))?;
         let place = format!("{CONTAINERS}/{id}");
-        let work = machine.folder.join("c").join(id);
+        let work = machine.host.folder.join("c").join(id);
         let shared = Mutex::new(Vec::new());
         let share = |path: &Path, read_only: bool| -> std::result::Result<String, Error> {
             let none = "nothing is shared with this VM: its first container wanted nothing";
-            let of = machine.share.as_ref().ok_or_else(|| refused(none))?;
+            let of = machine.host.share.as_ref().ok_or_else(|| refused(none))?;
             let at = of.add(path, read_only).map_err(refused)?;
             lock(&shared).push(at.clone());
             Ok(at)
@@ -303,7 +323,7 @@ fn wants_share(spec: &Spec) -> bool {
 }
 
 /// The pod's namespace, or a new one for CNI to put something into.
-fn network(spec: &Spec, folder: &Path) -> Result<Option<Namespace>> {
+fn network(spec: &Spec, folder: &Path) -> Result<Namespace> {
     let namespaces = spec
         .linux()
         .as_ref()
@@ -318,5 +338,5 @@ fn network(spec: &Spec, folder: &Path) -> Result<Option<Namespace>> {
         Some(path) => Namespace::open(path),
         None => Namespace::make(&folder.join("net")),
     };
-    opened.map(Some).map_err(refused)
+    opened.map_err(refused)
 }

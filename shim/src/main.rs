@@ -13,11 +13,12 @@
 //! - [`spec`]: the OCI runtime specification, as what the agent is asked for
 //! - [`rootfs`], [`drives`], [`share`]: snapshots and volumes, as drives or a shared folder
 //! - [`shm`]: the memory that a pod's containers share
-//! - [`network`]: the pod's network namespace, and the guest in it
+//! - [`network`], [`cgroup`]: the pod's network namespace, and the guest in it; the pod's cgroup
 //! - [`events`], [`stats`]: what containerd is told
 //! - [`config`], [`options`]: what whoever runs the machine says
 //! - [`leftovers`]: what remains of a VM
 
+mod cgroup;
 mod config;
 mod create;
 mod drives;

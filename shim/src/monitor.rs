@@ -12,6 +12,7 @@ use std::thread;
 
 use log::{debug, warn};
 
+use crate::cgroup::Cgroup;
 use crate::config::Config;
 use crate::network::Namespace;
 use crate::vm::{VmError, io_error};
@@ -39,6 +40,8 @@ pub struct Recipe<'a> {
     pub shares: bool,
     /// The namespace that the monitor is in, with its tap.
     pub network: Option<(&'a Namespace, String)>,
+    /// The cgroup of the host that all of it is in.
+    pub cgroup: Option<&'a Cgroup>,
     /// The user that the monitor is, in a jail.
     pub jail: Option<u32>,
 }
@@ -103,6 +106,7 @@ pub fn command(recipe: &Recipe, log: File) -> Result<(Command, Option<File>), Vm
         command.args(["--notify-fd", &fd.to_string()]);
         inherit(&mut command, writer.into());
     }
+    settle(&mut command, recipe);
     command
         .stdin(Stdio::null())
         .stdout(Stdio::null())
@@ -128,6 +132,7 @@ pub fn share(recipe: &Recipe) -> Result<(), VmError> {
         .stdout(Stdio::null())
         .stderr(log_file);
     inherit(&mut command, listener.into());
+    settle(&mut command, recipe);
     let ended = move |status: ExitStatus| match status.success() {
         true => debug!("virtiofsd has ended"),
         false => warn!("virtiofsd: {}: {}", told(status), said(&log)),
@@ -172,6 +177,14 @@ pub fn keep(
     started
         .recv()
         .unwrap_or_else(|_| Err(io::Error::other("its thread has ended")))
+}
+
+/// Has the program be in the pod's cgroup.
+fn settle(command: &mut Command, recipe: &Recipe) {
+    if let Some(cgroup) = recipe.cgroup.cloned() {
+        // SAFETY: one system call, of bytes that live through it.
+        unsafe { command.pre_exec(move || cgroup.enter()) };
+    }
 }
 
 /// Has a descriptor be open in the program that the command runs.

@@ -366,7 +366,7 @@ impl Container {
         if let Err(error) = self.machine.call(Request::Setup(Setup { steps })) {
             log::debug!("the guest's mounts of a container: {error}");
         }
-        if let Some(share) = &self.machine.share {
+        if let Some(share) = &self.machine.host.share {
             self.shared.iter().for_each(|path| share.remove(path));
         }
         crate::rootfs::cleanup(&self.work);

@@ -114,6 +114,11 @@ pub fn it_is_listed_and_measured(world: &World) {
         .find(|line| line.starts_with("listed "))
         .expect(&list);
     assert!(line.ends_with("RUNNING"), "{list}");
+    // What it uses of the host is its own cgroup's, where there is version 2.
+    let pid = world.task_pid("listed").expect(&list);
+    let groups = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
+    let has_version_2 = std::path::Path::new("/sys/fs/cgroup/cgroup.controllers").exists();
+    assert!(!has_version_2 || groups.contains("/listed"), "{groups}");
     let processes = world.says(&["task", "ps", "listed"]);
     assert!(processes.lines().count() > 1, "{processes}");
     let metrics = world.says(&["task", "metrics", "listed"]);
