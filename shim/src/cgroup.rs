@@ -1,15 +1,21 @@
 //! The host's cgroup of a pod, in which the VM's processes are, so that what they use is the pod's: kubelet's limits and
 //! figures hold for the VM as a whole. Of version 2 only; elsewhere they stay where containerd is.
 
+use std::ffi::OsStr;
 use std::fs::{self, File};
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use log::warn;
 
 /// Where version 2 is mounted, alone.
 const ROOT: &str = "/sys/fs/cgroup";
+/// For processes that were killed to be gone.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// A cgroup that was made here.
 #[derive(Clone, Debug)]
@@ -58,19 +64,59 @@ impl Cgroup {
         (&*self.processes).write_all(b"0")
     }
 
+    /// Writes down what was made, for whoever clears it away if this process can't.
+    pub fn note(&self, file: &Path) -> io::Result<()> {
+        let [path, first] = [&self.path, &self.first].map(|path| path.as_os_str().as_bytes());
+        fs::write(file, [path, b"\n", first].concat())
+    }
+
     /// Takes away what was made, as far as it is empty.
     pub fn remove(&self) {
-        let mut path = self.path.as_path();
-        loop {
-            match fs::remove_dir(path) {
-                Err(error) if error.kind() != ErrorKind::NotFound => return,
-                _ => {}
-            }
-            match path.parent() {
-                Some(parent) if path != self.first => path = parent,
-                _ => return,
-            }
+        remove(&self.path, &self.first);
+    }
+}
+
+/// Takes away what [`Cgroup::note`] has written down in a file, if that is there.
+pub fn remove_noted(file: &Path) {
+    let Ok(text) = fs::read(file) else { return };
+    let mut lines = text.split(|byte| *byte == b'\n').map(OsStr::from_bytes);
+    if let (Some(path), Some(first)) = (lines.next(), lines.next()) {
+        remove(Path::new(path), Path::new(first));
+    }
+}
+
+fn remove(path: &Path, first: &Path) {
+    if let Err(error) = wait_until_empty(path) {
+        log::debug!("{}: {error}", path.display());
+    }
+    for path in path.ancestors() {
+        match fs::remove_dir(path) {
+            Err(error) if error.kind() != ErrorKind::NotFound => return,
+            _ if path == first => return,
+            _ => {}
         }
+    }
+}
+
+/// What was killed takes a moment to be gone. The kernel tells (cgroups(7), cgroup.events).
+fn wait_until_empty(path: &Path) -> io::Result<()> {
+    let deadline = Instant::now() + PATIENCE;
+    let mut file = File::open(path.join("cgroup.events"))?;
+    loop {
+        let mut text = String::new();
+        file.seek(SeekFrom::Start(0))?;
+        file.read_to_string(&mut text)?;
+        let left = deadline.saturating_duration_since(Instant::now());
+        if text.contains("populated 0") || left.is_zero() {
+            return Ok(());
+        }
+        let mut entry = libc::pollfd {
+            fd: file.as_raw_fd(),
+            events: libc::POLLPRI,
+            revents: 0,
+        };
+        // SAFETY: one entry. That it fails or is interrupted is seen by the next look.
+        unsafe { libc::poll(&raw mut entry, 1, left.as_millis() as libc::c_int) };
     }
 }
 
@@ -152,7 +198,10 @@ mod tests {
         let here = make("/a/b").unwrap();
         here.enter().unwrap();
         fs::remove_file(root.path().join("a/b/cgroup.procs")).unwrap();
-        here.remove();
+        let note = root.path().join("note");
+        here.note(&note).unwrap();
+        remove_noted(&note);
+        here.remove(); // which finds nothing more
         assert!(!root.path().join("a/b").exists());
         assert!(root.path().join("a").exists(), "it was there before");
         // With a process in it, as with a file, it stays.

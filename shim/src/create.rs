@@ -29,7 +29,7 @@ use crate::share::{self, Share};
 use crate::spec::{self, Place};
 use crate::streams::{Paths, Streams};
 use crate::vm::Vm;
-use crate::{lock, vm};
+use crate::{leftovers, lock, vm};
 
 /// Where containers are in the guest.
 const CONTAINERS: &str = "/run/c";
@@ -83,7 +83,7 @@ impl Pod {
         let begin = Instant::now();
         let config = crate::options::config(request)?;
         let folder = crate::folder(&config, &self.namespace, &self.name);
-        crate::leftovers::clear(&folder); // of one of the same name, whose shim died
+        leftovers::clear(&folder); // of one of the same name, whose shim died
         vm::make_folder(&folder).map_err(refused)?;
         let mut host = Host {
             folder: folder.clone(),
@@ -94,6 +94,11 @@ impl Pod {
         let linux = spec.linux().as_ref();
         let cgroup = linux.and_then(|linux| linux.cgroups_path().as_ref());
         host.cgroup = cgroup.and_then(|path| Cgroup::make(path));
+        let note = host.cgroup.as_ref();
+        let noted = note.map_or(Ok(()), |cgroup| {
+            cgroup.note(&folder.join(leftovers::CGROUP))
+        });
+        noted.map_err(refused)?;
         host.network = Some(network(spec, &folder)?);
         let tap = host.network.as_ref().map(Namespace::tap).transpose();
         let tap = tap.map_err(refused)?;

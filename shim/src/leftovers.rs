@@ -1,4 +1,4 @@
-//! What a VM leaves on the host: its folder. Its processes end with the shim, whatever becomes of it (prctl(2),
+//! What a VM leaves on the host: its folder and its cgroup. Its processes end with the shim, whatever becomes of it (prctl(2),
 //! PR_SET_PDEATHSIG), and its mounts with the shim's mount namespace.
 
 use std::fs;
@@ -8,8 +8,12 @@ use std::path::Path;
 use log::warn;
 use nix::mount::{MntFlags, umount2};
 
-/// Takes away a VM's folder, if it is there.
+/// The file of a VM's folder that says which cgroups were made for it.
+pub const CGROUP: &str = "cgroup";
+
+/// Takes away a VM's folder, if it is there, and the cgroups that were made for it.
 pub fn clear(folder: &Path) {
+    crate::cgroup::remove_noted(&folder.join(CGROUP));
     let containers = fs::read_dir(folder.join("c")).into_iter().flatten();
     for container in containers.flatten() {
         crate::rootfs::cleanup(&container.path());
