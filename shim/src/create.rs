@@ -239,6 +239,7 @@ impl Pod {
             shared,
             work,
             is_paused: false,
+            was_short: None,
         };
         match made {
             Ok(()) => {

@@ -1,5 +1,7 @@
 //! Processes that end, and the VM that ends: what containerd learns without having asked.
 
+use std::time::{Duration, Instant};
+
 use containerd_shim::protos::events::task::{TaskExit, TaskOOM};
 use log::{info, warn};
 use mote_agent_protocol::{Event, Target};
@@ -8,6 +10,9 @@ use crate::machine::Machine;
 use crate::pod::Pod;
 use crate::process::{Ended, Process, Stage};
 use crate::{lock, timestamp};
+
+/// containerd isn't told more often that a container's memory is used up.
+const BETWEEN_SHORTAGES: Duration = Duration::from_secs(1);
 
 impl Pod {
     /// What the guest tells: not on the thread that hears the guest, which others wait for.
@@ -20,11 +25,18 @@ impl Pod {
                 }
             }
             Some(Event::OutOfMemory(id)) => {
-                warn!("container {id} has used all of its memory");
-                self.tell(TaskOOM {
-                    container_id: id,
-                    ..TaskOOM::default()
+                // A guest may say so as often as it likes, and of what it likes.
+                let tell = self.container(&id, |container| {
+                    let last = container.was_short.replace(Instant::now());
+                    Ok(last.is_none_or(|last| last.elapsed() >= BETWEEN_SHORTAGES))
                 });
+                if let Ok(true) = tell {
+                    warn!("container {id} has used all of its memory");
+                    self.tell(TaskOOM {
+                        container_id: id,
+                        ..TaskOOM::default()
+                    });
+                }
             }
             None => self.machine_ended(),
         }

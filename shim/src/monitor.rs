@@ -20,7 +20,7 @@ use crate::vm::{VmError, io_error};
 /// The guest's address. Each VM has its own socket, so it is the same for all.
 const CID: u32 = 3;
 /// Of what a process says, as much is told.
-const MOST_SAID: u64 = 2000;
+pub const MOST_SAID: usize = 2000;
 /// The folder for the jail, in the VM's own, and the jail's name: short, as sockets in it must have short paths.
 const JAIL: &str = "j";
 const JAILED: &str = "m";
@@ -56,8 +56,8 @@ impl Recipe<'_> {
     }
 }
 
-/// The monitor's command.
-pub fn command(recipe: &Recipe, log: File) -> Result<(Command, Option<File>), VmError> {
+/// The monitor's command; in a jail, what becomes readable when the guest runs; and the guest's console.
+pub fn command(recipe: &Recipe, log: File) -> Result<(Command, Option<File>, File), VmError> {
     let Recipe { config, folder, .. } = recipe;
     let path = |name: &str| folder.join(name).display().to_string();
     // In a jail the monitor makes its sockets where it is, by names alone.
@@ -71,7 +71,10 @@ pub fn command(recipe: &Recipe, log: File) -> Result<(Command, Option<File>), Vm
     command.args(["--cpus", &recipe.vcpus.to_string()]);
     command.args(["--vsock", &format!("cid={CID},socket={}", own("v"))]);
     command.args(["--api", &own("api")]);
-    command.args(["--console", &format!("file={}", path("console.log"))]);
+    let (console, writer) = io::pipe().map_err(io_error("a pipe"))?;
+    let fd = writer.as_raw_fd();
+    command.args(["--console", &format!("file=fd={fd}")]);
+    inherit(&mut command, writer.into());
     if let Some(kernel) = &config.kernel {
         command.arg("--kernel").arg(kernel);
     }
@@ -111,7 +114,8 @@ pub fn command(recipe: &Recipe, log: File) -> Result<(Command, Option<File>), Vm
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(log);
-    Ok((command, runs))
+    let console = File::from(OwnedFd::from(console));
+    Ok((command, runs, console))
 }
 
 /// Starts virtiofsd on a socket that listens already, so that nobody waits for it to be ready.
@@ -214,14 +218,21 @@ pub fn said(log: &Path) -> String {
     let read = || -> io::Result<Vec<u8>> {
         let mut file = File::open(log)?;
         let length = file.metadata()?.len();
-        file.seek(SeekFrom::Start(length.saturating_sub(MOST_SAID)))?;
+        file.seek(SeekFrom::Start(length.saturating_sub(MOST_SAID as u64)))?;
         let mut bytes = Vec::new();
-        file.take(MOST_SAID).read_to_end(&mut bytes)?;
+        file.take(MOST_SAID as u64).read_to_end(&mut bytes)?;
         Ok(bytes)
     };
     match read() {
-        Ok(bytes) if bytes.trim_ascii().is_empty() => "it said nothing".to_owned(),
-        Ok(bytes) => String::from_utf8_lossy(bytes.trim_ascii()).replace('\n', "; "),
+        Ok(bytes) => line(&bytes),
         Err(error) => format!("{}: {error}", log.display()),
+    }
+}
+
+/// What was said, in one line.
+pub fn line(bytes: &[u8]) -> String {
+    match bytes.trim_ascii() {
+        [] => "it said nothing".to_owned(),
+        bytes => String::from_utf8_lossy(bytes).replace(['\r', '\n'], "; "),
     }
 }

@@ -4,7 +4,8 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use containerd_shim::api::Status as State;
 use containerd_shim::event::Event as Topic;
@@ -13,6 +14,7 @@ use containerd_shim::protos::events::task::{
 };
 use containerd_shim::protos::protobuf::MessageDyn;
 use containerd_shim::{Error, Result};
+use log::warn;
 use mote_agent_protocol::container::Window;
 use mote_agent_protocol::message::{Reply, Stats};
 use mote_agent_protocol::setup::{Setup, Step};
@@ -28,6 +30,9 @@ use crate::{lock, spec, timestamp};
 
 /// How long what a process wrote may take to be read, once the process is deleted.
 const OUTPUT_PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long a container may take to end once it is killed.
+const DEATH_PATIENCE: Duration = Duration::from_secs(30);
 
 /// All of it.
 #[derive(Debug)]
@@ -61,6 +66,8 @@ pub(crate) struct Container {
     /// Its own folder on the host.
     pub work: PathBuf,
     pub is_paused: bool,
+    /// When containerd was told last that its memory is used up.
+    pub was_short: Option<Instant>,
 }
 
 /// How a process is, as containerd wants to know it.
@@ -99,7 +106,11 @@ impl Pod {
         }
     }
 
-    fn container<T>(&self, id: &str, of: impl FnOnce(&mut Container) -> Result<T>) -> Result<T> {
+    pub(crate) fn container<T>(
+        &self,
+        id: &str,
+        of: impl FnOnce(&mut Container) -> Result<T>,
+    ) -> Result<T> {
         let mut inner = lock(&self.inner);
         match inner.containers.get_mut(id) {
             Some(container) => of(container),
@@ -236,6 +247,16 @@ impl Pod {
             signal,
             all,
         });
+        if signal == libc::SIGKILL && exec.is_empty() {
+            // Who is killed ends, whatever the guest makes of it.
+            let (machine, process) = (machine.clone(), process.clone());
+            thread::spawn(move || {
+                if !process.ends_within(DEATH_PATIENCE) {
+                    warn!("a killed container goes on: its VM is ended");
+                    machine.vm.end();
+                }
+            });
+        }
         match called {
             Err(_) if matches!(process.stage(), Stage::Ended(_)) => {
                 Err(Error::NotFoundError("the process has ended".to_owned()))

@@ -1,7 +1,7 @@
 //! A process of a container, from containerd's word of it to its end.
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use mote_agent_protocol::message::Status;
 
@@ -81,6 +81,15 @@ impl Process {
     /// To be called with each change to [`Stage::Ended`].
     pub fn wake(&self) {
         self.changed.notify_all();
+    }
+
+    /// Whether it ends within that time.
+    pub fn ends_within(&self, patience: Duration) -> bool {
+        let stage = lock(&self.stage);
+        let goes_on = |stage: &mut Stage| !matches!(stage, Stage::Ended(_));
+        let waited = self.changed.wait_timeout_while(stage, patience, goes_on);
+        let (_stage, waited) = waited.unwrap_or_else(PoisonError::into_inner);
+        !waited.timed_out()
     }
 
     /// Waits for its end.

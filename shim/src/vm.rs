@@ -20,7 +20,7 @@ use mote_agent_protocol::host::{CallError, Session};
 use mote_agent_protocol::{Event, Hello, Opening, PORT, Reply, Request};
 
 use crate::lock;
-use crate::monitor::{self, Recipe, said};
+use crate::monitor::{self, MOST_SAID, Recipe, said};
 use crate::streams::Expected;
 
 /// How long a connection may take to say what it is.
@@ -73,6 +73,8 @@ pub struct Vm {
     mote: PathBuf,
     expected: Arc<Expected>,
     over: Arc<Over>,
+    /// For an answer of the agent's.
+    patience: Duration,
 }
 
 /// How the monitor ended, once it has.
@@ -103,7 +105,8 @@ impl Vm {
         let over = Arc::<Over>::default();
         let log = folder.join("mote.log");
         let log_file = File::create(&log).map_err(io_error(log.display().to_string()))?;
-        let (command, runs) = monitor::command(recipe, log_file)?;
+        let (command, runs, console) = monitor::command(recipe, log_file)?;
+        let console = Tail::of(console);
         let (ended, told) = (over.clone(), sender.clone());
         let listener = match recipe.jail {
             Some(_) => None,
@@ -140,10 +143,10 @@ impl Vm {
 
         let limit = recipe.config.boot_timeout;
         let started = match called.recv_timeout(Duration::from_secs(limit)) {
-            Ok(Start::Called(stream)) => Session::open(stream).map_err(VmError::Call),
+            Ok(Start::Called(stream)) => open(stream, Duration::from_secs(limit)),
             Ok(Start::Ended(status)) => Err(ended_early(status, &log)),
             Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
-                Err(VmError::Late(limit, said(&folder.join("console.log"))))
+                Err(VmError::Late(limit, console.said()))
             }
         };
         let (session, hello) = started.inspect_err(|_| over.kill(pid))?;
@@ -157,6 +160,7 @@ impl Vm {
             mote: recipe.config.mote.clone(),
             expected: expected.clone(),
             over: over.clone(),
+            patience: Duration::from_secs(limit),
         };
         thread::spawn(move || {
             if let Err(error) = session.serve(0, |_, event| on_event(Some(event))) {
@@ -184,9 +188,15 @@ impl Vm {
         &self.expected
     }
 
-    /// Asks the agent.
+    /// Asks the agent. A guest in which it doesn't answer is none to be left running.
     pub fn call(&self, request: Request) -> Result<Reply, CallError> {
-        self.session.call(request)
+        let sent = self.session.send(request);
+        let answer = sent.and_then(|sent| sent.answer_within(self.patience));
+        if let Err(error @ (CallError::Late(_) | CallError::Connection(_))) = &answer {
+            warn!("{error}: the VM is ended");
+            self.end();
+        }
+        answer
     }
 
     /// Stops all vCPUs and devices, or has them go on.
@@ -232,6 +242,46 @@ impl Over {
                 unsafe { libc::kill(pid as libc::pid_t, libc::SIGKILL) };
             }
         }
+    }
+}
+
+/// The conversation, if the agent begins it in time.
+fn open(stream: UnixStream, patience: Duration) -> Result<(Session, Hello), VmError> {
+    let set = |patience| stream.set_read_timeout(patience);
+    set(Some(patience)).map_err(io_error("the agent's connection"))?;
+    let of = stream
+        .try_clone()
+        .map_err(io_error("the agent's connection"))?;
+    let opened = Session::open(of)?;
+    set(None).map_err(io_error("the agent's connection"))?;
+    // One that doesn't read what it is asked holds up nobody for longer.
+    let written = stream.set_write_timeout(Some(patience));
+    written.map_err(io_error("the agent's connection"))?;
+    Ok(opened)
+}
+
+/// The end of what the guest's console says: a guest may say as much as it likes.
+#[derive(Clone, Debug, Default)]
+struct Tail(Arc<Mutex<Vec<u8>>>);
+
+impl Tail {
+    fn of(mut console: File) -> Self {
+        let tail = Tail::default();
+        let own = tail.clone();
+        thread::spawn(move || {
+            let mut bytes = [0; MOST_SAID];
+            while let Ok(count @ 1..) = console.read(&mut bytes) {
+                let mut kept = lock(&own.0);
+                kept.extend(&bytes[..count]);
+                let more = kept.len().saturating_sub(MOST_SAID);
+                kept.drain(..more);
+            }
+        });
+        tail
+    }
+
+    fn said(&self) -> String {
+        monitor::line(&lock(&self.0))
     }
 }
 

@@ -4,8 +4,9 @@ use std::collections::HashMap;
 use std::io;
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use crate::VERSION;
 use crate::frame::{self, FrameError, TO_AGENT, TO_HOST};
@@ -20,6 +21,9 @@ pub enum CallError {
     /// The connection is over, or failed.
     #[error("the agent in the guest: {0}")]
     Connection(#[from] FrameError),
+    /// The answer doesn't come.
+    #[error("the agent in the guest didn't answer within {0:?}")]
+    Late(Duration),
     /// It ended before the answer came.
     #[error("the agent in the guest went away before it answered")]
     Gone,
@@ -56,6 +60,19 @@ impl Waiting {
         match self.0.recv() {
             Ok(answer) => answer.map_err(CallError::Refused),
             Err(_) => Err(CallError::Gone),
+        }
+    }
+
+    /// Waits for it, but not for ever: the guest may be any.
+    ///
+    /// # Errors
+    ///
+    /// The agent refuses, is gone, or takes longer.
+    pub fn answer_within(self, patience: Duration) -> Result<Reply, CallError> {
+        match self.0.recv_timeout(patience) {
+            Ok(answer) => answer.map_err(CallError::Refused),
+            Err(RecvTimeoutError::Timeout) => Err(CallError::Late(patience)),
+            Err(RecvTimeoutError::Disconnected) => Err(CallError::Gone),
         }
     }
 }
@@ -226,6 +243,16 @@ mod tests {
         drop(theirs);
         session.serve(0, |_, _| {}).unwrap();
         assert!(matches!(waiting.answer(), Err(CallError::Gone)));
+    }
+
+    #[test]
+    fn an_agent_that_never_answers_is_not_waited_for_for_ever() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        say(&theirs, &hello());
+        let (session, _) = Session::open(ours).unwrap();
+        let waiting = session.send(Request::Shutdown).unwrap();
+        let late = waiting.answer_within(Duration::from_millis(20));
+        assert!(matches!(late, Err(CallError::Late(_))));
     }
 
     #[test]
