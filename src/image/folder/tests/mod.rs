@@ -170,7 +170,8 @@ fn sockets_whiteouts_and_an_overlays_own_attributes_stay_behind() {
     if !is_root() {
         return;
     }
-    let base = tempfile::tempdir().unwrap();
+    // Where the temporary folder is in an overlay, whiteouts can't be made in it.
+    let base = tempfile::tempdir_in("/dev/shm").unwrap();
     let folder = base.path().join("folder");
     fs::create_dir_all(folder.join("opaque")).unwrap();
     let _socket = std::os::unix::net::UnixListener::bind(folder.join("socket")).unwrap();
