@@ -19,6 +19,7 @@ use oci_spec::runtime::{LinuxNamespaceType, Spec};
 use crate::cgroup::Cgroup;
 use crate::config::{Config, Rootfs};
 use crate::drives::{Drives, drives};
+use crate::hooks::{self, Moment};
 use crate::machine::{Host, Machine};
 use crate::monitor::Recipe;
 use crate::network::Namespace;
@@ -107,7 +108,7 @@ impl Pod {
             host.share = Some(Share::new(folder.join("shared")).map_err(refused)?);
         }
         let work = folder.join("c").join(&request.id);
-        let drives = drives(&config, request, &work)?;
+        let drives = drives(&config, request, &root_of(request, spec), &work)?;
         let (memory, vcpus) = size(&config, spec)?;
         let recipe = Recipe {
             config: &config,
@@ -201,7 +202,7 @@ impl Pod {
                     machine.call(Request::Setup(Setup { steps }))?;
                     format!("{place}/root")
                 }
-                _ => share(&self.folder_of(request, &work)?, false)?,
+                _ => share(&self.folder_of(request, spec, &work)?, false)?,
             };
             let kernel = machine.vm.hello();
             let sandbox = (*id != self.name).then_some(&*self.name);
@@ -225,7 +226,8 @@ impl Pod {
                 streams: opening.numbers(),
             })?;
             opening.run(&streams);
-            Ok(())
+            let bundle = Path::new(&request.bundle);
+            hooks::run(spec, Moment::Creating, id, bundle, machine.vm.pid())
         };
         let made = make();
         let shared = lock(&shared).clone();
@@ -254,8 +256,8 @@ impl Pod {
     }
 
     /// The root file system as a folder of the host.
-    fn folder_of(&self, request: &CreateTaskRequest, work: &Path) -> Result<PathBuf> {
-        let rootfs = Path::new(&request.bundle).join("rootfs");
+    fn folder_of(&self, request: &CreateTaskRequest, spec: &Spec, work: &Path) -> Result<PathBuf> {
+        let rootfs = root_of(request, spec);
         let cache = crate::options::config(request)?.cache;
         let plan = rootfs::prepare(&request.rootfs, &rootfs, How::Shared, &cache, work);
         match plan.map_err(refused)? {
@@ -271,6 +273,12 @@ impl Pod {
             machine.vm.end();
         }
     }
+}
+
+/// Where the root file system is, if containerd hands over no mounts for it.
+fn root_of(request: &CreateTaskRequest, spec: &Spec) -> PathBuf {
+    let root = spec.root().as_ref().map(|root| root.path().as_path());
+    Path::new(&request.bundle).join(root.unwrap_or(Path::new("rootfs")))
 }
 
 fn first_process(spec: &Spec, kernel: &Hello) -> Result<mote_agent_protocol::Process> {

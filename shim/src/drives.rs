@@ -23,7 +23,12 @@ pub struct Drives {
 }
 
 /// The drives for the snapshot of a request; none where it comes by virtio-fs.
-pub fn drives(config: &Config, request: &CreateTaskRequest, work: &Path) -> Result<Drives> {
+pub fn drives(
+    config: &Config,
+    request: &CreateTaskRequest,
+    rootfs: &Path,
+    work: &Path,
+) -> Result<Drives> {
     let mut drives = Drives {
         disks: Vec::new(),
         filesystem: "erofs".to_owned(),
@@ -35,8 +40,7 @@ pub fn drives(config: &Config, request: &CreateTaskRequest, work: &Path) -> Resu
         return Ok(drives);
     }
     std::fs::create_dir_all(work).map_err(|e| refused(format!("{}: {e}", work.display())))?;
-    let rootfs = Path::new(&request.bundle).join("rootfs");
-    let plan = rootfs::prepare(&request.rootfs, &rootfs, How::Block, &config.cache, work);
+    let plan = rootfs::prepare(&request.rootfs, rootfs, How::Block, &config.cache, work);
     match plan.map_err(refused)? {
         Plan::Image { path } => {
             drives.disks.push(format!("{},ro", path.display()));

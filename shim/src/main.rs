@@ -14,6 +14,7 @@
 //! - [`rootfs`], [`drives`], [`share`]: snapshots and volumes, as drives or a shared folder
 //! - [`shm`]: the memory that a pod's containers share
 //! - [`network`], [`cgroup`]: the pod's network namespace, and the guest in it; the pod's cgroup
+//! - [`hooks`]: programs of the host around a container's life
 //! - [`events`], [`stats`]: what containerd is told
 //! - [`config`], [`options`]: what whoever runs the machine says
 //! - [`leftovers`]: what remains of a VM
@@ -24,6 +25,7 @@ mod create;
 mod drives;
 mod ends;
 mod events;
+mod hooks;
 mod leftovers;
 mod logger;
 mod machine;

@@ -1,7 +1,7 @@
 //! The containers of one VM: what containerd asks of them, one function for each request of the task service.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -19,9 +19,10 @@ use mote_agent_protocol::container::Window;
 use mote_agent_protocol::message::{Reply, Stats};
 use mote_agent_protocol::setup::{Setup, Step};
 use mote_agent_protocol::{Request, Target};
-use oci_spec::runtime::LinuxSeccomp;
+use oci_spec::runtime::{LinuxSeccomp, Spec};
 
 use crate::events::Events;
+use crate::hooks::{self, Moment};
 use crate::logger::Owner;
 use crate::machine::Machine;
 use crate::process::{Ended, Process, Stage};
@@ -162,11 +163,15 @@ impl Pod {
         }
         *stage = Stage::Running;
         match exec {
-            "" => self.tell(TaskStart {
-                container_id: id.to_owned(),
-                pid,
-                ..TaskStart::default()
-            }),
+            "" => {
+                self.tell(TaskStart {
+                    container_id: id.to_owned(),
+                    pid,
+                    ..TaskStart::default()
+                });
+                let bundle = self.container(id, |container| Ok(container.bundle.clone()))?;
+                run_hooks(Moment::Started, id, &bundle, pid);
+            }
             exec => self.tell(TaskExecStarted {
                 container_id: id.to_owned(),
                 exec_id: exec.to_owned(),
@@ -358,7 +363,9 @@ impl Pod {
         }
         let container = lock(&self.inner).containers.remove(id);
         if let Some(container) = container {
+            let bundle = container.bundle.clone();
             container.clear();
+            run_hooks(Moment::Stopped, id, &bundle, pid);
         }
         if id == self.name {
             lock(&self.inner).machine = None;
@@ -377,6 +384,18 @@ impl Pod {
     /// Whether there is nothing left.
     pub fn is_empty(&self) -> bool {
         lock(&self.inner).containers.is_empty()
+    }
+}
+
+/// Those whose failure changes nothing any more.
+fn run_hooks(moment: Moment, id: &str, bundle: &str, pid: u32) {
+    let bundle = Path::new(bundle);
+    let ran = match Spec::load(bundle.join("config.json")) {
+        Ok(spec) => hooks::run(&spec, moment, id, bundle, pid),
+        Err(error) => Err(Error::Other(error.to_string())),
+    };
+    if let Err(error) = ran {
+        warn!("{error}");
     }
 }
 

@@ -115,19 +115,15 @@ pub fn no_id_mappings(
     }
 }
 
-/// Programs of the host that are to look into the container's namespaces, which the host hasn't. Whoever runs some of
-/// them, or knows that they aren't needed, takes them out of the specification first.
+/// Programs that are to run in the container's namespaces, which are in the guest, where the host's files aren't. The
+/// others are the shim's to run.
 fn hooks(spec: &Spec) -> Result<(), SpecError> {
     let Some(hooks) = spec.hooks() else {
         return Ok(());
     };
     for (field, hooks) in [
-        ("prestart", hooks.prestart()),
-        ("createRuntime", hooks.create_runtime()),
         ("createContainer", hooks.create_container()),
         ("startContainer", hooks.start_container()),
-        ("poststart", hooks.poststart()),
-        ("poststop", hooks.poststop()),
     ] {
         if let Some(hook) = list(hooks).first() {
             return Err(SpecError::refused(
@@ -141,8 +137,8 @@ fn hooks(spec: &Spec) -> Result<(), SpecError> {
 
 fn hook_text(hook: &Hook) -> String {
     format!(
-        "{}: would run on the host, with namespaces that are in a guest; leave it out (nerdctl sets up networks by such a \
-         hook: for this runtime have it done by CRI, or by ctr)",
+        "{}: would run in namespaces that are in a guest, where the host's programs aren't; createRuntime and poststop run \
+         on the host",
         hook.path().display()
     )
 }

@@ -1,7 +1,8 @@
 //! What containerd asks for by the OCI specification, as the program sees it.
 
+use crate::ctr::finish;
 use crate::image;
-use crate::world::World;
+use crate::world::{FOLDER, World};
 
 pub fn it_has_its_environment_folder_and_user(world: &World) {
     let script = "echo $COLOUR; echo $SHAPE; pwd; id -u; id -g; id -G; grep NoNewPrivs /proc/self/status; touch /etc/x 2>&1";
@@ -100,4 +101,44 @@ pub fn memory_is_limited(world: &World) {
         &["sh", "-c", "head -c 1000 /dev/zero | wc -c"],
     );
     assert_eq!(ended.success(), "1000\n");
+}
+
+/// As nerdctl has its networks made, and by a specification of the user's own, with a folder for its root.
+pub fn hooks_run_on_the_host(world: &World) {
+    let folder = std::path::Path::new(FOLDER);
+    let (config, state, gone) = (
+        folder.join("hooks.json"),
+        folder.join("hooked"),
+        folder.join("gone"),
+    );
+    let hook =
+        |script: String| serde_json::json!([{"path": "/bin/sh", "args": ["sh", "-c", script]}]);
+    let mut spec: serde_json::Value = serde_json::from_str(&world.says(&["oci", "spec"])).unwrap();
+    spec["root"]["path"] = format!("{FOLDER}/image/root").into();
+    spec["process"]["args"] = serde_json::json!(["echo", "hello"]);
+    spec["process"]["terminal"] = false.into();
+    // With the namespace that the task is in, as CNI's plugins get it.
+    let made = format!(
+        "cat >{0}; readlink /proc/$(sed 's/.*\"pid\":\\([0-9]*\\).*/\\1/' {0})/ns/net /proc/self/ns/net >>{0}",
+        state.display()
+    );
+    spec["hooks"] = serde_json::json!({
+        "createRuntime": hook(made), "poststop": hook(format!("cat >{}", gone.display())),
+    });
+    std::fs::write(&config, spec.to_string()).unwrap();
+    let path = config.to_str().unwrap();
+    let mut command = world.ctr(&["run", "--rm", "--runtime", &World::runtime()]);
+    command.args(["--config", path, "hooked"]);
+    assert_eq!(finish(command, &[]).success(), "hello\n");
+    let text = std::fs::read_to_string(&state).unwrap();
+    assert!(text.contains("\"id\":\"hooked\""), "{text}");
+    let namespaces: Vec<_> = text.matches("net:[").collect();
+    assert_eq!(namespaces.len(), 2, "{text}");
+    let lines: Vec<_> = text.rsplit("net:[").take(2).map(str::trim).collect();
+    assert_ne!(lines[0], lines[1], "{text}");
+    let text = std::fs::read_to_string(&gone).unwrap();
+    assert!(text.contains("\"stopped\""), "{text}");
+    for path in [config, state, gone] {
+        std::fs::remove_file(path).unwrap();
+    }
 }

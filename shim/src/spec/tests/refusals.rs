@@ -11,15 +11,11 @@ fn each_names_its_field() {
         ("/ociVersion", json!("2.0.0"), "ociVersion: `2.0.0`"),
         ("/root", json!(null), "root: is not there"),
         (
-            "/hooks/createRuntime",
+            "/hooks/createContainer",
             hook(),
-            "hooks.createRuntime: /usr/bin/nerdctl: would run on the host",
+            "hooks.createContainer: /usr/bin/nerdctl: would run",
         ),
-        ("/hooks/prestart", hook(), "hooks.prestart: "),
-        ("/hooks/createContainer", hook(), "hooks.createContainer: "),
         ("/hooks/startContainer", hook(), "hooks.startContainer: "),
-        ("/hooks/poststart", hook(), "hooks.poststart: "),
-        ("/hooks/poststop", hook(), "hooks.poststop: "),
         ("/vm", json!({"kernel": {"path": "/k"}}), "vm: "),
         ("/solaris", json!({}), "solaris: "),
         (
