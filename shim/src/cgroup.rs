@@ -36,7 +36,10 @@ impl Cgroup {
         if !root.join("cgroup.controllers").exists() {
             return None;
         }
-        let path = root.join(place(given)?);
+        let mut path = root.join(place(given)?);
+        if divided(&path) {
+            path.push(format!("mote-{}", std::process::id()));
+        }
         let made = make(root, &path).and_then(|first| {
             let processes = File::options()
                 .write(true)
@@ -120,6 +123,13 @@ fn wait_until_empty(path: &Path) -> io::Result<()> {
     }
 }
 
+/// Whether others have controllers in cgroups below it, by which it can have no processes of its own (cgroup-v2, No
+/// Internal Process Constraint).
+fn divided(path: &Path) -> bool {
+    let controllers = fs::read_to_string(path.join("cgroup.subtree_control"));
+    controllers.is_ok_and(|names| !names.trim().is_empty())
+}
+
 /// Makes the folders, and tells which is the first that wasn't there.
 fn make(root: &Path, path: &Path) -> io::Result<PathBuf> {
     let mut first = None;
@@ -183,6 +193,24 @@ mod tests {
         assert_eq!(place(":p:n").as_deref(), Some("system.slice/p-n.scope"));
         for wrong in ["", "/", "/a/../../b", "no:p:n", "../a"] {
             assert_eq!(place(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn where_others_divide_it_a_cgroup_below_is_taken() {
+        let root = tempfile::tempdir().unwrap();
+        fs::write(root.path().join("cgroup.controllers"), "").unwrap();
+        let here = root.path().join("a");
+        let below = here.join(format!("mote-{}", std::process::id()));
+        fs::create_dir_all(&below).unwrap();
+        for folder in [&here, &below] {
+            fs::write(folder.join("cgroup.procs"), "").unwrap();
+        }
+        for (controllers, path) in [("\n", &here), ("memory pids\n", &below)] {
+            fs::write(here.join("cgroup.subtree_control"), controllers).unwrap();
+            let made = Cgroup::make_in(root.path(), Path::new("/a")).unwrap();
+            assert_eq!(&made.path, path);
+            assert_eq!(&made.first, path, "nothing was missing");
         }
     }
 

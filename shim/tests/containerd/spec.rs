@@ -126,6 +126,9 @@ pub fn hooks_run_on_the_host(world: &World) {
         "createRuntime": hook(made), "poststop": hook(format!("cat >{}", gone.display())),
     });
     std::fs::write(&config, spec.to_string()).unwrap();
+    // Its cgroup is /default, which is divided once runc has had a container below it.
+    let command = world.command_by("io.containerd.runc.v2", &["--rm"], "by-runc", &["true"]);
+    finish(command, &[]).success();
     let path = config.to_str().unwrap();
     let mut command = world.ctr(&["run", "--rm", "--runtime", &World::runtime()]);
     command.args(["--config", path, "hooked"]);
