@@ -29,14 +29,12 @@ pub fn live(
     let has_terminal = session.is_some_and(Session::has_terminal);
     let forwarding = session.map(|session| session.start(vm.stopper()));
     let terminal = match config.console {
-        _ if has_terminal => {
-            RawTerminal::enter().map_err(internal("setting the terminal's mode"))?
-        }
-        Console::Stdio | Console::Hvc(Endpoint::Stdio) => {
-            RawTerminal::enter().map_err(internal("setting the terminal's mode"))?
-        }
-        _ => None,
+        // Until the program runs, Ctrl-C is mote's: a guest may hang before that.
+        _ if has_terminal => RawTerminal::prepare(),
+        Console::Stdio | Console::Hvc(Endpoint::Stdio) => RawTerminal::enter(),
+        _ => Ok(None),
     };
+    let terminal = terminal.map_err(internal("setting the terminal's mode"))?;
     sandbox.forget_environment();
     let exit = vm.run().map_err(|e| CliError::new(Status::Host, e));
     drop(terminal);

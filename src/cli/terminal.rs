@@ -3,12 +3,15 @@
 
 use std::io::{self, IsTerminal};
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::signals;
 
 /// What the terminal was, and what it is while the guest has it. Handlers need it, so it is
 /// for the whole process, as the terminal is.
 static MODES: OnceLock<Modes> = OnceLock::new();
+/// Whether the guest has it by now.
+static IS_RAW: AtomicBool = AtomicBool::new(false);
 
 struct Modes {
     /// The process group, which a handler may not ask for.
@@ -19,13 +22,22 @@ struct Modes {
 
 const STDIN: i32 = libc::STDIN_FILENO;
 
-/// Raw mode, as long as this value lives.
+/// Raw mode, as long as this value lives, from its beginning or from [`make_raw`] on.
 pub struct RawTerminal(());
 
 impl RawTerminal {
     /// Puts the terminal on standard input into raw mode; `None` where there is none, or where
     /// it belongs to another job now.
     pub fn enter() -> io::Result<Option<Self>> {
+        let terminal = RawTerminal::prepare()?;
+        if terminal.is_some() {
+            make_raw();
+        }
+        Ok(terminal)
+    }
+
+    /// The same, but leaves raw mode to [`make_raw`].
+    pub fn prepare() -> io::Result<Option<Self>> {
         // SAFETY: takes nothing.
         let job = unsafe { libc::getpgrp() };
         if !io::stdin().is_terminal() || !is_foreground(job) {
@@ -37,7 +49,7 @@ impl RawTerminal {
         if unsafe { libc::tcgetattr(STDIN, &raw mut original) } != 0 {
             return Err(io::Error::last_os_error());
         }
-        let modes = MODES.get_or_init(|| Modes {
+        MODES.get_or_init(|| Modes {
             job,
             original,
             raw: raw(original),
@@ -66,13 +78,19 @@ impl RawTerminal {
             resume as *const () as usize,
             libc::SA_RESTART,
         )?;
-        set(job, &modes.raw);
         Ok(Some(RawTerminal(())))
     }
 }
 
+/// From now on keys are the guest's, if there is a [`RawTerminal`].
+pub fn make_raw() {
+    IS_RAW.store(true, Ordering::Release);
+    resume(libc::SIGCONT);
+}
+
 impl Drop for RawTerminal {
     fn drop(&mut self) {
+        IS_RAW.store(false, Ordering::Release);
         restore();
     }
 }
@@ -124,7 +142,9 @@ extern "C" fn pause(_: i32) {
 }
 
 extern "C" fn resume(_: i32) {
-    if let Some(modes) = MODES.get() {
+    if let Some(modes) = MODES.get()
+        && IS_RAW.load(Ordering::Acquire)
+    {
         set(modes.job, &modes.raw);
     }
 }

@@ -25,6 +25,7 @@ mod spec;
 mod start_time;
 mod task;
 mod terminal;
+mod throughput;
 mod versions;
 mod volumes;
 mod world;
@@ -61,6 +62,7 @@ const TESTS: &[Test] = tests! {
         containerd_2_runs_one;
     versions: containerd_1_7_runs_it containerd_2_runs_it;
     start_time: beside_runc;
+    throughput: beside_runc;
 };
 
 fn main() -> ExitCode {

@@ -3,9 +3,14 @@
 use crate::ctr::Session;
 use crate::world::World;
 
-/// As many as a day has (`MOTE_LONG=1`), or what an emulated machine has time for.
+/// Whether there is all the time of a day (`MOTE_LONG=1`).
+pub fn is_long() -> bool {
+    std::env::var_os("MOTE_LONG").is_some_and(|value| value == "1")
+}
+
+/// As many as a day has, or what an emulated machine has time for.
 fn few(many: u32) -> u32 {
-    match std::env::var_os("MOTE_LONG").is_some_and(|value| value == "1") {
+    match is_long() {
         true => many,
         false => many.min(5 + many / 40),
     }
@@ -82,6 +87,7 @@ pub fn many_in_a_row(world: &World) {
         );
         if number % 20 == 4 {
             world.nothing_is_left();
+            println!("{} one after the other", number + 1);
         }
     }
 }

@@ -230,6 +230,11 @@ impl World {
     /// The shim's configuration.
     pub fn shim_settings() -> String {
         let rootfs = std::env::var("MOTE_TEST_ROOTFS").unwrap_or_else(|_| "block".to_owned());
+        Self::shim_settings_with(&rootfs)
+    }
+
+    /// That with root file systems by another way.
+    pub fn shim_settings_with(rootfs: &str) -> String {
         format!(
             "mote = {:?}\nkernel = {:?}\nvirtiofsd = {:?}\nstate = \"/run/mote\"\ncache = \"{FOLDER}/cache\"\n\
              rootfs = {rootfs:?}\nmemory = 128\nvcpus = 1\nboot_timeout = 120\nlog = \"info\"\n",

@@ -19,7 +19,7 @@ use vmm_sys_util::eventfd::EventFd;
 use super::guest::{ERROR, INPUT, NAME, OUTPUT};
 use super::{Workload, guest, stdio};
 use crate::cli::signals::{self, Forwarding};
-use crate::cli::{CliError, Status};
+use crate::cli::{CliError, Status, terminal};
 
 /// Statuses of shells for a program that can't be run, and for one that isn't there.
 const NOT_RUN: u8 = 126;
@@ -248,6 +248,7 @@ impl Session {
         };
         signals::forward();
         if self.0.has_terminal {
+            terminal::make_raw();
             // It may have changed before.
             self.tell(session, Request::Resize(Target::of(NAME, ""), window()));
         }
