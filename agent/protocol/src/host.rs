@@ -1,7 +1,7 @@
 //! The host's end of a control connection: calls from any thread, events on the one that serves.
 
 use std::collections::HashMap;
-use std::io;
+use std::io::Write;
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -11,6 +11,7 @@ use std::time::Duration;
 use crate::VERSION;
 use crate::frame::{self, FrameError, TO_AGENT, TO_HOST};
 use crate::message::{Answer, Call, Event, FromAgent, Hello, Refusal, Reply, Request};
+use crate::within::Within;
 
 /// Why a call has no good answer.
 #[derive(Debug, thiserror::Error)]
@@ -36,6 +37,8 @@ pub enum CallError {
 #[derive(Debug)]
 pub struct Session {
     stream: UnixStream,
+    /// That a message may take to be written.
+    patience: Option<Duration>,
     calls: Mutex<Calls>,
 }
 
@@ -44,6 +47,14 @@ struct Calls {
     last: u32,
     pending: HashMap<u32, Sender<Answer>>,
     ended: bool,
+}
+
+impl Calls {
+    /// No answer comes any more: whoever waits gets to know.
+    fn end(&mut self) {
+        self.ended = true;
+        self.pending.clear();
+    }
 }
 
 /// An answer that is on its way.
@@ -84,12 +95,36 @@ impl Session {
     ///
     /// It doesn't come.
     pub fn open(stream: UnixStream) -> Result<(Self, Hello), CallError> {
-        let hello = match frame::read(&mut &stream, TO_HOST)? {
-            FromAgent::Hello(hello) => hello,
-            _ => return Err(CallError::Wrong("doesn't begin with a greeting")),
+        let first = frame::read(&mut &stream, TO_HOST)?;
+        Session::begin(stream, first, None)
+    }
+
+    /// The same for a guest that may be any: the greeting comes within that time, and whatever is sent later is taken
+    /// within it, or the connection is over.
+    ///
+    /// # Errors
+    ///
+    /// It doesn't come in time.
+    pub fn open_within(stream: UnixStream, patience: Duration) -> Result<(Self, Hello), CallError> {
+        let first = frame::read(&mut Within::new(&stream, patience), TO_HOST)?;
+        stream.set_read_timeout(None).map_err(FrameError::Io)?;
+        Session::begin(stream, first, Some(patience))
+    }
+
+    fn begin(
+        stream: UnixStream,
+        first: FromAgent,
+        patience: Option<Duration>,
+    ) -> Result<(Self, Hello), CallError> {
+        let FromAgent::Hello(hello) = first else {
+            return Err(CallError::Wrong("doesn't begin with a greeting"));
         };
-        let calls = Mutex::default();
-        Ok((Session { stream, calls }, hello))
+        let session = Session {
+            stream,
+            patience,
+            calls: Mutex::default(),
+        };
+        Ok((session, hello))
     }
 
     /// The protocol's version, for whoever tells people.
@@ -107,6 +142,16 @@ impl Session {
     /// It is too long, or the connection has failed.
     pub fn send(&self, request: Request) -> Result<Waiting, CallError> {
         let (sender, receiver) = channel();
+        self.write(request, Some(sender))?;
+        Ok(Waiting(receiver))
+    }
+
+    /// Sends a request whose answer nobody waits for: a guest that gives none costs nothing then.
+    fn tell(&self, request: Request) -> Result<(), CallError> {
+        self.write(request, None)
+    }
+
+    fn write(&self, request: Request, sender: Option<Sender<Answer>>) -> Result<(), CallError> {
         let mut calls = self.calls();
         if calls.ended {
             return Err(CallError::Gone);
@@ -114,13 +159,21 @@ impl Session {
         calls.last = calls.last.checked_add(1).unwrap_or(1);
         let id = calls.last;
         let bytes = frame::encode(&Call { id, request }, TO_AGENT)?;
-        calls.pending.insert(id, sender);
+        if let Some(sender) = sender {
+            calls.pending.insert(id, sender);
+        }
         // With the lock held, so that messages don't mix.
-        if let Err(error) = io::Write::write_all(&mut &self.stream, &bytes) {
-            calls.pending.remove(&id);
+        let written = match self.patience {
+            Some(patience) => Within::new(&self.stream, patience).write_all(&bytes),
+            None => (&self.stream).write_all(&bytes),
+        };
+        if let Err(error) = written {
+            // Of a part of a message nobody can make anything: whoever waits for the lock needn't try.
+            calls.end();
+            self.close();
             return Err(FrameError::Io(error).into());
         }
-        Ok(Waiting(receiver))
+        Ok(())
     }
 
     /// Sends a request and waits for its answer. Not from the thread that serves.
@@ -156,7 +209,7 @@ impl Session {
                 Ok(FromAgent::Event(number, event)) => {
                     after = number;
                     on_event(number, event);
-                    if self.send(Request::Acknowledge(number)).is_err() {
+                    if self.tell(Request::Acknowledge(number)).is_err() {
                         break Ok(());
                     }
                 }
@@ -167,10 +220,7 @@ impl Session {
                 Err(error) => break Err(error.into()),
             }
         };
-        let mut calls = self.calls();
-        calls.ended = true;
-        calls.pending.clear(); // whoever waits gets to know
-        drop(calls);
+        self.calls().end();
         self.close();
         result
     }
@@ -185,8 +235,9 @@ impl Session {
 mod tests {
     use super::*;
     use crate::message::{Status, Target};
-    use std::io::Write;
+    use std::io::Read;
     use std::thread;
+    use std::time::Instant;
 
     fn hello() -> FromAgent {
         FromAgent::Hello(Hello::default())
@@ -253,6 +304,69 @@ mod tests {
         let waiting = session.send(Request::Shutdown).unwrap();
         let late = waiting.answer_within(Duration::from_millis(20));
         assert!(matches!(late, Err(CallError::Late(_))));
+    }
+
+    #[test]
+    fn an_agent_that_never_reads_or_says_little_at_a_time_is_not_waited_for_either() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        say(&theirs, &hello());
+        let patience = Duration::from_millis(200);
+        let (session, _) = Session::open_within(ours, patience).unwrap();
+        let begin = Instant::now();
+        // A little is taken meanwhile, which doesn't begin the time anew.
+        let mut reader = theirs.try_clone().unwrap();
+        thread::spawn(move || {
+            while reader.read(&mut [0; 100]).is_ok_and(|n| n > 0) {
+                thread::sleep(Duration::from_millis(20));
+            }
+        });
+        let failed = loop {
+            if let Err(error) = session.send(Request::Start("x".repeat(20_000))) {
+                break error;
+            }
+        };
+        assert!(matches!(failed, CallError::Connection(_)), "{failed}");
+        assert!(
+            begin.elapsed() < Duration::from_secs(20),
+            "{:?}",
+            begin.elapsed()
+        );
+        assert!(matches!(
+            session.send(Request::Shutdown),
+            Err(CallError::Gone)
+        ));
+        // A greeting that comes a byte at a time.
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let greeting = frame::encode(&hello(), TO_HOST).unwrap();
+        thread::spawn(move || {
+            for byte in greeting {
+                thread::sleep(Duration::from_millis(100));
+                if theirs.write_all(&[byte]).is_err() {
+                    return;
+                }
+            }
+        });
+        assert!(Session::open_within(ours, patience).is_err());
+    }
+
+    #[test]
+    fn acknowledgements_are_not_waited_for() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        say(&theirs, &hello());
+        let (session, _) = Session::open(ours).unwrap();
+        let agent = thread::spawn(move || {
+            for number in 1..=100 {
+                say(
+                    &theirs,
+                    &FromAgent::Event(number, Event::OutOfMemory("x".into())),
+                );
+                let _: Call = frame::read(&mut &theirs, TO_AGENT).unwrap();
+            }
+        });
+        session
+            .serve(0, |_, _| assert!(session.calls().pending.is_empty()))
+            .unwrap();
+        agent.join().unwrap();
     }
 
     #[test]

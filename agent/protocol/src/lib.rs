@@ -16,6 +16,7 @@ pub mod host;
 pub mod message;
 pub mod opening;
 pub mod setup;
+pub mod within;
 
 pub use container::{Container, Mount, Process};
 pub use message::{Answer, Call, Event, FromAgent, Hello, Refusal, Reply, Request, Target};
