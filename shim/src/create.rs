@@ -1,8 +1,7 @@
 //! A container, and the VM for it if it is the first: what containerd's `create` comes to.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
-use std::sync::mpsc::channel;
+use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Instant;
@@ -13,7 +12,7 @@ use containerd_shim::{Error, Result};
 use log::{info, warn};
 use mote_agent_protocol::message::Request;
 use mote_agent_protocol::setup::{Setup, Step};
-use mote_agent_protocol::{Hello, Mount};
+use mote_agent_protocol::{Event, Hello, Mount};
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
 
 use crate::cgroup::Cgroup;
@@ -30,10 +29,12 @@ use crate::share::{self, Share};
 use crate::spec::{self, Place};
 use crate::streams::{Paths, Streams};
 use crate::vm::Vm;
-use crate::{leftovers, lock, vm};
+use crate::{ends, leftovers, lock, vm};
 
 /// Where containers are in the guest.
 const CONTAINERS: &str = "/run/c";
+/// Of the guest's, that nobody has looked at yet.
+const MOST_EVENTS: usize = 1024;
 
 impl Pod {
     /// Makes a container, up to where its program would run.
@@ -122,15 +123,14 @@ impl Pod {
             jail: config.jail.then(|| user(&config, &folder)),
         };
         let prepared = begin.elapsed();
-        let (queue, events) = channel();
-        let vm = Vm::start(&recipe, move |event| drop(queue.send(event))).map_err(refused)?;
+        let (queue, events) = sync_channel(MOST_EVENTS);
+        let on_event = move |event: Option<Event>| match event {
+            Some(event) => ends::is_sane(&event) && queue.try_send(Some(event)).is_ok(),
+            None => queue.send(None).is_ok(),
+        };
+        let vm = Vm::start(&recipe, on_event).map_err(refused)?;
         let called = begin.elapsed();
-        let machine = Arc::new(Machine {
-            vm,
-            host,
-            memory: Mutex::default(),
-            is_paused: AtomicBool::new(false),
-        });
+        let machine = Arc::new(Machine::new(vm, host));
         lock(&self.inner).machine = Some(machine.clone());
         let pod = self.clone();
         thread::spawn(move || {
@@ -246,6 +246,10 @@ impl Pod {
         match made {
             Ok(()) => {
                 lock(&self.inner).containers.insert(id.clone(), container);
+                if machine.vm.is_over() {
+                    // Meanwhile: nobody else may have seen this one.
+                    self.machine_ended();
+                }
                 Ok(machine.vm.pid())
             }
             Err(error) => {

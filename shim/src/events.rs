@@ -1,7 +1,7 @@
 //! What containerd is told: each event once, in the order in which they come here, also by way of a containerd that is
 //! started again meanwhile.
 
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::thread;
 use std::time::Duration;
 
@@ -17,8 +17,13 @@ const ATTEMPTS: usize = 300;
 /// That an answer to an event may take.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// A message and its topic.
-type Told = (String, Box<dyn MessageDyn>);
+/// What the thread is given.
+enum Told {
+    /// A topic and its message.
+    Event(String, Box<dyn MessageDyn>),
+    /// To be said once it comes to this.
+    Flush(SyncSender<()>),
+}
 
 /// Where events go. They are sent by a thread of its own, so that nobody waits for containerd.
 #[derive(Debug)]
@@ -38,13 +43,29 @@ impl Events {
     /// Tells of an event.
     pub fn tell<E: containerd_shim::event::Event + MessageDyn>(&self, event: E) {
         // The thread ends with the process.
-        let _ = self.queue.send((event.topic(), Box::new(event)));
+        let _ = self.queue.send(Told::Event(event.topic(), Box::new(event)));
+    }
+
+    /// Waits until containerd has been told of all so far, or as long as that.
+    pub fn flush(&self, patience: Duration) {
+        let (done, all) = sync_channel(1);
+        let _ = self.queue.send(Told::Flush(done));
+        if all.recv_timeout(patience).is_err() {
+            warn!("containerd may not have learned of all that happened");
+        }
     }
 }
 
 fn send_all(first: RemotePublisher, namespace: &str, address: &str, told: &Receiver<Told>) {
     let mut publisher = Some(first);
-    while let Ok((topic, event)) = told.recv() {
+    while let Ok(told) = told.recv() {
+        let (topic, event) = match told {
+            Told::Event(topic, event) => (topic, event),
+            Told::Flush(done) => {
+                let _ = done.send(());
+                continue;
+            }
+        };
         for attempt in 1..=ATTEMPTS {
             if publisher.is_none() {
                 publisher = RemotePublisher::new(address).ok();

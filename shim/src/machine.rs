@@ -1,12 +1,12 @@
 //! A pod's VM, and what on the host belongs to it: they go together.
 
 use std::path::PathBuf;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError, RwLock};
 
-use containerd_shim::Result;
+use containerd_shim::{Error, Result};
 use log::warn;
 use mote_agent_protocol::Request;
+use mote_agent_protocol::host::CallError;
 use mote_agent_protocol::message::Reply;
 use mote_agent_protocol::setup::{Link, Setup, Step};
 
@@ -23,17 +23,46 @@ pub(crate) struct Machine {
     pub host: Host,
     /// The host's folders that stand for what the guest has at its containers' /dev/shm, in the guest's order.
     pub memory: Mutex<Vec<PathBuf>>,
-    /// Stopped as a whole: nobody in it answers.
-    pub is_paused: AtomicBool,
+    /// Stopped as a whole: nobody in it answers. Held while somebody is asked something, and while it changes.
+    is_paused: RwLock<bool>,
 }
 
 impl Machine {
+    pub fn new(vm: Vm, host: Host) -> Self {
+        Machine {
+            vm,
+            host,
+            memory: Mutex::default(),
+            is_paused: RwLock::default(),
+        }
+    }
+
     /// Asks the agent, if it can answer.
     pub fn call(&self, request: Request) -> Result<Reply> {
-        match self.is_paused.load(Ordering::Acquire) {
-            true => Err(refused("the container is paused")),
-            false => self.vm.call(request).map_err(refused),
+        let is_paused = self.is_paused.read();
+        if *is_paused.unwrap_or_else(PoisonError::into_inner) {
+            return Err(refused("the container is paused"));
         }
+        self.vm.call(request).map_err(|error| match &error {
+            CallError::Refused(refusal) if refusal.errno == libc::ESRCH => {
+                Error::NotFoundError(error.to_string())
+            }
+            _ => refused(error),
+        })
+    }
+
+    /// Stops the VM as a whole, or has it go on.
+    pub fn pause(&self, pause: bool) -> Result<()> {
+        let is_paused = self.is_paused.write();
+        let mut is_paused = is_paused.unwrap_or_else(PoisonError::into_inner);
+        self.vm.pause(pause).map_err(refused)?;
+        *is_paused = pause;
+        Ok(())
+    }
+
+    pub fn is_paused(&self) -> bool {
+        let is_paused = self.is_paused.read();
+        *is_paused.unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Gives the guest what CNI has put into the namespace by now.

@@ -20,6 +20,7 @@
 //! - [`leftovers`]: what remains of a VM
 
 mod cgroup;
+mod child;
 mod config;
 mod create;
 mod drives;

@@ -6,13 +6,12 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::mpsc::channel;
-use std::thread;
+use std::process::{Command, ExitStatus, Stdio};
 
 use log::{debug, warn};
 
 use crate::cgroup::Cgroup;
+use crate::child::Child;
 use crate::config::Config;
 use crate::network::Namespace;
 use crate::vm::{VmError, io_error};
@@ -119,7 +118,7 @@ pub fn command(recipe: &Recipe, log: File) -> Result<(Command, Option<File>, Fil
 }
 
 /// Starts virtiofsd on a socket that listens already, so that nobody waits for it to be ready.
-pub fn share(recipe: &Recipe) -> Result<(), VmError> {
+pub fn share(recipe: &Recipe) -> Result<Child, VmError> {
     let (config, folder) = (recipe.config, recipe.folder);
     let socket = folder.join("fs");
     let listener = UnixListener::bind(&socket);
@@ -139,48 +138,16 @@ pub fn share(recipe: &Recipe) -> Result<(), VmError> {
     settle(&mut command, recipe);
     let ended = move |status: ExitStatus| match status.success() {
         true => debug!("virtiofsd has ended"),
+        false if status.signal() == Some(libc::SIGTERM) => debug!("virtiofsd was ended"),
         false => warn!("virtiofsd: {}: {}", told(status), said(&log)),
     };
-    keep(command, ended).map(drop).map_err(|error| {
+    Child::start(command, ended).map_err(|error| {
         let what = format!(
             "{}: it shares folders with the guest; `virtiofsd` in the shim's configuration says where it is",
             config.virtiofsd.display()
         );
         VmError::Io { what, error }
     })
-}
-
-/// Runs a command on a thread that lives as long as it does: the kernel ends it when that thread ends, however that
-/// comes (prctl(2), PR_SET_PDEATHSIG).
-pub fn keep(
-    mut command: Command,
-    ended: impl FnOnce(ExitStatus) + Send + 'static,
-) -> io::Result<u32> {
-    let shim = std::process::id() as libc::pid_t;
-    // SAFETY: system calls only, which take numbers.
-    unsafe {
-        command.pre_exec(move || {
-            libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
-            match libc::getppid() == shim {
-                true => Ok(()),
-                false => Err(io::Error::from_raw_os_error(libc::ESRCH)),
-            }
-        });
-    }
-    let (sender, started) = channel();
-    thread::spawn(move || {
-        let mut child: Child = match command.spawn() {
-            Ok(child) => child,
-            Err(error) => return drop(sender.send(Err(error))),
-        };
-        let _ = sender.send(Ok(child.id()));
-        drop(command);
-        let status = child.wait();
-        ended(status.unwrap_or_else(|_| ExitStatus::from_raw(255 << 8)));
-    });
-    started
-        .recv()
-        .unwrap_or_else(|_| Err(io::Error::other("its thread has ended")))
 }
 
 /// Has the program be in the pod's cgroup.

@@ -2,15 +2,13 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use containerd_shim::api::Status as State;
 use containerd_shim::event::Event as Topic;
 use containerd_shim::protos::events::task::{
-    TaskDelete, TaskExecAdded, TaskExecStarted, TaskPaused, TaskResumed, TaskStart,
+    TaskExecAdded, TaskExecStarted, TaskPaused, TaskResumed, TaskStart,
 };
 use containerd_shim::protos::protobuf::MessageDyn;
 use containerd_shim::{Error, Result};
@@ -27,13 +25,7 @@ use crate::logger::Owner;
 use crate::machine::Machine;
 use crate::process::{Ended, Process, Stage};
 use crate::streams::{Paths, Streams};
-use crate::{lock, spec, timestamp};
-
-/// How long what a process wrote may take to be read, once the process is deleted.
-const OUTPUT_PATIENCE: Duration = Duration::from_secs(10);
-
-/// How long a container may take to end once it is killed.
-const DEATH_PATIENCE: Duration = Duration::from_secs(30);
+use crate::{lock, spec};
 
 /// All of it.
 #[derive(Debug)]
@@ -169,6 +161,8 @@ impl Pod {
                     pid,
                     ..TaskStart::default()
                 });
+                // What comes next may take as long as it likes; an end may be told.
+                drop(stage);
                 let bundle = self.container(id, |container| Ok(container.bundle.clone()))?;
                 run_hooks(Moment::Started, id, &bundle, pid);
             }
@@ -236,40 +230,6 @@ impl Pod {
         Ok(self.process(id, exec)?.1.wait())
     }
 
-    pub fn kill(&self, id: &str, exec: &str, signal: u32, all: bool) -> Result<()> {
-        let (machine, process) = self.process(id, exec)?;
-        if matches!(process.stage(), Stage::Ended(_)) && !all {
-            return Err(Error::NotFoundError("the process has ended".to_owned()));
-        }
-        if machine.is_paused.load(Ordering::Acquire) {
-            // Whoever is to end has to run for it.
-            self.pause(id, false)?;
-        }
-        let signal = i32::try_from(signal).map_err(|e| Error::InvalidArgument(e.to_string()))?;
-        let target = Target::of(id, exec);
-        let called = machine.call(Request::Signal {
-            target,
-            signal,
-            all,
-        });
-        if signal == libc::SIGKILL && exec.is_empty() {
-            // Who is killed ends, whatever the guest makes of it.
-            let (machine, process) = (machine.clone(), process.clone());
-            thread::spawn(move || {
-                if !process.ends_within(DEATH_PATIENCE) {
-                    warn!("a killed container goes on: its VM is ended");
-                    machine.vm.end();
-                }
-            });
-        }
-        match called {
-            Err(_) if matches!(process.stage(), Stage::Ended(_)) => {
-                Err(Error::NotFoundError("the process has ended".to_owned()))
-            }
-            called => called.map(drop),
-        }
-    }
-
     pub fn resize(&self, id: &str, exec: &str, columns: u32, rows: u32) -> Result<()> {
         let (machine, process) = self.process(id, exec)?;
         if process.spec.is_some() && process.stage() == Stage::Created {
@@ -316,10 +276,7 @@ impl Pod {
         let (machine, _) = self.process(id, "")?;
         let is_only = lock(&self.inner).containers.len() == 1;
         match is_only {
-            true => {
-                machine.vm.pause(pause).map_err(refused)?;
-                machine.is_paused.store(pause, Ordering::Release);
-            }
+            true => machine.pause(pause)?,
             false => {
                 machine.call(Request::Freeze(id.to_owned(), pause))?;
             }
@@ -342,43 +299,9 @@ impl Pod {
         Ok(())
     }
 
-    /// Forgets a process that has ended, and with a container's first all of it, and with the VM's first all of that.
-    pub fn delete(&self, id: &str, exec: &str) -> Result<(u32, Ended)> {
-        let (machine, process) = self.process(id, exec)?;
-        let ended = match process.stage() {
-            Stage::Ended(ended) => ended,
-            Stage::Created if process.spec.is_some() => Ended::never_run(),
-            _ => return Err(refused("the process has not ended")),
-        };
-        process.streams.finish(OUTPUT_PATIENCE);
-        // An error is of a guest that is gone, with all that was in it.
-        let _ = machine.call(Request::Delete(Target::of(id, exec)));
-        let pid = machine.vm.pid();
-        if !exec.is_empty() {
-            self.container(id, |container| {
-                container.processes.remove(exec);
-                Ok(())
-            })?;
-            return Ok((pid, ended));
-        }
-        let container = lock(&self.inner).containers.remove(id);
-        if let Some(container) = container {
-            let bundle = container.bundle.clone();
-            container.clear();
-            run_hooks(Moment::Stopped, id, &bundle, pid);
-        }
-        if id == self.name {
-            lock(&self.inner).machine = None;
-            machine.vm.end();
-        }
-        self.tell(TaskDelete {
-            container_id: id.to_owned(),
-            pid,
-            exit_status: ended.status,
-            exited_at: timestamp(ended.at),
-            ..TaskDelete::default()
-        });
-        Ok((pid, ended))
+    /// Waits until containerd knows all that there was to tell, if that takes no longer.
+    pub fn flush(&self, patience: Duration) {
+        self.events.flush(patience);
     }
 
     /// Whether there is nothing left.
@@ -388,7 +311,7 @@ impl Pod {
 }
 
 /// Those whose failure changes nothing any more.
-fn run_hooks(moment: Moment, id: &str, bundle: &str, pid: u32) {
+pub(crate) fn run_hooks(moment: Moment, id: &str, bundle: &str, pid: u32) {
     let bundle = Path::new(bundle);
     let ran = match Spec::load(bundle.join("config.json")) {
         Ok(spec) => hooks::run(&spec, moment, id, bundle, pid),

@@ -83,6 +83,15 @@ impl Process {
         self.changed.notify_all();
     }
 
+    /// Of one that was never started.
+    pub fn never_runs(&self) {
+        let mut stage = lock(&self.stage);
+        if *stage == Stage::Created {
+            *stage = Stage::Ended(Ended::never_run());
+            self.changed.notify_all();
+        }
+    }
+
     /// Whether it ends within that time.
     pub fn ends_within(&self, patience: Duration) -> bool {
         let stage = lock(&self.stage);
@@ -102,5 +111,28 @@ impl Process {
             let waited = self.changed.wait(stage);
             stage = waited.unwrap_or_else(PoisonError::into_inner);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::streams::Paths;
+    use std::sync::Arc;
+    use std::thread;
+
+    #[test]
+    fn who_waits_for_one_that_never_runs_gets_to_know() {
+        let streams = Streams::new(Paths::default()).unwrap();
+        let process = Arc::new(Process::new(streams, None));
+        let waiting = process.clone();
+        let waiter = thread::spawn(move || waiting.wait());
+        assert!(!process.ends_within(Duration::from_millis(10)));
+        process.never_runs();
+        let ended = waiter.join().unwrap();
+        assert_eq!(ended.status, 127);
+        process.never_runs();
+        assert_eq!(process.stage(), Stage::Ended(ended));
+        assert!(process.ends_within(Duration::ZERO));
     }
 }

@@ -4,7 +4,8 @@ use std::fs;
 use std::io;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::thread;
+use std::time::{Duration, SystemTime};
 
 use containerd_shim::api::DeleteResponse;
 use containerd_shim::publisher::RemotePublisher;
@@ -19,6 +20,9 @@ use crate::events::Events;
 use crate::pod::Pod;
 use crate::task::Tasks;
 use crate::{options, spec, timestamp};
+
+/// What answers that are on their way may take at the end.
+const LAST_ANSWERS: Duration = Duration::from_secs(5);
 
 /// The program, in whatever part containerd wants it.
 pub struct Service {
@@ -72,6 +76,11 @@ impl Shim for Service {
 
     fn wait(&mut self) {
         self.exit.wait();
+        // Whoever waits for something that never comes doesn't hold it up.
+        thread::spawn(|| {
+            thread::sleep(LAST_ANSWERS);
+            std::process::exit(0);
+        });
     }
 
     fn create_task_service(&self, publisher: RemotePublisher) -> Tasks {

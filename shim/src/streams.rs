@@ -6,13 +6,10 @@
 
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
-use std::io::{self, ErrorKind, Read, Write};
-use std::net::Shutdown;
-use std::os::fd::{AsRawFd, RawFd};
+use std::io::{self, ErrorKind};
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
@@ -21,26 +18,33 @@ use std::time::Duration;
 use log::debug;
 use mote_agent_protocol::message::Streams as Numbers;
 
+use self::copy::{copy_input, copy_output};
 use crate::lock;
 use crate::logger::{self, Owner};
 use crate::wake::Wake;
 
-/// Copied at a time.
-const ROOM: usize = 64 << 10;
+/// For a connection that the agent has made when it is first waited for.
+const COMING: Duration = Duration::from_secs(30);
 
 /// Numbers that were given out, and whose connections haven't come yet.
 #[derive(Debug, Default)]
 pub struct Expected {
-    last: AtomicU64,
     waiting: Mutex<HashMap<u64, Sender<UnixStream>>>,
 }
 
 impl Expected {
-    fn next(&self) -> (u64, Receiver<UnixStream>) {
-        let number = self.last.fetch_add(1, Ordering::Relaxed) + 1;
+    /// A number that nobody in the guest can guess: containers there may make connections, too.
+    fn next(&self) -> io::Result<(u64, Receiver<UnixStream>)> {
         let (sender, receiver) = channel();
-        lock(&self.waiting).insert(number, sender);
-        (number, receiver)
+        let mut waiting = lock(&self.waiting);
+        loop {
+            let number = random()?;
+            // 0 is the control connection.
+            if number != 0 && !waiting.contains_key(&number) {
+                waiting.insert(number, sender);
+                return Ok((number, receiver));
+            }
+        }
     }
 
     /// The connection of a number. One that nobody waits for is closed.
@@ -48,6 +52,13 @@ impl Expected {
         if let Some(sender) = lock(&self.waiting).remove(&number) {
             let _ = sender.send(stream);
         }
+    }
+
+    /// Waits for a connection that the guest has made or never makes.
+    fn come(&self, number: u64, stream: &Receiver<UnixStream>) -> Option<UnixStream> {
+        let stream = stream.recv_timeout(COMING).ok();
+        self.forget(number);
+        stream
     }
 
     fn forget(&self, number: u64) {
@@ -77,6 +88,8 @@ pub struct Streams {
     paths: Paths,
     /// That containerd has closed its input.
     closed: Arc<Wake>,
+    /// That the process has ended.
+    ended: Arc<Wake>,
     /// That nobody wants them any more.
     given_up: Arc<Wake>,
     /// How many of the outputs are still being copied.
@@ -96,6 +109,7 @@ impl Streams {
         Ok(Streams {
             paths,
             closed: Arc::new(Wake::new()?),
+            ended: Arc::new(Wake::new()?),
             given_up: Arc::new(Wake::new()?),
             copying: Arc::default(),
         })
@@ -118,7 +132,7 @@ impl Streams {
             let mut options = OpenOptions::new();
             let file = options.read(true).custom_flags(libc::O_NONBLOCK);
             let file = named(&stdin, file.open(&stdin))?;
-            let (number, stream) = expected.next();
+            let (number, stream) = expected.next()?;
             opening.numbers.input = Some(number);
             opening.input = Some((number, stream, file));
         }
@@ -140,7 +154,7 @@ impl Streams {
                 Some(end) => end,
                 None => named(&given, open_output(&given))?,
             };
-            let (number, stream) = expected.next();
+            let (number, stream) = expected.next()?;
             match is_error {
                 true => opening.numbers.error = Some(number),
                 false => opening.numbers.output = Some(number),
@@ -155,6 +169,16 @@ impl Streams {
         self.closed.fire();
     }
 
+    /// From now on the guest has little time to end the outputs.
+    pub fn process_ended(&self) {
+        self.ended.fire();
+    }
+
+    /// Ends all of them.
+    pub fn give_up(&self) {
+        self.given_up.fire();
+    }
+
     /// Waits until all output has been passed on, or as long as that; then it is given up.
     pub fn finish(&self, patience: Duration) {
         let (count, changed) = &*self.copying;
@@ -165,7 +189,7 @@ impl Streams {
             debug!("{} outputs that nobody takes are given up", *left);
         }
         drop(left);
-        self.given_up.fire();
+        self.give_up();
     }
 }
 
@@ -177,20 +201,22 @@ impl Opening {
 
     /// Copies, on threads of their own, once the agent has made its connections.
     pub fn run(mut self, streams: &Streams) {
-        if let Some((_, stream, file)) = self.input.take() {
+        if let Some((number, stream, file)) = self.input.take() {
             let (closed, given_up) = (streams.closed.clone(), streams.given_up.clone());
+            let expected = self.expected.clone();
             thread::spawn(move || {
-                if let Ok(stream) = stream.recv() {
+                if let Some(stream) = expected.come(number, &stream) {
                     copy_input(file, &stream, &closed, &given_up);
                 }
             });
         }
-        for (_, stream, file) in std::mem::take(&mut self.outputs) {
-            let (copying, given_up) = (streams.copying.clone(), streams.given_up.clone());
+        for (number, stream, file) in std::mem::take(&mut self.outputs) {
+            let (copying, expected) = (streams.copying.clone(), self.expected.clone());
+            let (ended, given_up) = (streams.ended.clone(), streams.given_up.clone());
             *lock(&copying.0) += 1;
             thread::spawn(move || {
-                if let Ok(stream) = stream.recv() {
-                    copy_output(&stream, file, &given_up);
+                if let Some(stream) = expected.come(number, &stream) {
+                    copy_output(&stream, file, &ended, &given_up);
                 }
                 *lock(&copying.0) -= 1;
                 copying.1.notify_all();
@@ -231,101 +257,15 @@ fn named<T>(path: &str, result: io::Result<T>) -> io::Result<T> {
     result.map_err(|error| io::Error::new(error.kind(), format!("{path}: {error}")))
 }
 
-/// Waits for any of these, and tells which are ready.
-fn poll<const N: usize>(of: [(RawFd, libc::c_short); N]) -> io::Result<[libc::c_short; N]> {
-    let mut entries = of.map(|(fd, events)| libc::pollfd {
-        fd,
-        events,
-        revents: 0,
-    });
-    loop {
-        // SAFETY: the entries and their number.
-        if unsafe { libc::poll(entries.as_mut_ptr(), N as libc::nfds_t, -1) } >= 0 {
-            return Ok(entries.map(|entry| entry.revents));
-        }
-        let error = io::Error::last_os_error();
-        if error.kind() != ErrorKind::Interrupted {
-            return Err(error);
-        }
+fn random() -> io::Result<u64> {
+    let mut bytes = [0; 8];
+    // SAFETY: eight bytes that live through the call.
+    match unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) } {
+        8 => Ok(u64::from_ne_bytes(bytes)),
+        _ => Err(io::Error::last_os_error()),
     }
 }
 
-/// Until its writers are gone, or containerd says that there is no more, or the process takes none any more.
-fn copy_input(mut from: File, mut to: &UnixStream, closed: &Wake, given_up: &Wake) {
-    let mut bytes = vec![0; ROOM];
-    let mut last = false;
-    loop {
-        if !last {
-            let Ok([readable, gone, is_last, end]) = poll([
-                (from.as_raw_fd(), libc::POLLIN),
-                (to.as_raw_fd(), 0),
-                (closed.fd(), libc::POLLIN),
-                (given_up.fd(), libc::POLLIN),
-            ]) else {
-                return;
-            };
-            if end != 0 || gone & (libc::POLLHUP | libc::POLLERR) != 0 {
-                return;
-            }
-            // What is in the pipe by then is all that comes.
-            last = is_last != 0;
-            if readable == 0 && !last {
-                continue;
-            }
-        }
-        match from.read(&mut bytes) {
-            Ok(0) => break,
-            Ok(count) => {
-                if to.write_all(&bytes[..count]).is_err() {
-                    return;
-                }
-            }
-            Err(error) if error.kind() == ErrorKind::WouldBlock && last => break,
-            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            Err(_) => break,
-        }
-    }
-    let _ = to.shutdown(Shutdown::Write);
-}
-
-/// Until the guest ends it.
-fn copy_output(mut from: &UnixStream, to: File, given_up: &Wake) {
-    let mut bytes = vec![0; ROOM];
-    loop {
-        match from.read(&mut bytes) {
-            Ok(0) => break,
-            Ok(count) => {
-                if !write_all(&to, &bytes[..count], given_up) {
-                    break;
-                }
-            }
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            Err(_) => break,
-        }
-    }
-    let _ = from.shutdown(Shutdown::Both);
-}
-
-fn write_all(mut to: &File, mut bytes: &[u8], given_up: &Wake) -> bool {
-    while !bytes.is_empty() {
-        match to.write(bytes) {
-            Ok(count) => bytes = &bytes[count..],
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                let ready = poll([
-                    (to.as_raw_fd(), libc::POLLOUT),
-                    (given_up.fd(), libc::POLLIN),
-                ]);
-                if !matches!(ready, Ok([_, 0])) {
-                    return false;
-                }
-            }
-            Err(_) => return false,
-        }
-    }
-    true
-}
-
+mod copy;
 #[cfg(test)]
 mod tests;

@@ -1,13 +1,14 @@
 //! containerd's task service, version 2: requests in, answers out; what they mean is [`crate::pod`]'s.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use containerd_shim::api::{
-    CloseIORequest, ConnectRequest, ConnectResponse, CreateTaskRequest, CreateTaskResponse,
-    DeleteRequest, DeleteResponse, Empty, ExecProcessRequest, KillRequest, PauseRequest,
-    PidsRequest, PidsResponse, ResizePtyRequest, ResumeRequest, ShutdownRequest, StartRequest,
-    StartResponse, StateRequest, StateResponse, StatsRequest, StatsResponse, WaitRequest,
-    WaitResponse,
+    CheckpointTaskRequest, CloseIORequest, ConnectRequest, ConnectResponse, CreateTaskRequest,
+    CreateTaskResponse, DeleteRequest, DeleteResponse, Empty, ExecProcessRequest, KillRequest,
+    PauseRequest, PidsRequest, PidsResponse, ResizePtyRequest, ResumeRequest, ShutdownRequest,
+    StartRequest, StartResponse, StateRequest, StateResponse, StatsRequest, StatsResponse,
+    UpdateTaskRequest, WaitRequest, WaitResponse,
 };
 use containerd_shim::protos::protobuf::MessageField;
 use containerd_shim::protos::types::task::ProcessInfo;
@@ -21,6 +22,9 @@ use crate::streams::Paths;
 use crate::{stats, timestamp};
 
 type Answer<T> = containerd_shim::protos::ttrpc::Result<T>;
+
+/// What containerd may take at the end to hear of the last events.
+const LAST_EVENTS: Duration = Duration::from_secs(5);
 
 /// The service.
 pub struct Tasks {
@@ -156,6 +160,16 @@ impl Task for Tasks {
         Ok(Empty::default())
     }
 
+    /// Left out, it would be answered as by a task that has ended, which CRI takes for success.
+    fn update(&self, _: &TtrpcContext, _: UpdateTaskRequest) -> Answer<Empty> {
+        let message = "update: what a running VM has can't be changed";
+        Err(Error::Unimplemented(message.to_owned()).into())
+    }
+
+    fn checkpoint(&self, _: &TtrpcContext, _: CheckpointTaskRequest) -> Answer<Empty> {
+        Err(Error::Unimplemented("checkpoint".to_owned()).into())
+    }
+
     fn connect(&self, _: &TtrpcContext, request: ConnectRequest) -> Answer<ConnectResponse> {
         let told = self.pod.state(&request.id, "");
         Ok(ConnectResponse {
@@ -169,6 +183,7 @@ impl Task for Tasks {
     fn shutdown(&self, _: &TtrpcContext, _: ShutdownRequest) -> Answer<Empty> {
         if self.pod.is_empty() {
             debug!("shutdown");
+            self.pod.flush(LAST_EVENTS);
             self.exit.signal();
         }
         Ok(Empty::default())

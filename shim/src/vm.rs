@@ -9,16 +9,18 @@ use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
 use log::{debug, info, warn};
 use mote_agent_protocol::host::{CallError, Session};
+use mote_agent_protocol::within::Within;
 use mote_agent_protocol::{Event, Hello, Opening, PORT, Reply, Request};
 
+use crate::child::Child;
 use crate::lock;
 use crate::monitor::{self, MOST_SAID, Recipe, said};
 use crate::streams::Expected;
@@ -27,6 +29,9 @@ use crate::streams::Expected;
 const OPENING_PATIENCE: Duration = Duration::from_secs(10);
 /// Connections that haven't said yet what they are; the guest gets no more threads than these.
 const MOST_ARRIVING: usize = 64;
+
+/// After a connection that couldn't be taken, for want of descriptors as a rule.
+const BETWEEN_ATTEMPTS: Duration = Duration::from_millis(100);
 
 /// Why there is no VM, or none any more.
 #[derive(Debug, thiserror::Error)]
@@ -68,20 +73,16 @@ pub fn io_error(what: impl Into<String>) -> impl FnOnce(io::Error) -> VmError {
 pub struct Vm {
     session: Arc<Session>,
     hello: Hello,
-    pid: u32,
+    monitor: Arc<Child>,
+    /// virtiofsd, after the monitor: it ends by itself when that does.
+    _share: Option<Child>,
     api: PathBuf,
     mote: PathBuf,
     expected: Arc<Expected>,
-    over: Arc<Over>,
     /// For an answer of the agent's.
     patience: Duration,
-}
-
-/// How the monitor ended, once it has.
-#[derive(Debug, Default)]
-struct Over {
-    status: Mutex<Option<ExitStatus>>,
-    changed: Condvar,
+    /// Nobody hears of the guest any more.
+    is_over: Arc<AtomicBool>,
 }
 
 /// What is waited for at the start.
@@ -92,49 +93,41 @@ enum Start {
 
 impl Vm {
     /// Starts it, and waits for its agent. `on_event` is told of what happens in it, in order; with `None` last, when it
-    /// is over.
+    /// is over. With `false` it ends a VM of which too much happens.
     pub fn start(
         recipe: &Recipe,
-        mut on_event: impl FnMut(Option<Event>) + Send + 'static,
+        mut on_event: impl FnMut(Option<Event>) -> bool + Send + 'static,
     ) -> Result<Self, VmError> {
         let folder = recipe.folder;
-        if recipe.shares {
-            monitor::share(recipe)?;
-        }
+        let share = recipe.shares.then(|| monitor::share(recipe)).transpose()?;
         let (sender, called) = channel();
-        let over = Arc::<Over>::default();
         let log = folder.join("mote.log");
         let log_file = File::create(&log).map_err(io_error(log.display().to_string()))?;
         let (command, runs, console) = monitor::command(recipe, log_file)?;
         let console = Tail::of(console);
-        let (ended, told) = (over.clone(), sender.clone());
+        let told = sender.clone();
         let listener = match recipe.jail {
             Some(_) => None,
             None => Some(listen(recipe)?),
         };
-        let pid = monitor::keep(command, move |status| {
+        let monitor = Child::start(command, move |status| {
             info!("the monitor has ended: {status}");
-            *lock(&ended.status) = Some(status);
-            ended.changed.notify_all();
             let _ = told.send(Start::Ended(status));
-        })
-        .map_err(io_error(recipe.config.mote.display().to_string()))?;
+        });
+        let monitor = monitor.map_err(io_error(recipe.config.mote.display().to_string()))?;
         let listener = match listener {
             Some(listener) => listener,
             None => {
                 // The jail is made with the monitor. Its guest's agent tries for a while.
                 let mut line = [0; 1];
-                let _ = runs.and_then(|mut runs| runs.read(&mut line).ok());
-                match listen(recipe) {
-                    Ok(listener) => listener,
-                    Err(error) => {
-                        over.kill(pid);
-                        return Err(match *lock(&over.status) {
-                            Some(status) => ended_early(status, &log),
-                            None => error,
-                        });
+                let runs = runs.is_some_and(|mut runs| runs.read(&mut line).is_ok_and(|n| n > 0));
+                listen(recipe).map_err(|error| {
+                    monitor.end();
+                    match monitor.status() {
+                        Some(status) if !runs => ended_early(status, &log),
+                        _ => error,
                     }
-                }
+                })?
             }
         };
         let expected = Arc::<Expected>::default();
@@ -142,32 +135,41 @@ impl Vm {
         thread::spawn(move || accept(&listener, &sender, &accepting));
 
         let limit = recipe.config.boot_timeout;
-        let started = match called.recv_timeout(Duration::from_secs(limit)) {
-            Ok(Start::Called(stream)) => open(stream, Duration::from_secs(limit)),
-            Ok(Start::Ended(status)) => Err(ended_early(status, &log)),
+        let patience = Duration::from_secs(limit);
+        let (session, hello) = match called.recv_timeout(patience) {
+            Ok(Start::Called(stream)) => Session::open_within(stream, patience)?,
+            Ok(Start::Ended(status)) => return Err(ended_early(status, &log)),
             Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
-                Err(VmError::Late(limit, console.said()))
+                return Err(VmError::Late(limit, console.said()));
             }
         };
-        let (session, hello) = started.inspect_err(|_| over.kill(pid))?;
         debug!("the guest: {hello:?}");
-        let session = Arc::new(session);
         let vm = Vm {
-            session: session.clone(),
+            session: Arc::new(session),
             hello,
-            pid,
+            monitor: Arc::new(monitor),
+            _share: share,
             api: recipe.sockets().join("api"),
             mote: recipe.config.mote.clone(),
-            expected: expected.clone(),
-            over: over.clone(),
-            patience: Duration::from_secs(limit),
+            expected,
+            patience,
+            is_over: Arc::default(),
         };
+        let (session, monitor) = (vm.session.clone(), vm.monitor.clone());
+        let (expected, is_over) = (vm.expected.clone(), vm.is_over.clone());
         thread::spawn(move || {
-            if let Err(error) = session.serve(0, |_, event| on_event(Some(event))) {
+            let served = session.serve(0, |_, event| {
+                if !on_event(Some(event)) {
+                    warn!("too much happens in the guest: the VM is ended");
+                    session.close();
+                }
+            });
+            if let Err(error) = served {
                 warn!("{error}: the VM is ended");
             }
-            over.kill(pid);
+            monitor.end();
             expected.end();
+            is_over.store(true, Ordering::Release);
             on_event(None);
         });
         Ok(vm)
@@ -180,7 +182,12 @@ impl Vm {
 
     /// The monitor's.
     pub fn pid(&self) -> u32 {
-        self.pid
+        self.monitor.pid()
+    }
+
+    /// Whether all has been told that happened in it, its end included or just before that.
+    pub fn is_over(&self) -> bool {
+        self.is_over.load(Ordering::Acquire)
     }
 
     /// Numbers of streams.
@@ -217,47 +224,9 @@ impl Vm {
 
     /// Ends it, and waits for that. What it wrote to shared folders is written; the rest is gone with it.
     pub fn end(&self) {
-        self.over.kill(self.pid);
+        self.monitor.end();
         self.session.close();
     }
-}
-
-impl Over {
-    /// Ends the monitor, if it hasn't, and waits for that.
-    fn kill(&self, pid: u32) {
-        let mut status = lock(&self.status);
-        if status.is_none() {
-            // Not reaped yet: the number is still its own. A jailed one takes its jail away before it ends.
-            // SAFETY: takes numbers.
-            unsafe { libc::kill(pid as libc::pid_t, libc::SIGTERM) };
-        }
-        while status.is_none() {
-            let (guard, waited) = self
-                .changed
-                .wait_timeout(status, Duration::from_secs(10))
-                .unwrap_or_else(std::sync::PoisonError::into_inner);
-            status = guard;
-            if status.is_none() && waited.timed_out() {
-                // SAFETY: as above.
-                unsafe { libc::kill(pid as libc::pid_t, libc::SIGKILL) };
-            }
-        }
-    }
-}
-
-/// The conversation, if the agent begins it in time.
-fn open(stream: UnixStream, patience: Duration) -> Result<(Session, Hello), VmError> {
-    let set = |patience| stream.set_read_timeout(patience);
-    set(Some(patience)).map_err(io_error("the agent's connection"))?;
-    let of = stream
-        .try_clone()
-        .map_err(io_error("the agent's connection"))?;
-    let opened = Session::open(of)?;
-    set(None).map_err(io_error("the agent's connection"))?;
-    // One that doesn't read what it is asked holds up nobody for longer.
-    let written = stream.set_write_timeout(Some(patience));
-    written.map_err(io_error("the agent's connection"))?;
-    Ok(opened)
 }
 
 /// The end of what the guest's console says: a guest may say as much as it likes.
@@ -298,7 +267,7 @@ fn listen(recipe: &Recipe) -> Result<UnixListener, VmError> {
     let failed = || io_error(socket.display().to_string());
     let listener = UnixListener::bind(&socket).map_err(failed())?;
     if let Some(user) = recipe.jail {
-        std::os::unix::fs::chown(&socket, Some(user), Some(user)).map_err(failed())?;
+        std::os::unix::fs::lchown(&socket, Some(user), Some(user)).map_err(failed())?;
     }
     Ok(listener)
 }
@@ -306,28 +275,47 @@ fn listen(recipe: &Recipe) -> Result<UnixListener, VmError> {
 /// Connections, until the shim ends: each says what it is on a thread of its own, so that none holds up others.
 fn accept(listener: &UnixListener, start: &Sender<Start>, expected: &Arc<Expected>) {
     let arriving = Arc::<AtomicUsize>::default();
+    let complaints = Arc::<Complaints>::default();
     for stream in listener.incoming() {
-        let Ok(mut stream) = stream else { return };
+        let stream = match stream {
+            Ok(stream) => stream,
+            Err(error) => {
+                complaints.tell(format_args!("the guest's connections: {error}"));
+                thread::sleep(BETWEEN_ATTEMPTS);
+                continue;
+            }
+        };
         if arriving.fetch_add(1, Ordering::Relaxed) >= MOST_ARRIVING {
             arriving.fetch_sub(1, Ordering::Relaxed);
-            warn!("the guest makes too many connections at once: one is closed");
+            complaints.tell(format_args!("too many connections of the guest's at once"));
             continue;
         }
-        let (arriving, start, expected) = (arriving.clone(), start.clone(), expected.clone());
+        let (arriving, complaints) = (arriving.clone(), complaints.clone());
+        let (start, expected) = (start.clone(), expected.clone());
         thread::spawn(move || {
-            let opening = stream
-                .set_read_timeout(Some(OPENING_PATIENCE))
-                .map_err(Into::into)
-                .and_then(|()| Opening::read(&mut stream));
+            let opening = Opening::read(&mut Within::new(&stream, OPENING_PATIENCE));
             let _ = stream.set_read_timeout(None);
             arriving.fetch_sub(1, Ordering::Relaxed);
             match opening {
                 // Only the first is heard: nobody receives another.
                 Ok(Opening::Control) => drop(start.send(Start::Called(stream))),
                 Ok(Opening::Stream(number)) => expected.came(number, stream),
-                Err(error) => warn!("a connection of the guest's: {error}"),
+                Err(error) => complaints.tell(format_args!("a connection of the guest's: {error}")),
             }
         });
+    }
+}
+
+/// Of what a guest can cause as often as it likes, containerd's log gets one line.
+#[derive(Debug, Default)]
+struct Complaints(AtomicBool);
+
+impl Complaints {
+    fn tell(&self, what: std::fmt::Arguments) {
+        match self.0.swap(true, Ordering::Relaxed) {
+            false => warn!("{what}; no more is said of such"),
+            true => debug!("{what}"),
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 use super::*;
 use std::ffi::CString;
+use std::io::{Read, Write};
 
 fn fifo(folder: &Path, name: &str) -> String {
     let path = folder.join(name).to_str().unwrap().to_owned();
@@ -142,6 +143,49 @@ fn output_that_nobody_takes_is_given_up_in_time() {
     streams.finish(Duration::from_millis(50));
     // The guest learns of it.
     assert!(writer.join().unwrap().is_err());
+}
+
+#[test]
+fn output_that_the_guest_keeps_open_ends_soon_after_its_process() {
+    let Fake {
+        folder,
+        streams,
+        expected,
+    } = fake();
+    let opening = streams.open(&expected).unwrap();
+    let (mut ours, theirs) = UnixStream::pair().unwrap();
+    expected.came(opening.numbers().output.unwrap(), theirs);
+    expected.end(); // of the others
+    let mut reader = File::open(folder.path().join("1")).unwrap();
+    opening.run(&streams);
+    ours.write_all(b"before, ").unwrap();
+    streams.process_ended();
+    ours.write_all(b"after").unwrap();
+    let mut text = String::new();
+    reader.read_to_string(&mut text).unwrap();
+    assert_eq!(text, "before, after");
+    assert!(ours.write_all(b"x").is_err(), "the guest learns of it");
+}
+
+#[test]
+fn input_that_the_guest_never_takes_is_given_up() {
+    let Fake {
+        folder,
+        streams,
+        expected,
+    } = fake();
+    let opening = streams.open(&expected).unwrap();
+    let (mut ours, theirs) = UnixStream::pair().unwrap();
+    expected.came(opening.numbers().input.unwrap(), theirs);
+    expected.end();
+    opening.run(&streams);
+    let path = folder.path().join("0");
+    let mut typed = OpenOptions::new().write(true).open(path).unwrap();
+    let writer = thread::spawn(move || typed.write_all(&vec![0; 4 << 20]));
+    thread::sleep(Duration::from_millis(50)); // for it to be stuck
+    streams.give_up();
+    assert!(writer.join().unwrap().is_err(), "nobody reads the pipe");
+    assert!(ours.read_to_end(&mut Vec::new()).is_ok());
 }
 
 #[test]

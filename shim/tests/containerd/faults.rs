@@ -2,6 +2,7 @@
 
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use crate::counts::processes;
 use crate::ctr::finish;
@@ -78,6 +79,28 @@ pub fn a_killed_monitor_is_an_exit(world: &World) {
     session.expect("ready");
     kill(machine(world, "monitor2"), libc::SIGKILL);
     assert_eq!(session.end().code, Some(137));
+}
+
+/// A guest whose agent doesn't hear that it is to kill: what it was is ended without it.
+pub fn a_guest_that_does_not_answer_is_ended(world: &World) {
+    let mut session = world.session(&[], "deaf", "echo ready; exec sleep 1000");
+    session.expect("ready");
+    kill(machine(world, "deaf"), libc::SIGSTOP);
+    if !World::is_mote() {
+        kill(machine(world, "deaf"), libc::SIGCONT);
+    }
+    let begin = Instant::now();
+    let _ = finish(
+        world.ctr(&["task", "kill", "--signal", "SIGKILL", "deaf"]),
+        &[],
+    );
+    assert_eq!(session.end().code, Some(137));
+    // 30 s for the guest, ten for the monitor, and none of the two minutes that an answer may take here.
+    assert!(
+        begin.elapsed() < Duration::from_secs(100),
+        "{:?}",
+        begin.elapsed()
+    );
 }
 
 pub fn a_killed_shim_leaves_nothing(world: &World) {
