@@ -106,7 +106,7 @@ impl Pod {
         let tap = tap.map_err(refused)?;
         let shares = config.rootfs == Rootfs::Virtiofs || wants_share(spec);
         if shares {
-            host.share = Some(Share::new(folder.join("shared")).map_err(refused)?);
+            host.share = Some(Share::new(&folder).map_err(refused)?);
         }
         let work = folder.join("c").join(&request.id);
         let drives = drives(&config, request, &root_of(request, spec), &work)?;

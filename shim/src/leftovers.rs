@@ -6,7 +6,6 @@ use std::io::ErrorKind;
 use std::path::Path;
 
 use log::warn;
-use nix::mount::{MntFlags, umount2};
 
 /// The file of a VM's folder that says which cgroups were made for it.
 pub const CGROUP: &str = "cgroup";
@@ -14,13 +13,8 @@ pub const CGROUP: &str = "cgroup";
 /// Takes away a VM's folder, if it is there, and the cgroups that were made for it.
 pub fn clear(folder: &Path) {
     crate::cgroup::remove_noted(&folder.join(CGROUP));
-    let containers = fs::read_dir(folder.join("c")).into_iter().flatten();
-    for container in containers.flatten() {
-        crate::rootfs::cleanup(&container.path());
-    }
-    for mounted in ["shared", "net"] {
-        let _ = umount2(&folder.join(mounted), MntFlags::MNT_DETACH);
-    }
+    // Nothing may be mounted in what is removed.
+    crate::rootfs::cleanup(folder);
     match fs::remove_dir_all(folder) {
         Err(error) if error.kind() != ErrorKind::NotFound => {
             warn!("{}: {error}", folder.display());

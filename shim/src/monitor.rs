@@ -128,7 +128,9 @@ pub fn share(recipe: &Recipe) -> Result<Child, VmError> {
     let mut command = Command::new(&config.virtiofsd);
     let fd = listener.as_raw_fd();
     command.arg(format!("--fd={fd}"));
-    command.arg("--shared-dir").arg(folder.join("shared"));
+    command
+        .arg("--shared-dir")
+        .arg(folder.join(crate::share::VIEW));
     command.args(["--cache", "auto", "--sandbox", "namespace"]);
     command
         .stdin(Stdio::null())

@@ -1,12 +1,17 @@
 //! The folder that virtiofsd shares with a VM's guest: what containers want of the host's files is mounted into it.
 //!
-//! Its mounts are in the shim's own mount namespace, which virtiofsd's follows: they are gone with the two.
+//! It is there twice. The shim makes places in one, and mounts into them; the other is a view that virtiofsd has, to which
+//! those mounts come, and in which the places themselves can't be written: a guest that could make links among them
+//! would have the shim follow those. What is mounted in the places has rights of its own.
+//!
+//! The mounts are in the shim's own mount namespace, which virtiofsd's follows: they are gone with the two.
 
 use std::ffi::CString;
-use std::fs::{self, File};
+use std::fs::{self, DirBuilder, OpenOptions};
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -16,6 +21,12 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 pub const TAG: &str = "mote-shared";
 /// Where it is in the guest.
 pub const IN_GUEST: &str = "/run/shared";
+/// The view that virtiofsd has, in the VM's folder.
+pub const VIEW: &str = "shared";
+/// Where the shim makes places, beside it.
+const PLACES: &str = "places";
+/// The places' file system has no content but names.
+const LIMITS: &str = "mode=755,size=1m,nr_inodes=16k";
 
 const NONE: Option<&str> = None;
 
@@ -30,39 +41,45 @@ pub struct ShareError {
 /// The folder.
 #[derive(Debug)]
 pub struct Share {
-    folder: PathBuf,
+    places: PathBuf,
+    view: PathBuf,
     last: AtomicU32,
 }
 
 impl Share {
-    /// Makes the folder, so that what is mounted into it later comes to virtiofsd too.
+    /// Makes it in a VM's folder.
     ///
     /// # Errors
     ///
     /// It can't be made.
-    pub fn new(folder: PathBuf) -> Result<Self, ShareError> {
-        let make = || -> io::Result<()> {
-            fs::create_dir(&folder)?;
-            mount(
-                Some("mote-shared"),
-                &folder,
-                Some("tmpfs"),
-                MsFlags::MS_NODEV,
-                Some("mode=755"),
-            )?;
-            mount(NONE, &folder, NONE, MsFlags::MS_SHARED, NONE)?;
-            Ok(())
+    pub fn new(folder: &Path) -> Result<Self, ShareError> {
+        let share = Share {
+            places: folder.join(PLACES),
+            view: folder.join(VIEW),
+            last: AtomicU32::new(0),
         };
-        match make() {
-            Ok(()) => Ok(Share {
-                folder,
-                last: AtomicU32::new(0),
-            }),
+        match share.make() {
+            Ok(()) => Ok(share),
             Err(error) => Err(ShareError {
-                path: folder,
+                path: share.view.clone(),
                 error,
             }),
         }
+    }
+
+    fn make(&self) -> io::Result<()> {
+        let kind = Some("tmpfs");
+        let flags = MsFlags::MS_NODEV;
+        make_folder(&self.places)?;
+        mount(Some(TAG), &self.places, kind, flags, Some(LIMITS))?;
+        // What is mounted into the one later comes to the other, and to virtiofsd's.
+        mount(NONE, &self.places, NONE, MsFlags::MS_SHARED, NONE)?;
+        make_folder(&self.view)?;
+        let bind = MsFlags::MS_BIND;
+        mount(Some(&self.places), &self.view, NONE, bind, NONE)?;
+        let read_only = bind | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY | flags;
+        mount(NONE, &self.view, NONE, read_only, NONE)?;
+        Ok(())
     }
 
     /// Shares a file or folder of the host, with what is mounted in it. Returns its path in the guest.
@@ -72,11 +89,11 @@ impl Share {
     /// It isn't there, or can't be mounted.
     pub fn add(&self, path: &Path, read_only: bool) -> Result<String, ShareError> {
         let name = self.last.fetch_add(1, Ordering::Relaxed).to_string();
-        let target = self.folder.join(&name);
+        let target = self.places.join(&name);
         let add = || -> io::Result<()> {
             match fs::metadata(path)?.is_dir() {
                 true => fs::create_dir(&target)?,
-                false => drop(File::create(&target)?),
+                false => make_file(&target)?,
             }
             attach(path, &target, read_only)?;
             Ok(())
@@ -96,10 +113,32 @@ impl Share {
         let Some(name) = in_guest.rsplit('/').next() else {
             return;
         };
-        let target = self.folder.join(name);
-        let _ = umount2(&target, MntFlags::MNT_DETACH);
+        let target = self.places.join(name);
+        unmount(&target);
         let _ = fs::remove_dir(&target).or_else(|_| fs::remove_file(&target));
     }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        for folder in [&self.view, &self.places] {
+            unmount(folder);
+            let _ = fs::remove_dir(folder);
+        }
+    }
+}
+
+fn make_folder(path: &Path) -> io::Result<()> {
+    DirBuilder::new().mode(0o700).create(path)
+}
+
+fn make_file(path: &Path) -> io::Result<()> {
+    let mut options = OpenOptions::new();
+    options.write(true).create_new(true).open(path).map(drop)
+}
+
+fn unmount(path: &Path) {
+    let _ = umount2(path, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW);
 }
 
 /// Mounts a path with all that is mounted in it. What is to be read-only is so, all of it, before it is anywhere: a
@@ -164,9 +203,5 @@ struct Attributes {
     user_namespace: u64,
 }
 
-impl Drop for Share {
-    fn drop(&mut self) {
-        let _ = umount2(&self.folder, MntFlags::MNT_DETACH);
-        let _ = fs::remove_dir(&self.folder);
-    }
-}
+#[cfg(test)]
+mod tests;

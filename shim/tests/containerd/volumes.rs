@@ -62,3 +62,28 @@ pub fn a_read_only_volume_stays_as_it_is(world: &World) {
     assert_eq!(fs::read_to_string(file).unwrap(), "kept\n");
     fs::remove_dir_all(folder).unwrap();
 }
+
+/// A guest can mount by itself what its volumes are in. The host's places for them aren't for it to change.
+pub fn what_volumes_are_in_stays_as_it_is(world: &World) {
+    if !World::is_mote() {
+        return;
+    }
+    let (option, folder) = volume("around", "rw");
+    let script = "mkdir /tmp/all; mount -t virtiofs mote-shared /tmp/all || exit 1; cd /tmp/all; \
+                  ls | grep -c '^0$'; ln -s /etc/shadow 99 2>&1; mkdir 98 2>&1; rmdir 0 2>&1; (echo x >97) 2>&1; \
+                  echo guest >/data/file; cat /data/file";
+    let options = ["--cap-add", "CAP_SYS_ADMIN", "--mount", &option];
+    let out = world.script(&options, "around", script);
+    let lines: Vec<_> = out.lines().collect();
+    let [first, refused @ .., last] = &lines[..] else {
+        panic!("{out}");
+    };
+    assert_eq!((*first, *last), ("1", "guest"), "{out}");
+    let is_refusal = |line: &&str| line.ends_with("Read-only file system");
+    assert!(
+        refused.len() == 4 && refused.iter().all(is_refusal),
+        "{out}"
+    );
+    assert_eq!(fs::read_to_string(folder.join("file")).unwrap(), "guest\n");
+    fs::remove_dir_all(folder).unwrap();
+}
