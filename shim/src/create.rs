@@ -26,6 +26,7 @@ use crate::pod::{Container, Pod, refused};
 use crate::process::Process;
 use crate::rootfs::{self, How, Plan};
 use crate::share::{self, Share};
+use crate::source::{Rights, Source};
 use crate::spec::{self, Place};
 use crate::streams::{Paths, Streams};
 use crate::vm::Vm;
@@ -180,10 +181,10 @@ impl Pod {
         let place = format!("{CONTAINERS}/{id}");
         let work = machine.host.folder.join("c").join(id);
         let shared = Mutex::new(Vec::new());
-        let share = |path: &Path, read_only: bool| -> std::result::Result<String, Error> {
+        let share = |source: &Source, rights: Rights| -> std::result::Result<String, Error> {
             let none = "nothing is shared with this VM: its first container wanted nothing";
             let of = machine.host.share.as_ref().ok_or_else(|| refused(none))?;
-            let at = of.add(path, read_only).map_err(refused)?;
+            let at = of.add(source, rights).map_err(refused)?;
             lock(&shared).push(at.clone());
             Ok(at)
         };
@@ -202,7 +203,13 @@ impl Pod {
                     machine.call(Request::Setup(Setup { steps }))?;
                     format!("{place}/root")
                 }
-                _ => share(&self.folder_of(request, spec, &work)?, false)?,
+                _ => {
+                    let rights = Rights {
+                        with_mounts: true,
+                        ..Rights::default()
+                    };
+                    share(&self.folder_of(request, spec, &work)?, rights)?
+                }
             };
             let kernel = machine.vm.hello();
             let sandbox = (*id != self.name).then_some(&*self.name);
@@ -212,8 +219,8 @@ impl Pod {
                 kernel,
             };
             let invalid = |e: spec::SpecError| Error::InvalidArgument(e.to_string());
-            let container = spec::container(spec, &place, &mut |path, read_only| {
-                share(path, read_only).map_err(Into::into)
+            let container = spec::container(spec, &place, &mut |source, rights| {
+                share(source, rights).map_err(Into::into)
             });
             let mut container = container.map_err(invalid)?;
             machine.join_memory(spec, &mut container)?;
@@ -260,12 +267,14 @@ impl Pod {
     }
 
     /// The root file system as a folder of the host.
-    fn folder_of(&self, request: &CreateTaskRequest, spec: &Spec, work: &Path) -> Result<PathBuf> {
+    fn folder_of(&self, request: &CreateTaskRequest, spec: &Spec, work: &Path) -> Result<Source> {
         let rootfs = root_of(request, spec);
         let cache = crate::options::config(request)?.cache;
         let plan = rootfs::prepare(&request.rootfs, &rootfs, How::Shared, &cache, work);
         match plan.map_err(refused)? {
-            Plan::Folder { path } => Ok(path),
+            Plan::Folder { path } => {
+                Source::find(&path).map_err(|e| refused(format!("{}: {e}", path.display())))
+            }
             _ => Err(refused("this snapshot can't be shared")),
         }
     }

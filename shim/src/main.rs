@@ -11,7 +11,7 @@
 //! - [`monitor`]: the processes beside the shim
 //! - [`process`], [`streams`], [`logger`]: processes, and their standard streams
 //! - [`spec`]: the OCI runtime specification, as what the agent is asked for
-//! - [`rootfs`], [`drives`], [`share`]: snapshots and volumes, as drives or a shared folder
+//! - [`rootfs`], [`drives`], [`share`], [`source`]: snapshots and volumes, as drives or a shared folder
 //! - [`shm`]: the memory that a pod's containers share
 //! - [`network`], [`cgroup`]: the pod's network namespace, and the guest in it; the pod's cgroup
 //! - [`hooks`]: programs of the host around a container's life
@@ -39,6 +39,7 @@ mod rootfs;
 mod service;
 mod share;
 mod shm;
+mod source;
 mod spec;
 mod stats;
 mod streams;

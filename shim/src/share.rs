@@ -6,16 +6,15 @@
 //!
 //! The mounts are in the shim's own mount namespace, which virtiofsd's follows: they are gone with the two.
 
-use std::ffi::CString;
 use std::fs::{self, DirBuilder, OpenOptions};
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
+
+use crate::source::{Rights, Source};
 
 /// What the guest mounts it by.
 pub const TAG: &str = "mote-shared";
@@ -82,27 +81,26 @@ impl Share {
         Ok(())
     }
 
-    /// Shares a file or folder of the host, with what is mounted in it. Returns its path in the guest.
+    /// Shares a file or folder of the host. Returns its path in the guest.
     ///
     /// # Errors
     ///
-    /// It isn't there, or can't be mounted.
-    pub fn add(&self, path: &Path, read_only: bool) -> Result<String, ShareError> {
+    /// It can't be mounted.
+    pub fn add(&self, source: &Source, rights: Rights) -> Result<String, ShareError> {
         let name = self.last.fetch_add(1, Ordering::Relaxed).to_string();
         let target = self.places.join(&name);
         let add = || -> io::Result<()> {
-            match fs::metadata(path)?.is_dir() {
+            match source.file_type()?.is_dir() {
                 true => fs::create_dir(&target)?,
                 false => make_file(&target)?,
             }
-            attach(path, &target, read_only)?;
-            Ok(())
+            source.mount(&target, rights)
         };
         match add() {
             Ok(()) => Ok(format!("{IN_GUEST}/{name}")),
             Err(error) => {
                 self.remove(&format!("{IN_GUEST}/{name}"));
-                let path = path.to_owned();
+                let path = source.path().to_owned();
                 Err(ShareError { path, error })
             }
         }
@@ -139,68 +137,6 @@ fn make_file(path: &Path) -> io::Result<()> {
 
 fn unmount(path: &Path) {
     let _ = umount2(path, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW);
-}
-
-/// Mounts a path with all that is mounted in it. What is to be read-only is so, all of it, before it is anywhere: a
-/// later change would not reach the mounts that virtiofsd has by then (mount_setattr(2), Linux 5.12).
-fn attach(path: &Path, target: &Path, read_only: bool) -> io::Result<()> {
-    let c = |path: &Path| CString::new(path.as_os_str().as_bytes()).map_err(io::Error::other);
-    let (path, target, empty) = (c(path)?, c(target)?, c"");
-    let done = |result: libc::c_long| match result {
-        -1 => Err(io::Error::last_os_error()),
-        result => Ok(result),
-    };
-    // SAFETY: strings that live through the call; the descriptor is new.
-    let tree = unsafe {
-        let flags = OPEN_TREE_CLONE | libc::O_CLOEXEC as u32 | libc::AT_RECURSIVE as u32;
-        let fd = libc::syscall(libc::SYS_open_tree, libc::AT_FDCWD, path.as_ptr(), flags);
-        OwnedFd::from_raw_fd(done(fd)? as i32)
-    };
-    if read_only {
-        let attributes = Attributes {
-            set: MOUNT_ATTR_RDONLY,
-            ..Attributes::default()
-        };
-        let flags = libc::AT_EMPTY_PATH | libc::AT_RECURSIVE;
-        // SAFETY: a string and a struct of the size that is told, which live through the call.
-        done(unsafe {
-            libc::syscall(
-                libc::SYS_mount_setattr,
-                tree.as_raw_fd(),
-                empty.as_ptr(),
-                flags,
-                &raw const attributes,
-                size_of::<Attributes>(),
-            )
-        })?;
-    }
-    // SAFETY: strings that live through the call.
-    done(unsafe {
-        libc::syscall(
-            libc::SYS_move_mount,
-            tree.as_raw_fd(),
-            empty.as_ptr(),
-            libc::AT_FDCWD,
-            target.as_ptr(),
-            MOVE_MOUNT_F_EMPTY_PATH,
-        )
-    })?;
-    Ok(())
-}
-
-/// Of linux/mount.h.
-const OPEN_TREE_CLONE: u32 = 1;
-const MOVE_MOUNT_F_EMPTY_PATH: u32 = 4;
-const MOUNT_ATTR_RDONLY: u64 = 1;
-
-/// struct mount_attr.
-#[repr(C)]
-#[derive(Default)]
-struct Attributes {
-    set: u64,
-    clear: u64,
-    propagation: u64,
-    user_namespace: u64,
 }
 
 #[cfg(test)]

@@ -22,6 +22,8 @@ use std::path::Path;
 use mote_agent_protocol::{Container, Hello};
 use oci_spec::runtime::{Linux, Spec};
 
+use crate::source::{Rights, Source};
+
 pub use annotations::{MEMORY, sandbox_id, sizing};
 pub use process::process;
 
@@ -42,8 +44,9 @@ impl Place<'_> {
     }
 }
 
-/// Shares a path of the host, read-only or not, and tells where in the guest it is.
-pub type Share<'a> = dyn FnMut(&Path, bool) -> Result<String, Box<dyn Error + Send + Sync>> + 'a;
+/// Shares a file or folder of the host, and tells where in the guest it is.
+pub type Share<'a> =
+    dyn FnMut(&Source, Rights) -> Result<String, Box<dyn Error + Send + Sync>> + 'a;
 
 /// Why there can't be such a container.
 #[derive(Debug, thiserror::Error)]

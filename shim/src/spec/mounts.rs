@@ -1,16 +1,16 @@
 //! `mounts`: the kernel's own file systems, and folders and files of the host.
 
-use std::fs;
 use std::os::unix::fs::FileTypeExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use mote_agent_protocol::Mount;
-use nix::sys::statfs::{TMPFS_MAGIC, statfs};
-use nix::sys::statvfs::statvfs;
+use nix::sys::statfs::{TMPFS_MAGIC, fstatfs};
+use nix::sys::statvfs::fstatvfs;
 use oci_spec::runtime::Mount as Asked;
 
 use super::whole::no_id_mappings;
 use super::{Place, Share, SpecError, ignored, list, one_string, whole_path};
+use crate::source::{Rights, Source};
 
 /// File systems that have no device and no server behind them.
 const OF_KERNEL: [&str; 17] = [
@@ -56,6 +56,16 @@ const NOT_THERE: [&str; 17] = [
 
 /// Propagation to where the mount comes from, which is on the other side of the wall.
 const OUTWARDS: [&str; 2] = ["shared", "rshared"];
+
+/// Whether the guest sees what the host mounts later.
+const PROPAGATION: [&str; 6] = [
+    "private",
+    "rprivate",
+    "slave",
+    "rslave",
+    "unbindable",
+    "runbindable",
+];
 
 const SHM: &str = "/dev/shm";
 
@@ -181,27 +191,34 @@ impl One<'_> {
     fn bind(&self, source: Option<&Path>, share: &mut Share) -> Result<Mount, SpecError> {
         let source = source.unwrap_or(Path::new(""));
         whole_path(&self.of("source"), source)?;
-        let found = fs::canonicalize(source);
+        let found = Source::find(source);
         if Path::new(&self.target) == Path::new(SHM)
-            && let Some(size) = shared_memory(source, found.is_ok())
+            && let Some(size) = shared_memory(found.as_ref().ok())
         {
             return Ok(self.shared_memory(size));
         }
         let found = found.map_err(|error| self.no_source(source, &error))?;
         self.check_source(&found)?;
-        let read_only = self
-            .options
-            .iter()
-            .rev()
-            .find(|option| *option == "ro" || *option == "rw");
-        let read_only = read_only.is_some_and(|option| option == "ro");
-        let inside =
-            share(&found, read_only).map_err(|error| SpecError::Share(self.of("source"), error))?;
+        let inside = share(&found, self.rights())
+            .map_err(|error| SpecError::Share(self.of("source"), error))?;
         let mut mount = self.mount("bind", &inside);
         if !self.has("bind") && !self.has("rbind") {
             mount.options.push("bind".to_owned()); // of type `bind`: the agent goes by options
         }
         Ok(mount)
+    }
+
+    fn rights(&self) -> Rights {
+        let last = |of: &[&str]| {
+            let mut options = self.options.iter().rev();
+            options.find(|option| of.contains(&option.as_str()))
+        };
+        let is_slave = |option: &String| option.ends_with("slave");
+        Rights {
+            read_only: last(&["ro", "rw"]).is_some_and(|option| option == "ro"),
+            with_mounts: self.has("rbind"),
+            follows: last(&PROPAGATION).is_some_and(is_slave),
+        }
     }
 
     fn no_source(&self, source: &Path, error: &std::io::Error) -> SpecError {
@@ -230,7 +247,8 @@ impl One<'_> {
     }
 
     /// Refuses what is something only on the host.
-    fn check_source(&self, source: &PathBuf) -> Result<(), SpecError> {
+    fn check_source(&self, found: &Source) -> Result<(), SpecError> {
+        let source = found.path();
         let of_kernel = ["/proc", "/sys", "/dev"]
             .iter()
             .find(|folder| source.starts_with(folder));
@@ -243,8 +261,8 @@ impl One<'_> {
             );
             return Err(self.refused("source", &why));
         }
-        let found = fs::metadata(source).map_err(|error| self.no_source(source, &error))?;
         let kind = found.file_type();
+        let kind = kind.map_err(|error| self.no_source(source, &error))?;
         let what = match () {
             () if kind.is_socket() => "a socket",
             () if kind.is_fifo() => "a pipe",
@@ -259,17 +277,17 @@ impl One<'_> {
     }
 }
 
-/// The size of the shared memory that is at this path of the host; `None` if that is a folder as any other.
-fn shared_memory(source: &Path, is_there: bool) -> Option<u64> {
-    if !is_there {
-        // As of a sandbox whose shim makes it, or of one that is gone.
+/// The size of the shared memory that this is; `None` of a folder as any other.
+fn shared_memory(found: Option<&Source>) -> Option<u64> {
+    // As of a sandbox whose shim makes it, or of one that is gone.
+    let Some(found) = found else {
         return Some(SHM_SIZE);
-    }
-    let kind = statfs(source).ok()?.filesystem_type();
+    };
+    let kind = fstatfs(found).ok()?.filesystem_type();
     if kind != TMPFS_MAGIC {
         return None;
     }
-    let found = statvfs(source).ok()?;
+    let found = fstatvfs(found).ok()?;
     let size = found.blocks().saturating_mul(found.fragment_size());
     Some(if size == 0 { SHM_SIZE } else { size })
 }

@@ -18,6 +18,7 @@ use oci_spec::runtime::Spec;
 use serde_json::{Value, json};
 
 use super::{Place, SpecError};
+use crate::source::{Rights, Source};
 
 thread_local!(static IGNORED: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) });
 
@@ -61,8 +62,8 @@ fn spec(value: &Value) -> Spec {
     serde_json::from_value(value.clone()).unwrap()
 }
 
-fn share(path: &Path, _: bool) -> Result<String, Box<dyn Error + Send + Sync>> {
-    Ok(format!("/shared{}", path.display()))
+fn share(source: &Source, _: Rights) -> Result<String, Box<dyn Error + Send + Sync>> {
+    Ok(format!("/shared{}", source.path().display()))
 }
 
 fn container(value: &Value, sandbox: Option<&str>, kernel: &Hello) -> Result<Container, SpecError> {

@@ -16,13 +16,20 @@ fn bind(source: &Path, destination: &str, options: &[&str]) -> Value {
 fn a_folder_is_shared_as_it_may_be_used() {
     let folder = tempfile::tempdir().unwrap();
     let real = fs::canonicalize(folder.path()).unwrap();
-    for (options, read_only) in [
-        (&["rbind", "rprivate", "ro"][..], true),
-        (&["bind", "rw"], false),
-        (&["rbind", "ro", "rw"], false),
-        (&[], false),
+    for (options, read_only, with_mounts, follows) in [
+        (&["rbind", "rprivate", "ro"][..], true, true, false),
+        (&["bind", "rw"], false, false, false),
+        (&["rbind", "ro", "rw"], false, true, false),
+        (&["rbind", "rprivate", "rslave"], false, true, true),
+        (&["bind", "slave", "private"], false, false, false),
+        (&[], false, false, false),
     ] {
-        let mut shared: Vec<(PathBuf, bool)> = Vec::new();
+        let rights = Rights {
+            read_only,
+            with_mounts,
+            follows,
+        };
+        let mut shared: Vec<(PathBuf, Rights)> = Vec::new();
         let kernel = full();
         let place = Place {
             root: "/r",
@@ -32,13 +39,13 @@ fn a_folder_is_shared_as_it_may_be_used() {
         let made = crate::spec::container(
             &spec(&bind(folder.path(), "/data", options)),
             &place,
-            &mut |path, read_only| {
-                shared.push((path.to_owned(), read_only));
+            &mut |source, rights| {
+                shared.push((source.path().to_owned(), rights));
                 Ok("/shared/1".to_owned())
             },
         );
         let mount = made.unwrap().mounts.remove(0);
-        assert_eq!(shared, [(real.clone(), read_only)]);
+        assert_eq!(shared, [(real.clone(), rights)]);
         assert_eq!(
             (&*mount.source, &*mount.target, &*mount.kind),
             ("/shared/1", "/data", "bind")
