@@ -21,6 +21,7 @@ use super::cache::{SUFFIX, clean, create, is_there, kept, rename};
 use super::erofs::Content;
 use super::error::ImageError;
 use super::source::hex;
+use super::tree::MOST_KEPT;
 
 /// Raised when the images of the same folders are others.
 const RECIPE: u32 = 1;
@@ -87,7 +88,7 @@ pub fn cached(
 
 fn write(folder: &Path, path: &Path, progress: OnFiles) -> Result<(), ImageError> {
     let mut content = Content::new(create(path)?);
-    let tree = walk::walk(folder, &mut content, path, walk::MOST_KEPT, progress)?;
+    let tree = walk::walk(folder, &mut content, path, MOST_KEPT, progress)?;
     let file = content.finish(&tree).map_err(ImageError::io(path))?;
     file.sync_all().map_err(ImageError::io(path))
 }

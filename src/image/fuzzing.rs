@@ -8,7 +8,7 @@ use super::cache::unpack;
 use super::erofs::Content;
 use super::layer;
 use super::tar::Stream;
-use super::tree::{Index, Kind, ROOT, Tree};
+use super::tree::{Index, Kind, MOST_KEPT, ROOT, Tree};
 
 /// Takes bytes for layers, cut at a mark, as they come from a registry.
 pub fn image_layer(data: &[u8]) {
@@ -50,7 +50,7 @@ fn memory() -> File {
     }
 }
 
-/// Each node that there is a way to has as many links as there are ways, and folders one.
+/// Each node that there is a way to has as many links as there are ways, and folders one. What is gone keeps nothing.
 fn check(tree: &Tree) {
     let mut seen: HashMap<Index, u32> = HashMap::from([(ROOT, 1)]);
     let mut open = vec![ROOT];
@@ -70,6 +70,7 @@ fn check(tree: &Tree) {
         assert_eq!(node.links, count, "{node:?}");
         assert!(count == 1 || !matches!(node.kind, Kind::Folder(_)));
     }
+    assert_eq!(tree.whole_room(), MOST_KEPT);
 }
 
 /// The image begins as it must, and is as long as it says.

@@ -15,6 +15,9 @@ const OPAQUE: &[u8] = b".wh..wh..opq";
 /// Of a file system that layers were once made by.
 const AUFS: &[u8] = b".wh..wh.";
 
+/// The most bytes of attributes of one entry, as EROFS keeps them (four more for each).
+const MOST_ATTRIBUTES: usize = 60 << 10;
+
 /// Reads a layer to its end; `layer` counts from 1.
 pub fn apply<R: Skip>(
     stream: R,
@@ -53,6 +56,10 @@ fn take<R: Skip>(
     }
     if let Some(gone) = name.strip_prefix(WHITEOUT) {
         return tree.whiteout(folder, gone, layer).map_err(named);
+    }
+    let of_each = |(name, value): &(Vec<u8>, Vec<u8>)| name.len() + value.len() + 4;
+    if entry.attributes.iter().map(of_each).sum::<usize>() > MOST_ATTRIBUTES {
+        return Err(named("has more than 60 KiB of extended attributes"));
     }
     let (major, minor) = entry.device;
     let kind = match entry.kind {

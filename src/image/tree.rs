@@ -10,6 +10,10 @@ pub const ROOT: Index = 0;
 
 /// More than any image has, and what fits into memory.
 const MOST_NODES: usize = 4 << 20;
+/// Bytes of names, links' targets and attributes that are kept in memory: far more than any image has.
+pub const MOST_KEPT: usize = 1 << 30;
+/// What keeping a name, or an attribute, takes besides its bytes, about.
+const KEPT_WITH_EACH: usize = 64;
 /// As many links as Linux follows in a path.
 const MOST_LINKS: u32 = 40;
 /// Of a path, and of a name in it (limits.h).
@@ -51,6 +55,14 @@ pub struct Attributes {
     pub extended: Vec<(Vec<u8>, Vec<u8>)>,
 }
 
+impl Attributes {
+    fn kept(&self) -> usize {
+        let of_each =
+            |(name, value): &(Vec<u8>, Vec<u8>)| name.len() + value.len() + KEPT_WITH_EACH;
+        self.extended.iter().map(of_each).sum()
+    }
+}
+
 /// A file, folder, link or device.
 #[derive(Clone, Debug)]
 pub struct Node {
@@ -64,16 +76,40 @@ pub struct Node {
     pub layer: u32,
 }
 
+impl Node {
+    /// Bytes that it keeps besides those that each node has.
+    fn kept(&self) -> usize {
+        let target = match &self.kind {
+            Kind::Link(target) => target.len(),
+            _ => 0,
+        };
+        target + self.attributes.kept()
+    }
+}
+
+fn kept_of_name(name: &[u8]) -> usize {
+    name.len() + KEPT_WITH_EACH
+}
+
 /// All of them.
 #[derive(Clone, Debug)]
 pub struct Tree {
     nodes: Vec<Node>,
     /// Files that nothing leads to any more: their places in the image.
     dead: Vec<(u32, u64)>,
+    /// Bytes that may still be kept.
+    room: usize,
 }
 
 impl Default for Tree {
     fn default() -> Self {
+        Tree::of_at_most(MOST_KEPT)
+    }
+}
+
+impl Tree {
+    /// With the root alone, for no more than these bytes of names, links' targets and attributes.
+    pub fn of_at_most(room: usize) -> Self {
         let attributes = Attributes {
             mode: 0o755,
             ..Attributes::default()
@@ -87,11 +123,10 @@ impl Default for Tree {
         Tree {
             nodes: vec![root],
             dead: Vec::new(),
+            room,
         }
     }
-}
 
-impl Tree {
     /// The node there.
     pub fn node(&self, index: Index) -> &Node {
         &self.nodes[index]
@@ -189,7 +224,7 @@ impl Tree {
                     };
                     let kind = Kind::Folder(BTreeMap::new());
                     let new = self.add(kind, attributes, layer)?;
-                    self.enter(here, name, new);
+                    self.enter(here, name, new)?;
                     new
                 }
             };
@@ -206,20 +241,31 @@ impl Tree {
         if self.nodes.len() >= MOST_NODES {
             return Err("there are more than 4 million files");
         }
-        self.nodes.push(Node {
+        let node = Node {
             kind,
             attributes,
             links: 0,
             layer,
-        });
+        };
+        self.keep(node.kept())?;
+        self.nodes.push(node);
         Ok(self.nodes.len() - 1)
     }
 
-    fn enter(&mut self, folder: Index, name: &[u8], node: Index) {
+    fn keep(&mut self, bytes: usize) -> Result<(), &'static str> {
+        let left = self.room.checked_sub(bytes);
+        self.room = left.ok_or("the names, links and attributes up to it are longer than 1 GiB")?;
+        Ok(())
+    }
+
+    /// The folder has no such name.
+    fn enter(&mut self, folder: Index, name: &[u8], node: Index) -> Result<(), &'static str> {
+        self.keep(kept_of_name(name))?;
         if let Kind::Folder(children) = &mut self.nodes[folder].kind {
             children.insert(name.to_vec(), node);
             self.nodes[node].links += 1;
         }
+        Ok(())
     }
 
     /// Puts something at a path, in place of what was there; a folder goes over a folder, whose content stays.
@@ -249,13 +295,15 @@ impl Tree {
                     None => {
                         let new = self.add(kind, attributes.clone(), layer)?;
                         self.remove_from(folder, name);
-                        self.enter(folder, name, new);
+                        self.enter(folder, name, new)?;
                         None
                     }
                 }
             }
         };
         if let Some(place) = place {
+            self.room += self.nodes[place].attributes.kept();
+            self.keep(attributes.kept())?;
             self.nodes[place].attributes = attributes;
             self.nodes[place].layer = layer;
         }
@@ -283,7 +331,7 @@ impl Tree {
             // First, or its last name might go.
             self.nodes[target].links += 1;
             self.remove_from(folder, name);
-            self.enter(folder, name, target);
+            self.enter(folder, name, target)?;
             self.nodes[target].links -= 1;
         }
         self.nodes[target].layer = layer;
@@ -344,19 +392,51 @@ impl Tree {
         let Some(gone) = children.remove(name) else {
             return;
         };
+        self.room += kept_of_name(name);
         let mut gone = vec![gone];
         while let Some(index) = gone.pop() {
-            let node = &mut self.nodes[index];
-            node.links -= 1;
-            if node.links > 0 {
-                continue;
-            }
-            match &mut node.kind {
-                Kind::Folder(children) => gone.extend(std::mem::take(children).into_values()),
-                Kind::File { block, size } if *size > 0 => self.dead.push((*block, *size)),
-                _ => {}
+            self.nodes[index].links -= 1;
+            if self.nodes[index].links == 0 {
+                gone.extend(self.bury(index));
             }
         }
+    }
+
+    /// Takes what a node keeps that nothing leads to any more; what was in it.
+    fn bury(&mut self, index: Index) -> Vec<Index> {
+        let node = &mut self.nodes[index];
+        self.room += node.kept();
+        node.attributes = Attributes::default();
+        match std::mem::replace(&mut node.kind, Kind::Fifo) {
+            Kind::Folder(children) => {
+                self.room += children
+                    .keys()
+                    .map(|name| kept_of_name(name))
+                    .sum::<usize>();
+                return children.into_values().collect();
+            }
+            Kind::File { block, size } if size > 0 => self.dead.push((block, size)),
+            _ => {}
+        }
+        Vec::new()
+    }
+
+    /// The room that is left, with what everything keeps that there is a way to, counted anew: always the same.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub(super) fn whole_room(&self) -> usize {
+        let mut kept = self.room;
+        let mut seen = std::collections::HashSet::from([ROOT]);
+        let mut open = vec![ROOT];
+        while let Some(index) = open.pop() {
+            kept += self.nodes[index].kept();
+            for (name, child) in self.children(index) {
+                kept += kept_of_name(name);
+                if seen.insert(child) {
+                    open.push(child);
+                }
+            }
+        }
+        kept
     }
 }
 

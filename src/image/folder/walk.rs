@@ -20,8 +20,6 @@ use crate::image::tree::{Kind, Tree, split};
 const LAYER: u32 = 1;
 /// As long as the target of a link can be (PATH_MAX).
 const MOST_TARGET: usize = 4096;
-/// Bytes of names, paths, links and attributes that are kept in memory: far more than any image has.
-pub const MOST_KEPT: usize = 1 << 30;
 
 /// Everything in `folder`, the files' content into `content`, which goes to `image`; no more than `most_kept` bytes of
 /// what isn't content.
@@ -69,6 +67,7 @@ struct Walk<'a, 'b> {
     linked: HashMap<(u64, u64), Vec<u8>>,
     /// Folders that are still to be looked into.
     todo: Vec<Vec<u8>>,
+    /// Of whole paths too, which the tree doesn't count.
     kept_left: usize,
     files: u64,
     bytes: u64,

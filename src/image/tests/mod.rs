@@ -1,5 +1,6 @@
 //! Layers that are made here, byte by byte, and images of them; `fsck.erofs` looks at those, where this host has it.
 
+mod bounds;
 mod hostile;
 mod source;
 
