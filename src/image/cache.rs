@@ -28,7 +28,7 @@ pub(super) const SUFFIX: &str = ".erofs";
 const JUST_USED: Duration = Duration::from_secs(60);
 
 /// Raised when the images that are made of the same layers are others.
-const RECIPE: u32 = 1;
+const RECIPE: u32 = 2;
 
 /// The largest window that a zstd layer may want: what `zstd --long` takes (27 bits).
 const MAX_WINDOW: u64 = 128 << 20;

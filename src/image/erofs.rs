@@ -3,12 +3,14 @@
 //!
 //! ```text
 //! block 0        the superblock, at byte 1024
-//! blocks 1..     files' content, in the order in which it came, each file from a block on; then folders'
+//! blocks 1..     files' content, in the order in which it came, each file from a block on; then folders' and links'
+//!                that is too long to be behind their inodes
 //! the last ones  inodes, with their attributes and with what is short enough behind them
 //! ```
 //!
 //! Blocks of zeros are holes in the image's file; so are those of files that a later layer replaces.
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, ErrorKind, Read};
@@ -113,18 +115,11 @@ impl Content {
     pub fn finish(mut self, tree: &Tree) -> io::Result<File> {
         let mut inodes = Inodes::place(tree)?;
         inodes.number();
-        // Folders that are too long to be behind their inodes.
         for place in 0..inodes.order.len() {
-            let (index, parent) = inodes.order[place];
-            let Some(names) = inodes.names(tree, index, parent) else {
-                continue;
-            };
-            let whole = match inodes.is_inline(place) {
-                true => names.len() - names.len() % BLOCK,
-                false => names.len(),
-            };
+            let content = inodes.content(tree, place);
+            let whole = content.len() - inodes.inline[place] as usize;
             if whole > 0 {
-                let block = self.write(&mut &names[..whole], whole as u64)?;
+                let block = self.write(&mut &content[..whole], whole as u64)?;
                 inodes.blocks[place] = block;
             }
         }
@@ -243,12 +238,19 @@ impl Inodes {
         self.slots[self.place[index] as usize]
     }
 
+    /// What a folder or a link has in place of a file's content.
+    fn content<'a>(&self, tree: &'a Tree, place: usize) -> Cow<'a, [u8]> {
+        let (index, parent) = self.order[place];
+        match &tree.node(index).kind {
+            Kind::Folder(_) => self.names(tree, index, parent).into(),
+            Kind::Link(target) => target.into(),
+            _ => Cow::default(),
+        }
+    }
+
     /// A folder's content: blocks, each with the entries in front and their names behind them, all in the names'
     /// order.
-    fn names(&self, tree: &Tree, index: Index, parent: Index) -> Option<Vec<u8>> {
-        if !matches!(tree.node(index).kind, Kind::Folder(_)) {
-            return None;
-        }
+    fn names(&self, tree: &Tree, index: Index, parent: Index) -> Vec<u8> {
         let mut all: Vec<(&[u8], Index)> = tree.children(index).collect();
         all.push((b".", index));
         all.push((b"..", parent));
@@ -265,7 +267,7 @@ impl Inodes {
             }
             block.iter().for_each(|(name, _)| bytes.extend(*name));
         }
-        Some(bytes)
+        bytes
     }
 
     /// struct erofs_inode_extended, its attributes, and what is behind them. `before` bytes of all inodes are written
@@ -277,23 +279,14 @@ impl Inodes {
         before: usize,
         bytes: &mut Vec<u8>,
     ) -> io::Result<()> {
-        let (index, parent) = self.order[place];
-        let node = tree.node(index);
+        let node = tree.node(self.order[place].0);
         bytes.resize(self.slots[place] as usize * SLOT - before, 0);
         let attributes = attributes(node)?;
-        let names = self.names(tree, index, parent);
-        let mut end: &[u8] = &[];
+        let content = self.content(tree, place);
+        let end = &content[content.len() - self.inline[place] as usize..];
         let (size, word) = match &node.kind {
-            Kind::Folder(_) => {
-                let names = names.as_deref().unwrap_or_default();
-                end = &names[names.len() - self.inline[place] as usize..];
-                (names.len() as u64, self.blocks[place])
-            }
+            Kind::Folder(_) | Kind::Link(_) => (content.len() as u64, self.blocks[place]),
             Kind::File { block, size } => (*size, *block),
-            Kind::Link(target) => {
-                end = target;
-                (target.len() as u64, 0)
-            }
             Kind::Character(major, minor) | Kind::Block(major, minor) => {
                 // new_encode_dev of linux/kdev_t.h.
                 (0, minor & 0xff | major << 8 | (minor & !0xff) << 12)

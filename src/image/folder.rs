@@ -24,7 +24,7 @@ use super::source::hex;
 use super::tree::MOST_KEPT;
 
 /// Raised when the images of the same folders are others.
-const RECIPE: u32 = 1;
+const RECIPE: u32 = 2;
 
 /// Bytes that the images of a cache may take, where nobody says how many.
 pub const KEEP: u64 = 8 << 30;

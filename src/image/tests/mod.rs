@@ -2,6 +2,7 @@
 
 mod bounds;
 mod hostile;
+mod links;
 mod source;
 
 use std::fs::{self, File};
