@@ -1,6 +1,6 @@
 //! Where an image comes from: an OCI layout, as a folder or in an archive, or an archive of `docker save`.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{BufReader, Read, Seek, SeekFrom, Take};
@@ -18,6 +18,8 @@ use crate::boot::Architecture;
 const MOST_JSON: u64 = 4 << 20;
 /// Indices in indices.
 const MOST_NESTED: usize = 4;
+/// Indices and manifests that are looked at.
+const MOST_VISITED: usize = 1000;
 
 /// An image that was found, with its settings, and layers to be read.
 #[derive(Debug)]
@@ -47,6 +49,15 @@ enum Store {
     Folder,
     /// Where in the archive each file begins, and how long it is.
     Archive(HashMap<String, (u64, u64)>),
+}
+
+/// The way through a layout's indices.
+#[derive(Default)]
+struct Search {
+    /// Digests of what was looked at.
+    seen: HashSet<String>,
+    /// Images for this architecture: the first ones, since it must be the only one.
+    found: Vec<(Manifest, Config)>,
 }
 
 /// Linux's name for this architecture in images (Go's names of them).
@@ -194,10 +205,11 @@ impl Source {
             }
             (Some(_), None) => false,
         };
-        let mut found = Vec::new();
+        let mut search = Search::default();
         for of in index.manifests.iter().filter(wanted) {
-            self.collect(of, 0, &mut found)?;
+            self.collect(of, 0, &mut search)?;
         }
+        let mut found = search.found;
         let names = index.manifests.iter().filter_map(name_of);
         let there = self.one_of(found.len(), tag, names.collect())?;
         let (manifest, config) = found.swap_remove(there);
@@ -213,12 +225,13 @@ impl Source {
         Ok(())
     }
 
-    /// The images for this architecture that a descriptor leads to.
+    /// The images for this architecture that a descriptor leads to. Each is looked at once, however often it is named:
+    /// indices of indices would multiply.
     fn collect(
         &self,
         of: &Descriptor,
         depth: usize,
-        found: &mut Vec<(Manifest, Config)>,
+        search: &mut Search,
     ) -> Result<(), ImageError> {
         let fits = |platform_os: &str, platform_architecture: &str| {
             platform_os == "linux" && platform_architecture == architecture()
@@ -227,14 +240,21 @@ impl Source {
         if platform.is_some_and(|of| !fits(&of.os, &of.architecture)) || depth > MOST_NESTED {
             return Ok(());
         }
+        if search.found.len() > 1 || !search.seen.insert(of.digest.clone()) {
+            return Ok(());
+        }
+        if search.seen.len() > MOST_VISITED {
+            let what = format!("leads to more than {MOST_VISITED} indices and manifests");
+            return Err(ImageError::content(&self.path, what));
+        }
         let manifest: Manifest = self.blob(of)?;
         for of in &manifest.manifests {
-            self.collect(of, depth + 1, found)?;
+            self.collect(of, depth + 1, search)?;
         }
         if let Some(config) = &manifest.config {
             let config: Config = self.blob(config)?;
             if fits(&config.os, &config.architecture) {
-                found.push((manifest, config));
+                search.found.push((manifest, config));
             }
         }
         Ok(())

@@ -57,6 +57,32 @@ impl Layout {
     fn path(&self) -> String {
         self.0.path().to_str().unwrap().to_owned()
     }
+
+    /// Another index: of these digests.
+    fn index(&self, digests: &[String]) {
+        fs::write(self.0.path().join("index.json"), index(digests)).unwrap();
+    }
+
+    fn blob(&self, bytes: &[u8]) -> String {
+        let digest = hex(&Sha256::digest(bytes));
+        fs::write(self.0.path().join("blobs/sha256").join(&digest), bytes).unwrap();
+        format!("sha256:{digest}")
+    }
+
+    /// The digest of its image's manifest.
+    fn manifest(&self) -> String {
+        let index = fs::read_to_string(self.0.path().join("index.json")).unwrap();
+        let start = index.find("sha256:").unwrap();
+        index[start..start + 71].to_owned()
+    }
+}
+
+fn index(digests: &[String]) -> String {
+    let all: Vec<_> = digests
+        .iter()
+        .map(|d| format!("{{\"digest\":\"{d}\"}}"))
+        .collect();
+    format!("{{\"manifests\":[{}]}}", all.join(","))
 }
 
 fn made(source: &str, cache: &Path) -> Result<Root, ImageError> {
@@ -83,6 +109,26 @@ fn a_layout_is_found_made_once_and_found_again() {
     fs::set_permissions(&images, fs::Permissions::from_mode(0o777)).unwrap();
     let error = made(&layout.path(), &images).unwrap_err().to_string();
     assert!(error.contains("other users"), "{error}");
+}
+
+/// Each level would be 20,000 times the one below.
+#[test]
+fn indices_of_indices_do_not_multiply() {
+    let layout = Layout::of(&[archive(&[file("f", b"content")])], |config| config);
+    let mut digest = layout.manifest();
+    for _ in 0..4 {
+        digest = layout.blob(index(&vec![digest; 20_000]).as_bytes());
+    }
+    layout.index(&vec![digest; 20_000]);
+    assert_eq!(Source::open(&layout.path()).unwrap().layers.len(), 1);
+    let many: Vec<_> = (0..1001)
+        .map(|n| layout.blob(format!("{{\"n\":{n}}}").as_bytes()))
+        .collect();
+    layout.index(&many[..1000]);
+    let error = || Source::open(&layout.path()).unwrap_err().to_string();
+    assert!(error().contains("no image"), "{}", error());
+    layout.index(&many);
+    assert!(error().contains("more than 1000"), "{}", error());
 }
 
 #[test]
