@@ -2,9 +2,11 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fmt::Write as _;
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::{BufReader, Read, Seek, SeekFrom, Take};
-use std::path::{Path, PathBuf};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Component, Path, PathBuf};
 
 use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
@@ -134,13 +136,13 @@ impl Source {
     fn file(&self, name: &str) -> Result<(Take<File>, u64), ImageError> {
         match &self.store {
             Store::Folder => {
-                let path = self.path.join(name);
-                let file = File::open(&path).map_err(ImageError::io(&path))?;
-                let metadata = file.metadata().map_err(ImageError::io(&path))?;
-                if !metadata.is_file() {
-                    return Err(ImageError::content(&path, "is no regular file"));
+                let is_name = |part| matches!(part, Component::Normal(_));
+                if !Path::new(name).components().all(is_name) {
+                    let what = format!("names a file that isn't in it: {name}");
+                    return Err(ImageError::content(&self.path, what));
                 }
-                Ok((file.take(metadata.len()), metadata.len()))
+                let (file, size) = open_regular(&self.path.join(name))?;
+                Ok((file.take(size), size))
             }
             Store::Archive(files) => {
                 let none = || ImageError::content(&self.path, format!("has no {name}"));
@@ -346,6 +348,21 @@ impl Source {
         let (file, _) = self.file(&layer.name)?;
         Ok(file)
     }
+}
+
+/// A regular file, and its length. A device or a pipe that a link leads to isn't even opened.
+fn open_regular(path: &Path) -> Result<(File, u64), ImageError> {
+    let place = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_PATH)
+        .open(path)
+        .map_err(ImageError::io(path))?;
+    let metadata = place.metadata().map_err(ImageError::io(path))?;
+    if !metadata.is_file() {
+        return Err(ImageError::content(path, "is no regular file"));
+    }
+    let file = File::open(format!("/proc/self/fd/{}", place.as_raw_fd()));
+    Ok((file.map_err(ImageError::io(path))?, metadata.len()))
 }
 
 /// Files of an archive.

@@ -257,3 +257,37 @@ fn what_docker_saves_is_read() {
     let root = made(&name, &folder.path().join("images")).unwrap();
     assert_eq!(root.settings.env, Some(vec!["A=b".to_owned()]));
 }
+
+/// What `docker save` writes, unpacked by somebody else.
+#[test]
+fn names_in_a_folder_lead_to_its_regular_files_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    fs::create_dir(at("image")).unwrap();
+    fs::write(at("outside"), "{}").unwrap();
+    let pipe = std::ffi::CString::new(at("image/pipe").to_str().unwrap()).unwrap();
+    // SAFETY: a path with its end.
+    assert_eq!(unsafe { libc::mkfifo(pipe.as_ptr(), 0o600) }, 0);
+    std::os::unix::fs::symlink("pipe", at("image/to-pipe")).unwrap();
+    let error = |name: &str| {
+        let manifest = format!("[{{\"Config\":{name:?},\"Layers\":[]}}]");
+        fs::write(at("image/manifest.json"), manifest).unwrap();
+        let path = at("image");
+        Source::open(path.to_str().unwrap())
+            .unwrap_err()
+            .to_string()
+    };
+    let whole = at("outside");
+    for name in ["../outside", "x/../../outside", whole.to_str().unwrap()] {
+        let text = error(name);
+        assert!(text.contains("isn't in it"), "{name}: {text}");
+    }
+    // Opening it would wait for whoever writes.
+    for name in ["pipe", "to-pipe", "", "."] {
+        let text = error(name);
+        assert!(
+            text.contains("no regular file") || text.contains("isn't in it"),
+            "{name}: {text}"
+        );
+    }
+}
