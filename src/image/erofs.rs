@@ -36,18 +36,44 @@ const INLINE: u16 = 2;
 /// The most bytes of attributes of one file.
 const MOST_ATTRIBUTES: usize = 60 << 10;
 
+/// The most bytes of an image that aren't holes.
+const MOST_WRITTEN: u64 = 64 << 30;
+
 /// The content of files, as it goes into the image.
 #[derive(Debug)]
 pub struct Content {
     file: File,
     /// The next free one.
     block: u32,
+    /// Bytes that may still be written, and what is wrong where they aren't enough.
+    room: u64,
+    too_large: &'static str,
 }
 
 impl Content {
-    /// Into an empty file.
+    /// Into an empty file. A tenth of what is free on its file system now stays free: a few bytes of a layer can be
+    /// unpacked to any number.
     pub fn new(file: File) -> Self {
-        Content { file, block: 1 }
+        let (room, too_large) = match free(&file) {
+            Some(free) if free - free / 10 < MOST_WRITTEN => (
+                free - free / 10,
+                "the image needs more than nine tenths of what was free on the file system where it is kept: make \
+                 room there, or set MOTE_CACHE to a folder elsewhere",
+            ),
+            _ => (MOST_WRITTEN, "the image is larger than 64 GiB"),
+        };
+        Content {
+            file,
+            block: 1,
+            room,
+            too_large,
+        }
+    }
+
+    /// The same, with this much room.
+    #[cfg(test)]
+    pub(super) fn with_room(self, room: u64) -> Self {
+        Content { room, ..self }
     }
 
     /// Writes `size` bytes out of a stream; the first block.
@@ -80,22 +106,29 @@ impl Content {
     }
 
     /// Whole blocks of zeros aren't written.
-    fn write_all(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+    fn write_all(&mut self, bytes: &[u8], offset: u64) -> io::Result<()> {
         // What isn't written yet of what has been looked at.
         let (mut start, mut end) = (0, 0);
         for block in bytes.chunks(BLOCK) {
             if is_zero(block) {
-                self.file
-                    .write_all_at(&bytes[start..end], offset + start as u64)?;
+                self.put(&bytes[start..end], offset + start as u64)?;
                 start = end + block.len();
             }
             end += block.len();
         }
         if start < end {
-            self.file
-                .write_all_at(&bytes[start..end], offset + start as u64)?;
+            self.put(&bytes[start..end], offset + start as u64)?;
         }
         Ok(())
+    }
+
+    fn put(&mut self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        let left = self
+            .room
+            .checked_sub(bytes.len().next_multiple_of(BLOCK) as u64);
+        let too_large = || io::Error::new(ErrorKind::StorageFull, self.too_large);
+        self.room = left.ok_or_else(too_large)?;
+        self.file.write_all_at(bytes, offset)
     }
 
     /// Gives the place of content that nobody needs back to the host, where its file system can.
@@ -131,14 +164,13 @@ impl Content {
             inodes.write(tree, place, written, &mut bytes)?;
             if bytes.len() >= 1 << 20 {
                 let whole = bytes.len() - bytes.len() % BLOCK;
-                self.file
-                    .write_all_at(&bytes[..whole], offset + written as u64)?;
+                self.put(&bytes[..whole], offset + written as u64)?;
                 bytes.drain(..whole);
                 written += whole;
             }
         }
         bytes.resize(bytes.len().next_multiple_of(BLOCK), 0);
-        self.file.write_all_at(&bytes, offset + written as u64)?;
+        self.put(&bytes, offset + written as u64)?;
         let length = offset + (written + bytes.len()) as u64;
         let blocks = u32::try_from(length / BLOCK as u64).map_err(io::Error::other)?;
         self.file.set_len(length)?;
@@ -146,6 +178,16 @@ impl Content {
         self.file.write_all_at(&head, SUPERBLOCK)?;
         Ok(self.file)
     }
+}
+
+/// Bytes that are free on a file's file system, where that knows it: one in memory may not.
+fn free(file: &File) -> Option<u64> {
+    // SAFETY: a struct of numbers, for which zeros are good.
+    let mut found: libc::statvfs = unsafe { std::mem::zeroed() };
+    // SAFETY: a descriptor that is open, and room for the answer.
+    let result = unsafe { libc::fstatvfs(file.as_raw_fd(), &raw mut found) };
+    let known = result == 0 && found.f_blocks > 0;
+    known.then(|| found.f_bavail.saturating_mul(found.f_frsize))
 }
 
 fn is_zero(bytes: &[u8]) -> bool {

@@ -7,7 +7,7 @@ mod attributes;
 mod walk;
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 use std::fs;
 use std::os::unix::ffi::OsStrExt;

@@ -74,3 +74,24 @@ fn an_entry_has_no_more_attributes_than_an_image_has_room_for() {
     let error = image(&[archive(&[strange])]).unwrap_err().to_string();
     assert!(error.contains("a: has more than 60 KiB"), "{error}");
 }
+
+#[test]
+fn what_layers_unpack_to_is_bounded() {
+    let content = vec![b'x'; 100_000];
+    let zeros = vec![0; 1 << 20];
+    let entries = [file("a", &content), file("a", &content), file("z", &zeros)];
+    let made = |room| {
+        let mut tree = Tree::default();
+        let content = Content::new(tempfile::tempfile().unwrap());
+        let mut content = content.with_room(room);
+        let archive = archive(&entries);
+        layer::apply(Stream(archive.as_slice()), &mut tree, &mut content, 1)?;
+        Ok::<_, LayerError>(content.finish(&tree)?)
+    };
+    // Twice 25 blocks, and one of inodes; holes are none.
+    assert!(made(51 << 12).is_ok());
+    for room in [10 << 12, 49 << 12, 50 << 12] {
+        let error = made(room).unwrap_err().to_string();
+        assert!(error.starts_with("the image"), "{error}");
+    }
+}

@@ -175,6 +175,36 @@ fn images_used_longest_ago_are_removed_when_there_is_too_much() {
     assert!(has("notes") && has(".y.tmp") && !has(".x.tmp"));
 }
 
+/// A layer that is small as it is packed, onto a file system that hasn't as much room as it wants.
+#[test]
+fn an_image_leaves_room_on_its_file_system() {
+    use crate::image::folder::tests::looks::{is_root, mounted};
+    if !is_root() {
+        return;
+    }
+    let content = vec![b'x'; 15 << 20];
+    let plain = archive(&[file("f", &content)]);
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    gzip.write_all(&plain).unwrap();
+    let digest = hex(&Sha256::digest(&plain));
+    let packed = gzip.finish().unwrap();
+    let packed_digest = hex(&Sha256::digest(&packed));
+    let change = |config: String| config.replace(&packed_digest, &digest);
+    let layout = Layout::of(&[packed], change);
+    mounted(&["-t", "tmpfs", "-o", "size=16M", "none"], |cache| {
+        let images = cache.join("images");
+        let error = made(&layout.path(), &images).unwrap_err().to_string();
+        assert!(
+            error.contains("nine tenths") && error.contains("MOTE_CACHE"),
+            "{error}"
+        );
+        assert_eq!(fs::read_dir(&images).unwrap().count(), 0);
+    });
+    mounted(&["-t", "tmpfs", "-o", "size=18M", "none"], |cache| {
+        made(&layout.path(), &cache.join("images")).unwrap();
+    });
+}
+
 #[test]
 fn a_lock_that_another_has_removed_is_none() {
     let cache = tempfile::tempdir().unwrap();

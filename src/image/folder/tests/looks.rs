@@ -30,6 +30,18 @@ pub fn check(image: &Path) {
 
 /// With the image mounted by this host's kernel, where it can.
 pub fn with_mounted(image: &Path, look: impl FnOnce(&Path) + Send) {
+    let has_erofs = fs::read_to_string("/proc/filesystems")
+        .unwrap()
+        .contains("erofs");
+    let image = image.to_str().unwrap();
+    if !mounted(&["-t", "erofs", "-o", "loop,ro", image], look) {
+        assert!(!has_erofs);
+        println!("NOT RUN: this host has no EROFS");
+    }
+}
+
+/// With what these arguments of mount say, and whether it could be mounted.
+pub fn mounted(arguments: &[&str], look: impl FnOnce(&Path) + Send) -> bool {
     let at = tempfile::tempdir().unwrap();
     // In a mount namespace of this thread's: nothing is left, however the test ends.
     std::thread::scope(|scope| {
@@ -43,22 +55,19 @@ pub fn with_mounted(image: &Path, look: impl FnOnce(&Path) + Send) {
             assert_eq!(slave, 0);
             // The child is in the namespace of the thread that starts it.
             let mut mount = Command::new("mount");
-            mount.args(["-t", "erofs", "-o", "loop,ro"]);
-            let output = mount.arg(image).arg(at.path()).output().unwrap();
-            match output.status.success() {
-                true => look(at.path()),
-                false => {
-                    let why = String::from_utf8_lossy(&output.stderr).into_owned();
-                    let has_erofs = fs::read_to_string("/proc/filesystems").unwrap();
-                    assert!(!has_erofs.contains("erofs"), "{why}");
-                    println!("NOT RUN: this host has no EROFS: {why}");
-                }
+            let output = mount.args(arguments).arg(at.path()).output().unwrap();
+            println!("{}", String::from_utf8_lossy(&output.stderr));
+            let is_mounted = output.status.success();
+            if is_mounted {
+                look(at.path());
             }
+            is_mounted
         });
-        if let Err(panic) = thread.join() {
-            std::panic::resume_unwind(panic);
+        match thread.join() {
+            Ok(is_mounted) => is_mounted,
+            Err(panic) => std::panic::resume_unwind(panic),
         }
-    });
+    })
 }
 
 /// All that differs.

@@ -1,7 +1,7 @@
 //! Folders made here, as the host's own file system and the image show them. Devices, owners and mounts need root.
 
 mod cache;
-mod looks;
+pub mod looks;
 
 use std::ffi::CString;
 use std::fs::{self, File};
