@@ -3,8 +3,10 @@
 //! The guest makes all connections: the first is for control, the others are the streams that it was asked for. What it
 //! says is not trusted: whatever it claims, it ends its own VM.
 
+use std::fmt::Display;
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use mote_agent_protocol::container::Window;
@@ -21,9 +23,15 @@ use super::{Workload, guest, stdio};
 use crate::cli::signals::{self, Forwarding};
 use crate::cli::{CliError, Status, terminal};
 
+#[cfg(test)]
+mod tests;
+
 /// Statuses of shells for a program that can't be run, and for one that isn't there.
 const NOT_RUN: u8 = 126;
 const NOT_FOUND: u8 = 127;
+
+/// Connections of the guest's that are served at a time: more than the agent makes.
+const MOST_SERVED: usize = 8;
 
 /// A conversation, from before the VM is there.
 #[derive(Clone, Debug)]
@@ -40,6 +48,9 @@ struct Inner {
     state: Mutex<State>,
     /// Told of each change too, for output that waits.
     changed: Condvar,
+    /// Connections that have a thread.
+    served: AtomicUsize,
+    has_warned: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -88,6 +99,8 @@ impl Session {
             wake: EventFd::new(libc::EFD_CLOEXEC).map_err(failed)?,
             state: Mutex::default(),
             changed: Condvar::new(),
+            served: AtomicUsize::new(0),
+            has_warned: AtomicBool::new(false),
         })))
     }
 
@@ -101,13 +114,24 @@ impl Session {
         let session = self.clone();
         OwnPort {
             port: PORT,
-            on_connect: Arc::new(move |stream| {
-                let session = session.clone();
-                let serve = move || session.serve(stream);
-                if let Err(error) = threads::spawn(ThreadKind::Agent, "mote-agent", serve) {
-                    log::warn!("a thread for the guest's agent: {error}");
-                }
-            }),
+            on_connect: Arc::new(move |stream| session.accept(stream)),
+        }
+    }
+
+    /// Gives a connection a thread, which ends with it; one too many is closed.
+    fn accept(&self, stream: UnixStream) {
+        let Some(served) = Served::one_more(&self.0) else {
+            return self
+                .0
+                .warn("the guest makes more connections than its agent needs");
+        };
+        let session = self.clone();
+        let serve = move || {
+            session.serve(stream);
+            drop(served);
+        };
+        if let Err(error) = threads::spawn(ThreadKind::Agent, "mote-agent", serve) {
+            self.0.warn(error);
         }
     }
 
@@ -144,10 +168,7 @@ impl Session {
     fn serve(&self, stream: UnixStream) {
         let opening = match Opening::read(&mut &stream) {
             Ok(opening) => opening,
-            Err(error) => {
-                log::warn!("--image: {error}");
-                return;
-            }
+            Err(error) => return self.0.warn(error),
         };
         let number = match opening {
             Opening::Control => 0,
@@ -317,10 +338,36 @@ impl Inner {
         drop(state.unwrap_or_else(PoisonError::into_inner));
     }
 
+    /// Tells of what the guest can do as often as it likes: once.
+    fn warn(&self, what: impl Display) {
+        match self.has_warned.swap(true, Ordering::Relaxed) {
+            false => log::warn!("--image: {what}"),
+            true => log::debug!("--image: {what}"),
+        }
+    }
+
     fn end(&self, outcome: Outcome) {
         self.change(|state| {
             state.outcome.get_or_insert(outcome);
         });
+    }
+}
+
+/// One of the connections that are served, as long as this lives.
+struct Served(Arc<Inner>);
+
+impl Served {
+    fn one_more(of: &Arc<Inner>) -> Option<Self> {
+        // It is taken back in any case.
+        let served = Served(of.clone());
+        let before = of.served.fetch_add(1, Ordering::AcqRel);
+        (before < MOST_SERVED).then_some(served)
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        self.0.served.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
