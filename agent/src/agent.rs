@@ -82,23 +82,18 @@ impl Agent {
         };
         let mut polled = Vec::new();
         while !(self.ending && self.control.is_flushed()) {
-            let reading = |fd: &OwnedFd, events| libc::pollfd {
-                fd: fd.as_raw_fd(),
-                events,
-                revents: 0,
-            };
             polled.clear();
             polled.push(self.control.polled().unwrap_or(none));
-            polled.push(reading(&self.signals, libc::POLLIN));
+            polled.push(waiting(&self.signals, libc::POLLIN));
             let listener = self.listener.as_ref();
-            polled.push(listener.map_or(none, |fd| reading(fd, libc::POLLIN)));
+            polled.push(listener.map_or(none, |fd| waiting(fd, libc::POLLIN)));
             let streams = self.streams.iter().flat_map(|stream| stream.pump.polled());
             polled.extend(streams);
             let arriving = self.arriving.iter();
-            polled.extend(arriving.map(|(fd, _)| reading(fd, libc::POLLIN)));
+            polled.extend(arriving.map(|(fd, _)| waiting(fd, libc::POLLIN)));
             let memory = self.containers.values().filter_map(|made| {
                 let events = made.cgroup.as_ref()?.events()?;
-                Some(reading(events, libc::POLLPRI))
+                Some(waiting(events, libc::POLLPRI))
             });
             polled.extend(memory);
             sys::poll(&mut polled, -1).map_err(Error::of("poll"))?;
@@ -484,6 +479,14 @@ impl Made {
         if let Some(cgroup) = &self.cgroup {
             cgroup.remove();
         }
+    }
+}
+
+fn waiting(fd: &impl AsRawFd, events: i16) -> libc::pollfd {
+    libc::pollfd {
+        fd: fd.as_raw_fd(),
+        events,
+        revents: 0,
     }
 }
 

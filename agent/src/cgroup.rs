@@ -1,7 +1,7 @@
 //! A container's cgroup, where the guest's kernel has cgroup v2.
 
-use std::fs;
-use std::os::fd::OwnedFd;
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use mote_agent_protocol::container::Limits;
@@ -18,8 +18,8 @@ const OWN: &str = "mote";
 #[derive(Debug)]
 pub struct Cgroup {
     path: PathBuf,
-    /// Tells of changes by POLLPRI.
-    events: Option<OwnedFd>,
+    /// Tells of changes by POLLPRI, from each reading of this very descriptor to the next change.
+    events: Option<File>,
     killed: u64,
 }
 
@@ -55,10 +55,10 @@ impl Cgroup {
                 );
             }
         }
-        let events = fs::File::open(path.join("memory.events")).ok();
+        let events = File::open(path.join("memory.events")).ok();
         let mut cgroup = Cgroup {
             path,
-            events: events.map(OwnedFd::from),
+            events,
             killed: 0,
         };
         for (file, value) in files {
@@ -88,7 +88,7 @@ impl Cgroup {
     }
 
     /// What polls tell of a lack of memory.
-    pub fn events(&self) -> Option<&OwnedFd> {
+    pub fn events(&self) -> Option<&File> {
         self.events.as_ref()
     }
 
@@ -98,8 +98,17 @@ impl Cgroup {
         std::mem::replace(&mut self.killed, killed) < killed
     }
 
-    fn kills(&self) -> u64 {
-        self.entry("memory.events", "oom_kill")
+    fn kills(&mut self) -> u64 {
+        let mut bytes = [0; 1024];
+        let count = self.events.as_ref().map(|file| file.read_at(&mut bytes, 0));
+        match count {
+            Some(Ok(count)) => word(&String::from_utf8_lossy(&bytes[..count]), "oom_kill"),
+            // A cgroup that is gone would be ready for ever.
+            _ => {
+                self.events = None;
+                self.killed
+            }
+        }
     }
 
     pub fn read(&self, file: &str) -> String {
@@ -108,12 +117,7 @@ impl Cgroup {
 
     /// The number behind a word in a file; 0 where there is none.
     pub fn entry(&self, file: &str, word: &str) -> u64 {
-        let text = self.read(file);
-        let mut lines = text.lines().filter_map(|line| line.split_once(' '));
-        let found = lines.find(|(name, _)| *name == word);
-        found
-            .and_then(|(_, value)| value.trim().parse().ok())
-            .unwrap_or(0)
+        self::word(&self.read(file), word)
     }
 
     /// The number that is a file's content; 0 for `max`.
@@ -126,6 +130,14 @@ impl Cgroup {
             eprintln!("mote-agent: {}: {error}", self.path.display());
         }
     }
+}
+
+/// The number behind a word at a line's beginning; 0 where there is none.
+fn word(text: &str, word: &str) -> u64 {
+    let mut lines = text.lines().filter_map(|line| line.split_once(' '));
+    let found = lines.find(|(name, _)| *name == word);
+    let value = found.and_then(|(_, value)| value.trim().parse().ok());
+    value.unwrap_or(0)
 }
 
 /// Files and what is written there.
@@ -145,4 +157,35 @@ fn files(limits: &Limits) -> Vec<(&'static str, String)> {
     .into_iter()
     .flatten()
     .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys;
+    use std::os::fd::AsRawFd;
+
+    fn is_ready(file: &File) -> bool {
+        let mut polled = [libc::pollfd {
+            fd: file.as_raw_fd(),
+            events: libc::POLLPRI,
+            revents: 0,
+        }];
+        sys::poll(&mut polled, 0).unwrap();
+        polled[0].revents != 0
+    }
+
+    /// Any file of kernfs will do: they are ready until they have been read.
+    #[test]
+    fn events_that_have_been_looked_at_are_not_ready() {
+        let path = PathBuf::from("/sys/devices/system/cpu");
+        let mut cgroup = Cgroup {
+            events: Some(File::open(path.join("online")).unwrap()),
+            path,
+            killed: 0,
+        };
+        assert!(is_ready(cgroup.events().unwrap()));
+        assert!(!cgroup.was_short());
+        assert!(!is_ready(cgroup.events().unwrap()));
+    }
 }
