@@ -322,6 +322,7 @@ impl Agent {
     /// A process, up to where it would run its program.
     fn make(&mut self, target: &Target, process: &Process, streams: Streams) -> Result<i32> {
         let made = self.container(&target.container)?;
+        made.check_thawed()?;
         let is_first = target.process.is_empty();
         if made.processes.contains_key(&target.process) {
             let message = format!("process {}: is there already", target.process);
@@ -392,6 +393,7 @@ impl Agent {
     /// refusal comes before.
     fn start(&mut self, target: &Target) -> Result<Reply> {
         let none = || Error::new("there is no such process", libc::ENOENT);
+        self.container(&target.container)?.check_thawed()?;
         let made = self.containers.get_mut(&target.container);
         let own = made.and_then(|made| made.processes.get_mut(&target.process));
         let own = own.ok_or_else(none)?;
@@ -443,6 +445,14 @@ impl Made {
                 "the container's first process has ended",
                 libc::ESRCH,
             )),
+        }
+    }
+
+    /// A new process would be frozen, too, and the agent wait for it.
+    fn check_thawed(&self) -> Result<()> {
+        match self.cgroup.as_ref().is_some_and(Cgroup::is_frozen) {
+            true => Err(Error::new("the container is frozen", libc::EBUSY)),
+            false => Ok(()),
         }
     }
 

@@ -87,6 +87,11 @@ impl Cgroup {
         fs::write(self.path.join("cgroup.freeze"), value).map_err(Error::of("freezing"))
     }
 
+    /// Whether a process of it would do nothing.
+    pub fn is_frozen(&self) -> bool {
+        self.number("cgroup.freeze") == 1
+    }
+
     /// What polls tell of a lack of memory.
     pub fn events(&self) -> Option<&File> {
         self.events.as_ref()

@@ -1,7 +1,7 @@
 //! Paths in a container's root, which links of its image must not lead out of.
 
 use std::fs::{File, OpenOptions};
-use std::io::Write;
+use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Component, Path};
@@ -77,7 +77,7 @@ impl Root {
             self.make(folders, Made::Folder)?;
         }
         let flags = libc::O_CREAT | libc::O_WRONLY | libc::O_TRUNC;
-        let mut file = sys::open_in(&self.0, path, flags, mode).map(File::from);
+        let mut file = self.open_file(path, flags, mode);
         if let Err(error) = &file
             && error.raw_os_error() == Some(libc::ENOENT)
             && let Some((folder, name)) = path.rsplit_once('/')
@@ -86,16 +86,25 @@ impl Root {
             // A link to nowhere, as images have for /etc/resolv.conf: the file takes its place.
             // SAFETY: a string that lives through the call.
             unsafe { libc::unlinkat(folder.as_raw_fd(), sys::c(name).as_ptr(), 0) };
-            file = sys::open_in(&self.0, path, flags, mode).map(File::from);
+            file = self.open_file(path, flags, mode);
         }
         let mut file = file.map_err(Error::of(path))?;
         file.write_all(content).map_err(Error::of(path))
     }
 
+    /// A file and nothing else, whatever an image has there: a pipe would be waited for.
+    fn open_file(&self, path: &str, flags: i32, mode: u32) -> io::Result<File> {
+        let flags = flags | libc::O_NONBLOCK | libc::O_NOCTTY;
+        let file = File::from(sys::open_in(&self.0, path, flags, mode)?);
+        match file.metadata()?.is_file() {
+            true => Ok(file),
+            false => Err(io::Error::from_raw_os_error(libc::EINVAL)),
+        }
+    }
+
     /// What is in a file, of at most a megabyte.
     pub fn read(&self, path: &str) -> Option<String> {
-        use std::io::Read;
-        let file = File::from(sys::open_in(&self.0, path, libc::O_RDONLY, 0).ok()?);
+        let file = self.open_file(path, libc::O_RDONLY, 0).ok()?;
         let mut text = String::new();
         file.take(1 << 20).read_to_string(&mut text).ok()?;
         Some(text)
@@ -105,4 +114,24 @@ impl Root {
 /// A name for what is open, by which mount(2) finds it whatever its path is.
 pub fn name_of(fd: &OwnedFd) -> String {
     format!("/proc/self/fd/{}", fd.as_raw_fd())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pipes_and_devices_are_no_files_and_not_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("pipe");
+        sys::mknod(path.to_str().unwrap(), libc::S_IFIFO | 0o666, 0, 0).unwrap();
+        let root = Root::open(folder.path().to_str().unwrap()).unwrap();
+        assert_eq!(root.read("/pipe"), None);
+        assert!(root.write("/pipe", b"x", 0o644).is_err());
+        // With somebody at the other end, too.
+        let _other = File::options().read(true).write(true).open(&path).unwrap();
+        assert_eq!(root.read("/pipe"), None);
+        assert!(root.write("/pipe", b"x", 0o644).is_err());
+        assert_eq!(Root::open("/dev").unwrap().read("/zero"), None);
+    }
 }

@@ -5,9 +5,9 @@
 
 use std::ffi::CString;
 use std::fs::{self, File};
-use std::io::Read;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::time::Duration;
 
 use libc::{c_int, pid_t};
 use mote_agent_protocol::{Container, Process};
@@ -26,6 +26,10 @@ const FAILED: u8 = b'e';
 
 /// Where programs with no slash are looked for where their environment has no PATH.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// How long a copy may take with what it is told. One that a container stops would hold up all others, and a host
+/// that gets no answer for 30 s ends the guest.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What a process is to be.
 pub struct Plan<'a> {
@@ -55,6 +59,8 @@ pub struct Spawned {
 pub fn spawn(plan: &Plan) -> Result<Spawned> {
     container::check_namespaces(plan.container)?;
     let (ours, theirs) = UnixStream::pair().map_err(Error::of("a pair of sockets"))?;
+    ours.set_read_timeout(Some(PATIENCE))
+        .map_err(Error::of("a pair of sockets"))?;
     let (ours, theirs) = (OwnedFd::from(ours), OwnedFd::from(theirs));
     let mut ends = [None, None, None];
     let mut inner = [None, None, None];
@@ -98,33 +104,49 @@ pub fn spawn(plan: &Plan) -> Result<Spawned> {
         terminal: None,
         ends,
     };
-    let placed = plan.cgroup.map_or(Ok(()), |cgroup| cgroup.place(pid));
-    if let Err(error) = placed {
+    if let Err(error) = spawned.prepare(plan) {
+        // It may be stopped, or frozen.
         let _ = sys::kill(pid, libc::SIGKILL);
         return Err(error);
     }
-    spawned.cue(PLACED)?;
-    match terminal::receive(&spawned.socket) {
-        Ok(Some((READY, terminal))) => {
-            if let Some(terminal) = &terminal {
-                sys::set_nonblocking(terminal).map_err(Error::of("a terminal"))?;
-            }
-            spawned.terminal = terminal;
-            Ok(spawned)
-        }
-        Ok(Some(_)) => Err(spawned.failure()),
-        _ => Err(Error::new("the process ended before it was ready", 0)),
-    }
+    Ok(spawned)
 }
 
 impl Spawned {
+    /// Places it in its cgroup, and waits until it is ready.
+    fn prepare(&mut self, plan: &Plan) -> Result<()> {
+        plan.cgroup
+            .map_or(Ok(()), |cgroup| cgroup.place(self.pid))?;
+        self.cue(PLACED)?;
+        match terminal::receive(&self.socket) {
+            Ok(Some((READY, terminal))) => {
+                if let Some(terminal) = &terminal {
+                    sys::set_nonblocking(terminal).map_err(Error::of("a terminal"))?;
+                }
+                self.terminal = terminal;
+                Ok(())
+            }
+            Ok(Some(_)) => Err(self.failure()),
+            Ok(None) => Err(Error::new("the process ended before it was ready", 0)),
+            Err(_) => Err(Error::new(
+                "the process isn't ready in time",
+                libc::ETIMEDOUT,
+            )),
+        }
+    }
+
     /// Has it run its program.
     pub fn start(&mut self) -> Result<()> {
         self.cue(GO)?;
         // The socket closes as the program begins.
         match terminal::receive(&self.socket) {
             Ok(None) => Ok(()),
-            _ => Err(self.failure()),
+            Ok(Some(_)) => Err(self.failure()),
+            Err(_) => {
+                let _ = sys::kill(self.pid, libc::SIGKILL);
+                let message = "the process doesn't start in time";
+                Err(Error::new(message, libc::ETIMEDOUT))
+            }
         }
     }
 
@@ -132,14 +154,11 @@ impl Spawned {
         terminal::send(&self.socket, cue, None).map_err(Error::of("the process has ended"))
     }
 
-    /// What the copy said after [`FAILED`].
+    /// What the copy said after [`FAILED`], with the same write.
     fn failure(&self) -> Error {
-        let Ok(socket) = self.socket.try_clone() else {
-            return Error::new("the process can't be made", 0);
-        };
-        let mut bytes = Vec::new();
-        let _ = File::from(socket).take(4096).read_to_end(&mut bytes);
-        match bytes.split_first_chunk() {
+        let mut bytes = [0; 4096];
+        let count = sys::read(&self.socket, &mut bytes).unwrap_or(0);
+        match bytes[..count].split_first_chunk() {
             Some((errno, text)) => {
                 Error::new(String::from_utf8_lossy(text), i32::from_ne_bytes(*errno))
             }
