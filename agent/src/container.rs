@@ -1,7 +1,7 @@
 //! A container's namespaces and root, as its processes come to be in them.
 
 use std::fs::{self, File};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
@@ -95,6 +95,11 @@ impl Joined {
         let own = File::open("/proc/self/ns/pid").map_err(Error::of("namespace pid"))?;
         sys::set_namespace(pid).map_err(Error::of("namespace pid"))?;
         Ok(Some(Back(own.into())))
+    }
+
+    /// What [`Joined::enter`] needs.
+    pub fn fds(&self) -> impl Iterator<Item = RawFd> {
+        self.fds.iter().map(AsRawFd::as_raw_fd)
     }
 
     /// For the process itself.

@@ -83,12 +83,20 @@ pub fn spawn(plan: &Plan) -> Result<Spawned> {
         true => container::new_pid_namespace(plan.container),
         false => 0,
     };
+    // The copy has all that the agent has, and is in a container before it has given anything up: none of that is for
+    // others to read or to take. Set here, since the copy has it from the first moment then; a program's start ends it.
+    sys::prctl(libc::PR_SET_DUMPABLE, 0, 0).map_err(Error::of("dumpable"))?;
     let entered = plan.joined.enter_pid_namespace()?;
     // SAFETY: the agent has one thread.
     let pid = unsafe { sys::fork(flags) };
     if let Ok(0) = pid {
-        drop(ours);
-        let error = match become_program(plan, &theirs, &inner) {
+        let streams = inner.iter().flatten().map(AsRawFd::as_raw_fd);
+        let kept = streams.chain([theirs.as_raw_fd()]);
+        let mut kept: Vec<_> = kept.chain(plan.joined.fds()).collect();
+        // SAFETY: the copy uses nothing but these, and ends without dropping what it doesn't.
+        let closed = unsafe { sys::close_others(&mut kept) };
+        let closed = closed.map_err(Error::of("closing the agent's files"));
+        let error = match closed.and_then(|()| become_program(plan, &theirs, &inner)) {
             Ok(never) => match never {},
             Err(error) => error,
         };

@@ -12,6 +12,11 @@ use crate::users::Ids;
 
 /// Sets them, but for a seccomp filter, which is set by [`filter`].
 pub fn set(process: &Process, ids: &Ids) -> Result<()> {
+    // Before the limits, of which one is that of open files.
+    if let Some(score) = process.oom_score {
+        let file = "/proc/self/oom_score_adj";
+        std::fs::write(file, score.to_string()).map_err(Error::of("oom_score_adj"))?;
+    }
     for (resource, soft, hard) in &process.limits {
         let limit = libc::rlimit64 {
             rlim_cur: *soft,
@@ -21,10 +26,6 @@ pub fn set(process: &Process, ids: &Ids) -> Result<()> {
         if unsafe { libc::setrlimit64(*resource as _, &raw const limit) } != 0 {
             return Err(Error::last(format_args!("rlimit {resource}")));
         }
-    }
-    if let Some(score) = process.oom_score {
-        let file = "/proc/self/oom_score_adj";
-        std::fs::write(file, score.to_string()).map_err(Error::of("oom_score_adj"))?;
     }
     let mut groups = ids.groups.clone();
     if groups.is_empty() {

@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr::null;
 
-use libc::{c_int, c_ulong, pid_t};
+use libc::{c_int, c_uint, c_ulong, pid_t};
 
 /// A string for the kernel, cut at its first NUL.
 pub fn c(text: &str) -> CString {
@@ -121,8 +121,28 @@ pub fn reap() -> Option<(pid_t, c_int)> {
     }
 }
 
-/// Blocks these signals; a descriptor that tells of them, or, without any, has none blocked.
-pub fn block_signals(signals: &[c_int]) -> io::Result<OwnedFd> {
+/// Closes all descriptors but the standard streams and these.
+///
+/// # Safety
+///
+/// What owns one of the others is neither used nor dropped any more.
+pub unsafe fn close_others(kept: &mut [RawFd]) -> io::Result<()> {
+    kept.sort_unstable();
+    let mut first: c_uint = 3;
+    let ends = kept.iter().map(|fd| *fd as c_uint);
+    for end in ends.chain([c_uint::MAX]) {
+        if end > first {
+            let last = if end == c_uint::MAX { end } else { end - 1 };
+            // SAFETY: takes numbers, of descriptors that are nobody's by this function's own condition.
+            check(unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) } as c_int)?;
+        }
+        first = first.max(end.saturating_add(1));
+    }
+    Ok(())
+}
+
+/// Blocks these signals and no others.
+fn mask(signals: &[c_int]) -> io::Result<libc::sigset_t> {
     // SAFETY: a set is plain bits, filled by the first call; the numbers are valid.
     unsafe {
         let mut set: libc::sigset_t = std::mem::zeroed();
@@ -130,22 +150,23 @@ pub fn block_signals(signals: &[c_int]) -> io::Result<OwnedFd> {
         for signal in signals {
             libc::sigaddset(&raw mut set, *signal);
         }
-        check(libc::sigprocmask(
-            libc::SIG_SETMASK,
-            &raw const set,
-            std::ptr::null_mut(),
-        ))?;
-        owned(libc::signalfd(
-            -1,
-            &raw const set,
-            libc::SFD_CLOEXEC | libc::SFD_NONBLOCK,
-        ))
+        let before = std::ptr::null_mut();
+        check(libc::sigprocmask(libc::SIG_SETMASK, &raw const set, before))?;
+        Ok(set)
     }
+}
+
+/// Blocks these signals; a descriptor that tells of them.
+pub fn block_signals(signals: &[c_int]) -> io::Result<OwnedFd> {
+    let set = mask(signals)?;
+    let flags = libc::SFD_CLOEXEC | libc::SFD_NONBLOCK;
+    // SAFETY: a set that lives through the call; the descriptor is new.
+    unsafe { owned(libc::signalfd(-1, &raw const set, flags)) }
 }
 
 /// All signals as they are for a new program: none blocked, each with its default action.
 pub fn default_signals() -> io::Result<()> {
-    drop(block_signals(&[])?);
+    mask(&[])?;
     for signal in 1..=libc::SIGRTMAX() {
         // SAFETY: no handler of Rust's library is needed in a process that is about to run another program.
         unsafe { libc::signal(signal, libc::SIG_DFL) };

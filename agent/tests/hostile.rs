@@ -59,3 +59,68 @@ fn a_process_that_is_stopped_before_its_program_is_given_up() {
     assert_eq!(answer.unwrap_err().errno, libc::ETIMEDOUT);
     assert_eq!(guest.exited(), (Target::of("c", ""), Status::Killed(9)));
 }
+
+/// Has this thread be without CAP_SYS_PTRACE, as root is in a container.
+fn without_ptrace() {
+    // As of capget(2): the version, this thread, and two halves of three sets.
+    let header = [0x2008_0522u32, 0];
+    let mut sets = [0u32; 6];
+    // SAFETY: structs of these sizes, which live through the calls.
+    unsafe {
+        let (header, sets) = (header.as_ptr(), sets.as_mut_ptr());
+        assert_eq!(libc::syscall(libc::SYS_capget, header, sets), 0);
+        for set in 0..3 {
+            *sets.add(set) &= !(1 << 19);
+        }
+        assert_eq!(libc::syscall(libc::SYS_capset, header, sets), 0);
+    }
+}
+
+#[test]
+fn a_process_before_its_program_has_nothing_to_take() {
+    let Some(guest) = guest() else { return };
+    // A pipe to another's input, and more.
+    let streams = Streams {
+        input: Some(1),
+        ..Streams::default()
+    };
+    guest.create(guest.container(), sh("cat"), streams).unwrap();
+    let process = Process {
+        capabilities: Some(container::Capabilities::default()),
+        limits: vec![(libc::RLIMIT_NOFILE, 4, 4)],
+        ..sh("exec sleep 1000")
+    };
+    let request = Request::Create {
+        name: "d".to_owned(),
+        container: Box::new(guest.container()),
+        process: Box::new(process),
+        streams: Streams::default(),
+    };
+    let made = guest.call_within(PATIENCE, request);
+    let Ok(Reply::Pid(pid)) = made else {
+        panic!("{made:?}")
+    };
+    let files = format!("/proc/{pid}/fd");
+    let open = || {
+        fs::read_dir(&files)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name())
+    };
+    assert_eq!(open().count(), 4, "{:?}", open().collect::<Vec<_>>());
+    let is_readable = || {
+        let files = files.clone();
+        let tried = std::thread::spawn(move || {
+            without_ptrace();
+            fs::read_link(format!("{files}/0")).is_ok()
+        });
+        tried.join().unwrap()
+    };
+    // SAFETY: takes nothing.
+    let is_root = unsafe { libc::geteuid() } == 0;
+    assert!(!is_root || !is_readable());
+    guest
+        .call_within(PATIENCE, Request::Start("d".into()))
+        .unwrap();
+    // The program is like any other.
+    assert!(!is_root || is_readable());
+}
