@@ -324,6 +324,11 @@ pub fn what_cannot_be_is_refused(_: &World) {
         run("mount", &["-t", "tmpfs", "none", &later]);
         fs::write(format!("{later}/file"), "came\n").unwrap();
         assert_eq!(pod.exec(&id, "cat /x/later/file").1, "came\n");
+        let update = json!({"container_id": id, "linux": {"memory_limit_in_bytes": 64 * MIB}});
+        let said = cri
+            .call("UpdateContainerResources", update)
+            .expect_err("a refusal");
+        assert!(said.contains("can't be changed"), "{said}");
         // As long as the guest knows the folder, it is in use.
         run("umount", &["-l", &later]);
         run("umount", &["-l", common]);
