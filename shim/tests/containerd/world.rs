@@ -227,10 +227,14 @@ impl World {
             .join("virtiofsd")
     }
 
+    /// How guests get root file systems.
+    pub fn rootfs() -> String {
+        std::env::var("MOTE_TEST_ROOTFS").unwrap_or_else(|_| "block".to_owned())
+    }
+
     /// The shim's configuration.
     pub fn shim_settings() -> String {
-        let rootfs = std::env::var("MOTE_TEST_ROOTFS").unwrap_or_else(|_| "block".to_owned());
-        Self::shim_settings_with(&rootfs)
+        Self::shim_settings_with(&Self::rootfs())
     }
 
     /// That with root file systems by another way.
