@@ -117,7 +117,7 @@ impl Pod {
             folder: &folder,
             memory,
             vcpus,
-            disks: drives.disks.clone(),
+            disks: &drives.disks,
             shares,
             network: host.network.as_ref().zip(tap),
             cgroup: host.cgroup.as_ref(),

@@ -1,6 +1,7 @@
 //! A container's root file system as drives of the VM, and what the guest does with them.
 
-use std::path::Path;
+use std::fs::File;
+use std::path::{Path, PathBuf};
 
 use containerd_shim::Result;
 use containerd_shim::api::CreateTaskRequest;
@@ -11,10 +12,25 @@ use crate::config::{Config, Rootfs, Upper};
 use crate::pod::refused;
 use crate::rootfs::{self, How, Plan};
 
+/// A drive.
+#[derive(Debug)]
+pub struct Disk {
+    pub medium: Medium,
+    pub read_only: bool,
+}
+
+/// What is on it.
+#[derive(Debug)]
+pub enum Medium {
+    /// A file or device of the host's.
+    Named(PathBuf),
+    /// A file that whoever has it open has alone.
+    Open(File),
+}
+
 /// The first container's root file system as drives, in the order in which the guest names them.
 pub struct Drives {
-    /// As `mote run --disk` takes them.
-    pub disks: Vec<String>,
+    pub disks: Vec<Disk>,
     /// How the first is mounted; with a second one, or none, over it.
     filesystem: String,
     is_whole: bool,
@@ -42,22 +58,15 @@ pub fn drives(
     std::fs::create_dir_all(work).map_err(|e| refused(format!("{}: {e}", work.display())))?;
     let plan = rootfs::prepare(&request.rootfs, rootfs, How::Block, &config.cache, work);
     match plan.map_err(refused)? {
-        Plan::Image { path } => {
-            drives.disks.push(format!("{},ro", path.display()));
-            if config.upper == Upper::Disk {
-                let upper = work.join("upper.ext4");
-                rootfs::scratch(&upper, config.upper_size, &config.cache).map_err(refused)?;
-                drives.disks.push(upper.display().to_string());
-                drives.has_upper = true;
-            }
-        }
+        Plan::Image { path } => drives.layered(Medium::Named(path), config)?,
+        Plan::Own { file } => drives.layered(Medium::Open(file), config)?,
         Plan::Disk {
             path,
             filesystem,
             read_only,
         } => {
-            let suffix = if read_only { ",ro" } else { "" };
-            drives.disks.push(format!("{}{suffix}", path.display()));
+            let medium = Medium::Named(path);
+            drives.disks.push(Disk { medium, read_only });
             drives.filesystem = filesystem;
             drives.is_whole = true;
             drives.read_only = read_only;
@@ -68,6 +77,23 @@ pub fn drives(
 }
 
 impl Drives {
+    /// An image, and what is written over it.
+    fn layered(&mut self, medium: Medium, config: &Config) -> Result<()> {
+        self.disks.push(Disk {
+            medium,
+            read_only: true,
+        });
+        if config.upper == Upper::Disk {
+            let upper = rootfs::scratch(config.upper_size, &config.cache).map_err(refused)?;
+            self.disks.push(Disk {
+                medium: Medium::Open(upper),
+                read_only: false,
+            });
+            self.has_upper = true;
+        }
+        Ok(())
+    }
+
     /// What the guest has to do for a root at `place`/root.
     pub fn steps(&self, place: &str) -> Vec<Step> {
         let [lower, upper, root] = ["lower", "upper", "root"].map(|name| format!("{place}/{name}"));

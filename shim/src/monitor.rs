@@ -13,6 +13,7 @@ use log::{debug, warn};
 use crate::cgroup::Cgroup;
 use crate::child::Child;
 use crate::config::Config;
+use crate::drives::{Disk, Medium};
 use crate::network::Namespace;
 use crate::vm::{VmError, io_error};
 
@@ -33,8 +34,7 @@ pub struct Recipe<'a> {
     /// In MiB.
     pub memory: u64,
     pub vcpus: u32,
-    /// Drives, as `mote run --disk` takes them.
-    pub disks: Vec<String>,
+    pub disks: &'a [Disk],
     /// Whether there is a folder that is shared by virtiofsd.
     pub shares: bool,
     /// The namespace that the monitor is in, with its tap.
@@ -80,8 +80,8 @@ pub fn command(recipe: &Recipe, log: File) -> Result<(Command, Option<File>, Fil
     if let Some(cmdline) = &config.cmdline {
         command.args(["--cmdline", cmdline]);
     }
-    for disk in &recipe.disks {
-        command.args(["--disk", disk]);
+    for disk in recipe.disks {
+        add_disk(&mut command, disk).map_err(io_error("a drive's file"))?;
     }
     if recipe.shares {
         let fs = format!("tag={},socket={}", crate::share::TAG, path("fs"));
@@ -115,6 +115,23 @@ pub fn command(recipe: &Recipe, log: File) -> Result<(Command, Option<File>, Fil
         .stderr(log);
     let console = File::from(OwnedFd::from(console));
     Ok((command, runs, console))
+}
+
+fn add_disk(command: &mut Command, disk: &Disk) -> io::Result<()> {
+    let mut option = match &disk.medium {
+        Medium::Named(path) => path.as_os_str().to_owned(),
+        Medium::Open(file) => {
+            let file = file.try_clone()?;
+            let named = format!("fd={}", file.as_raw_fd());
+            inherit(command, file.into());
+            named.into()
+        }
+    };
+    if disk.read_only {
+        option.push(",ro");
+    }
+    command.arg("--disk").arg(option);
+    Ok(())
 }
 
 /// Starts virtiofsd on a socket that listens already, so that nobody waits for it to be ready.

@@ -64,9 +64,7 @@ pub fn kept<E: From<ImageError>>(
     suffix: &str,
     make: impl FnOnce(&Path) -> Result<(), E>,
 ) -> Result<(PathBuf, bool), E> {
-    kept::open_folder(folder).map_err(|error| {
-        ImageError::content(folder, format!("images aren't kept in it: {error}"))
-    })?;
+    open_folder(folder)?;
     let path = folder.join(format!("{name}{suffix}"));
     if is_there(&path) {
         return Ok((path, true));
@@ -89,6 +87,16 @@ pub fn kept<E: From<ImageError>>(
     };
     let _ = fs::remove_file(&lock_path);
     made.map(|()| (path, was_there))
+}
+
+/// Makes a folder that [`kept`] can have files in, or checks that nobody but this user can write to it.
+///
+/// # Errors
+///
+/// It can't be used.
+pub fn open_folder(folder: &Path) -> Result<(), ImageError> {
+    kept::open_folder(folder)
+        .map_err(|error| ImageError::content(folder, format!("images aren't kept in it: {error}")))
 }
 
 /// Removes images, those used longest ago first, until the others are no more than `limit` bytes. This one stays, and what

@@ -9,6 +9,7 @@
 //! - `mounting`: the mounts themselves
 //! - `loops`: files as block devices
 //! - `scratch`: empty disks for what containers write
+//! - `unnamed`: files of one VM's
 
 mod error;
 mod loops;
@@ -18,8 +19,9 @@ mod overlay;
 mod scratch;
 #[cfg(test)]
 mod tests;
+mod unnamed;
 
-use std::fs::{self, DirBuilder};
+use std::fs::{self, DirBuilder, File};
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt};
 use std::path::{Path, PathBuf};
 
@@ -33,14 +35,20 @@ pub use scratch::scratch;
 use mounting::{Mounted, alone};
 use options::Mounting;
 use overlay::Overlay;
+use unnamed::unnamed;
 
 /// What the VM gets.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum Plan {
     /// A read-only drive.
     Image {
         /// EROFS.
         path: PathBuf,
+    },
+    /// The same, for this container alone.
+    Own {
+        /// It has no name.
+        file: File,
     },
     /// A drive that has the snapshot itself.
     Disk {
@@ -69,8 +77,8 @@ pub enum How {
 
 /// Makes a container's root file system out of its mounts, or out of `bundle_rootfs` where there are none.
 ///
-/// Images of committed snapshots are kept in `cache`; everything else is in `work`, a folder of this container's,
-/// until [`cleanup`] of it.
+/// Images are in `cache`, and kept if they are of committed snapshots; what is mounted is in `work`, a folder of this
+/// container's, until [`cleanup`] of it.
 ///
 /// # Errors
 ///
@@ -95,9 +103,9 @@ pub fn prepare(
             path: bundle_rootfs.to_owned(),
         }),
         (How::Shared, mounts) => shared(mounts, work),
-        (How::Block, []) => image(bundle_rootfs, work),
+        (How::Block, []) => image(bundle_rootfs, cache),
         (How::Block, [one]) if one.is_whole() => block(one, cache, work),
-        (How::Block, mounts) => view(mounts, work),
+        (How::Block, mounts) => view(mounts, cache, work),
     }
 }
 
@@ -121,11 +129,11 @@ fn block(mount: &Mounting, cache: &Path, work: &Path) -> Result<Plan, RootfsErro
         }),
         "overlay" => match Overlay::read(mount)? {
             Some(layers) => overlay(&layers, cache, work),
-            None => view(std::slice::from_ref(mount), work),
+            None => view(std::slice::from_ref(mount), cache, work),
         },
         // Nothing says that nobody changes it: it isn't kept, be it read-only here.
-        _ if mount.is_bind() => image(&path, work),
-        _ => view(std::slice::from_ref(mount), work),
+        _ if mount.is_bind() => image(&path, cache),
+        _ => view(std::slice::from_ref(mount), cache, work),
     }
 }
 
@@ -141,7 +149,7 @@ fn overlay(layers: &Overlay, cache: &Path, work: &Path) -> Result<Plan, RootfsEr
             let path = folder::cached(&folders, shown, cache, folder::KEEP, &mut |_, _| ())?;
             Ok(Plan::Image { path })
         }
-        false => image(shown, work),
+        false => image(shown, cache),
     };
     match &folders[..] {
         // The kernel makes no overlay of one.
@@ -155,18 +163,19 @@ fn overlay(layers: &Overlay, cache: &Path, work: &Path) -> Result<Plan, RootfsEr
 }
 
 /// Of whatever the mounts show.
-fn view(mounts: &[Mounting], work: &Path) -> Result<Plan, RootfsError> {
+fn view(mounts: &[Mounting], cache: &Path, work: &Path) -> Result<Plan, RootfsError> {
     alone(|| {
         let at = place(work)?;
         let _mounted = Mounted::all(mounts, &at)?;
-        image(&at, work)
+        image(&at, cache)
     })
 }
 
-fn image(folder: &Path, work: &Path) -> Result<Plan, RootfsError> {
-    let path = work.join("rootfs.erofs");
-    folder::make(folder, &path, &mut |_, _| ())?;
-    Ok(Plan::Image { path })
+fn image(folder: &Path, cache: &Path) -> Result<Plan, RootfsError> {
+    let file = unnamed(cache, "rootfs", |path| {
+        Ok(folder::make(folder, path, &mut |_, _| ())?)
+    })?;
+    Ok(Plan::Own { file })
 }
 
 fn place(work: &Path) -> Result<PathBuf, RootfsError> {

@@ -1,6 +1,6 @@
 //! Disks for what containers write: sparse files with an empty ext4, each a copy of one that mke2fs made.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Seek, SeekFrom};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
@@ -10,6 +10,7 @@ use std::process::Command;
 use motevm::image::cache::kept;
 
 use super::error::RootfsError;
+use super::unnamed::unnamed;
 
 /// Raised when the disks that are made are others.
 const RECIPE: u32 = 1;
@@ -35,25 +36,22 @@ const OPTIONS: &[&str] = &[
     "packed_meta_blocks=1,num_backup_sb=0,lazy_itable_init=1,nodiscard,root_owner=0:0",
 ];
 
-/// Makes a file of `size` bytes with an empty ext4.
+/// A file of `size` bytes with an empty ext4.
 ///
 /// # Errors
 ///
-/// There is no mke2fs, the file is there already or can't be written, or no disk is that large.
-pub fn scratch(path: &Path, size: u64, cache: &Path) -> Result<(), RootfsError> {
+/// There is no mke2fs, the file can't be written, or no disk is that large.
+pub fn scratch(size: u64, cache: &Path) -> Result<File, RootfsError> {
     if !(LEAST..=MOST - BLOCK).contains(&size) {
         return Err(RootfsError::Size(size));
     }
     let size = size.next_multiple_of(BLOCK);
     let name = format!("scratch-{RECIPE}-{size}");
     let (template, _) = kept(cache, &name, ".ext4", |path| make(path, size))?;
-    let template = File::open(&template).map_err(RootfsError::io(&template))?;
-    let file = create(path)?;
-    let copied = copy(template, &file, size);
-    if copied.is_err() {
-        let _ = fs::remove_file(path);
-    }
-    copied.map_err(RootfsError::io(path))
+    unnamed(cache, "upper", |path| {
+        let template = File::open(&template).map_err(RootfsError::io(&template))?;
+        copy(template, &create(path)?, size).map_err(RootfsError::io(path))
+    })
 }
 
 fn create(path: &Path) -> Result<File, RootfsError> {

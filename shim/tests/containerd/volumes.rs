@@ -1,6 +1,8 @@
 //! Folders and files of the host in containers.
 
+use std::collections::BTreeSet;
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use crate::runner::not_run;
@@ -29,7 +31,6 @@ pub fn a_volume_goes_both_ways(world: &World) {
     let file = folder.join("new/file");
     assert_eq!(fs::read_to_string(&file).unwrap(), "guest\n");
     let facts = fs::metadata(&file).unwrap();
-    use std::os::unix::fs::MetadataExt;
     assert_eq!(
         (facts.uid(), facts.gid(), facts.mode() & 0o777),
         (1000, 1001, 0o640)
@@ -94,4 +95,48 @@ pub fn what_volumes_are_in_stays_as_it_is(world: &World) {
     );
     assert_eq!(fs::read_to_string(file).unwrap(), "guest\n");
     fs::remove_dir_all(folder).unwrap();
+}
+
+/// The host's memory, which the VMs' folders are in, isn't for guests to fill; and what has no name is gone with its VM.
+pub fn a_containers_own_disks_have_no_names(world: &World) {
+    if !World::is_mote() || World::rootfs() == "virtiofs" {
+        return;
+    }
+    let cache = Path::new(FOLDER).join("cache");
+    let names = || {
+        let names = fs::read_dir(&cache).unwrap().flatten();
+        names
+            .map(|entry| entry.file_name())
+            .collect::<BTreeSet<_>>()
+    };
+    // What is kept is there after the first.
+    world.run(&[], "disks", &["true"]).success();
+    let before = names();
+    let (option, folder) = volume("disks", "rw");
+    let script = "dd if=/dev/zero of=/large bs=1M count=40 2>/dev/null; sync; ls -s /large | grep -c 40; \
+                  until [ -e /data/go ]; do sleep 0.1; done";
+    // By this snapshotter the image is each container's own, too.
+    let options = ["--snapshotter", "native", "--mount", &option];
+    let mut session = world.session(&options, "disks", script);
+    session.expect("1");
+    assert_eq!(names(), before);
+    let state = size(Path::new("/run/mote"));
+    assert!(state < 4 << 20, "{state} bytes");
+    fs::write(folder.join("go"), "").unwrap();
+    assert_eq!(session.end().code, Some(0));
+    assert_eq!(names(), before);
+    fs::remove_dir_all(folder).unwrap();
+}
+
+/// What is in a folder takes as many bytes.
+fn size(folder: &Path) -> u64 {
+    let entries = fs::read_dir(folder).unwrap().flatten();
+    let sizes = entries.map(|entry| {
+        let facts = entry.metadata().unwrap();
+        match facts.is_dir() {
+            true => size(&entry.path()),
+            false => facts.blocks() * 512,
+        }
+    });
+    sizes.sum()
 }

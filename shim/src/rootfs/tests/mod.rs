@@ -3,8 +3,10 @@
 mod disks;
 mod snapshots;
 
-use std::fs;
+use std::fs::{self, File};
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 
 use containerd_shim::protos::types::mount::Mount;
 use nix::mount::{MsFlags, mount};
@@ -35,13 +37,15 @@ fn one(kind: &str, source: &Path, options: &[&str]) -> Mount {
 /// A container's place: its bundle, its work folder, and the cache of its machine.
 struct Place {
     base: tempfile::TempDir,
+    open: Mutex<Vec<File>>,
 }
 
 impl Place {
     fn new() -> Self {
         let base = tempfile::tempdir().unwrap();
         fs::create_dir_all(base.path().join("bundle/rootfs")).unwrap();
-        Place { base }
+        let open = Mutex::default();
+        Place { base, open }
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -57,8 +61,16 @@ impl Place {
     fn image(&self, mounts: &[Mount]) -> PathBuf {
         match self.prepare(mounts, How::Block).unwrap() {
             Plan::Image { path } => path,
+            Plan::Own { file } => self.hold(file),
             other => panic!("{other:?}"),
         }
+    }
+
+    /// A path of a file that has no name, for as long as this is there.
+    fn hold(&self, file: File) -> PathBuf {
+        let path = format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd());
+        crate::lock(&self.open).push(file);
+        path.into()
     }
 
     fn folder(&self, mounts: &[Mount]) -> PathBuf {

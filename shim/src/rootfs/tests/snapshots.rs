@@ -46,7 +46,7 @@ fn an_overlay_of_committed_layers_is_made_once() {
     // What a container has written is in its image, and in no other's.
     fs::write(place.path("3/fs/b"), "upper").unwrap();
     let own = place.image(std::slice::from_ref(&mount));
-    assert!(own.starts_with(place.path("work")));
+    assert!(own.starts_with("/proc"), "it has no name: {own:?}");
     assert_eq!(place.content(&own, "b").as_deref(), Some("upper"));
     assert_eq!(place.content(&image, "b").as_deref(), Some("middle"));
     assert!(place.mounts().is_empty());
@@ -154,7 +154,7 @@ fn a_bind_is_imaged_each_time() {
         let image = place.image(&[mount]);
         assert_eq!(place.content(&image, "a").as_deref(), Some("two"));
     }
-    assert!(!place.path("cache").exists());
+    assert_eq!(fs::read_dir(place.path("cache")).unwrap().count(), 0);
 }
 
 #[test]
