@@ -87,6 +87,7 @@ impl Pod {
         let config = crate::options::config(request)?;
         let folder = crate::folder(&config, &self.namespace, &self.name);
         leftovers::clear(&folder); // of one of the same name, whose shim died
+        leftovers::note(Path::new(&request.bundle), &folder).map_err(refused)?;
         vm::make_folder(&folder).map_err(refused)?;
         let mut host = Host {
             folder: folder.clone(),

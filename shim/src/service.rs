@@ -3,6 +3,7 @@
 use std::fs;
 use std::io;
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, SystemTime};
@@ -11,7 +12,7 @@ use containerd_shim::api::DeleteResponse;
 use containerd_shim::publisher::RemotePublisher;
 use containerd_shim::synchronous::ExitSignal;
 use containerd_shim::util::write_address;
-use containerd_shim::{Config, Error, Flags, Result, Shim, StartOpts, socket_address, spawn};
+use containerd_shim::{Config, Flags, Result, Shim, StartOpts, socket_address, spawn};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use oci_spec::runtime::Spec;
@@ -19,7 +20,7 @@ use oci_spec::runtime::Spec;
 use crate::events::Events;
 use crate::pod::Pod;
 use crate::task::Tasks;
-use crate::{options, spec, timestamp};
+use crate::{leftovers, spec, timestamp};
 
 /// What answers that are on their way may take at the end.
 const LAST_ANSWERS: Duration = Duration::from_secs(5);
@@ -62,10 +63,10 @@ impl Shim for Service {
 
     fn delete_shim(&mut self) -> Result<DeleteResponse> {
         let group = group(&self.id);
-        if group == self.id {
-            let config = options::of_environment();
-            let config = config.map_err(|e| Error::InvalidArgument(e.to_string()))?;
-            crate::leftovers::clear(&crate::folder(&config, &self.namespace, &group));
+        if group == self.id
+            && let Some(folder) = leftovers::noted(Path::new("."))
+        {
+            leftovers::clear(&folder);
         }
         Ok(DeleteResponse {
             exit_status: 128 + libc::SIGKILL as u32,

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::counts::processes;
 use crate::ctr::finish;
 use crate::task::{deleted, until};
-use crate::world::{World, kill};
+use crate::world::{FOLDER, World, kill};
 
 /// The monitor: the process that containerd knows as the task.
 #[track_caller]
@@ -103,9 +103,14 @@ pub fn a_guest_that_does_not_answer_is_ended(world: &World) {
     );
 }
 
-pub fn a_killed_shim_leaves_nothing(world: &World) {
-    let detached = world.command(&["--detach", "--null-io"], "shim", &["sleep", "1000"]);
+fn start(world: &World, options: &[&str]) {
+    let options = [&["--detach", "--null-io"], options].concat();
+    let detached = world.command(&options, "shim", &["sleep", "1000"]);
     finish(detached, &[]).success();
+}
+
+/// Nothing is left.
+fn kill_shim(world: &World) {
     kill(shim("shim"), libc::SIGKILL);
     until("a list without the task", || {
         world.task_pid("shim").is_none()
@@ -115,11 +120,32 @@ pub fn a_killed_shim_leaves_nothing(world: &World) {
     let sockets = std::fs::read_dir("/run/containerd/s").unwrap().flatten();
     sockets.for_each(|socket| std::fs::remove_file(socket.path()).unwrap());
     world.nothing_is_left();
+}
+
+pub fn a_killed_shim_leaves_nothing(world: &World) {
+    start(world, &[]);
+    kill_shim(world);
     // Another one by the same name starts.
     assert_eq!(
         world.run(&[], "shim", &["echo", "again"]).success(),
         "again\n"
     );
+}
+
+/// By a configuration that only the container's creation knew of.
+pub fn a_killed_shim_leaves_nothing_elsewhere(world: &World) {
+    if !World::is_mote() {
+        return;
+    }
+    let [state, config] = ["elsewhere", "elsewhere.toml"].map(|name| Path::new(FOLDER).join(name));
+    let settings = World::shim_settings();
+    let settings = settings.replace("\"/run/mote\"", &format!("{state:?}"));
+    std::fs::write(&config, settings).unwrap();
+    let vms = || std::fs::read_dir(&state).map_or(0, Iterator::count);
+    start(world, &["--runtime-config-path", config.to_str().unwrap()]);
+    assert_eq!(vms(), 1);
+    kill_shim(world);
+    assert_eq!(vms(), 0);
 }
 
 pub fn containerd_finds_it_again(world: &World) {

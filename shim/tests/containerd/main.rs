@@ -58,7 +58,8 @@ const TESTS: &[Test] = tests! {
     network: it_runs_without_a_network it_reaches_the_bridge_and_is_reached;
     events: they_come_once_and_in_order;
     many: no_fast_exit_is_lost a_missing_program_is_named many_at_once many_in_a_row;
-    faults: a_killed_monitor_is_an_exit a_guest_that_does_not_answer_is_ended a_killed_shim_leaves_nothing containerd_finds_it_again;
+    faults: a_killed_monitor_is_an_exit a_guest_that_does_not_answer_is_ended a_killed_shim_leaves_nothing
+        a_killed_shim_leaves_nothing_elsewhere containerd_finds_it_again;
     pods: a_pod_is_one_machine containers_end_one_by_one each_pod_has_its_size what_cannot_be_is_refused
         containerd_2_runs_one;
     versions: containerd_1_7_runs_it containerd_2_runs_it;
