@@ -52,8 +52,8 @@ const TESTS: &[Test] = tests! {
     spec: it_has_its_environment_folder_and_user it_has_a_hostname_of_its_own a_read_only_root_stays_as_it_is
         writes_end_with_the_container capabilities_are_containerds_default seccomp_forbids_what_it_names
         memory_is_limited hooks_run_on_the_host;
-    volumes: a_volume_goes_both_ways a_read_only_volume_stays_as_it_is what_volumes_are_in_stays_as_it_is
-        a_containers_own_disks_have_no_names;
+    volumes: a_volume_goes_both_ways a_read_only_volume_stays_as_it_is later_mounts_come_where_that_is_asked_for
+        what_volumes_are_in_stays_as_it_is a_containers_own_disks_have_no_names;
     terminal: a_terminal_has_the_users_size_and_keys;
     network: it_runs_without_a_network it_reaches_the_bridge_and_is_reached;
     events: they_come_once_and_in_order;

@@ -4,7 +4,9 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::process::Command;
 
+use crate::ctr::finish;
 use crate::runner::not_run;
 use crate::world::{FOLDER, World};
 
@@ -62,6 +64,37 @@ pub fn a_read_only_volume_stays_as_it_is(world: &World) {
     );
     assert_eq!(out, "kept\nkept\nrefused\nrefused\nrefused\n");
     assert_eq!(fs::read_to_string(file).unwrap(), "kept\n");
+    fs::remove_dir_all(folder).unwrap();
+}
+
+/// What the host mounts in a volume while its container runs.
+pub fn later_mounts_come_where_that_is_asked_for(world: &World) {
+    let (apart, folder) = volume("later", "rw");
+    let place = folder.display().to_string();
+    let follows = format!("type=bind,src={place},dst=/follows,options=rbind:rw:rslave");
+    let inner = format!("{place}/inner");
+    fs::create_dir(&inner).unwrap();
+    let mount = |arguments: &[&str]| {
+        let mut command = Command::new("mount");
+        command.args(arguments);
+        finish(command, &[]).success();
+    };
+    // As all of a host's usually are.
+    mount(&["--bind", &place, &place]);
+    mount(&["--make-shared", &place]);
+    let script = "echo ready; until [ -e /data/go ]; do sleep 0.1; done; ls /data/inner; echo and; ls /follows/inner";
+    let options = ["--mount", &apart, "--mount", &follows];
+    let mut session = world.session(&options, "later", script);
+    session.expect("ready");
+    mount(&["-t", "tmpfs", "none", &inner]);
+    fs::write(folder.join("inner/file"), "").unwrap();
+    fs::write(folder.join("go"), "").unwrap();
+    assert_eq!(session.end().text(), "and\nfile\n");
+    for place in [&inner, &place] {
+        let mut command = Command::new("umount");
+        command.arg(place);
+        finish(command, &[]).success();
+    }
     fs::remove_dir_all(folder).unwrap();
 }
 
