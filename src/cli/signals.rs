@@ -216,6 +216,11 @@ pub fn forward() {
     FORWARD_EVENT.store(FORWARD_LATER.load(Ordering::Acquire), Ordering::Release);
 }
 
+/// The program has ended: signals end the VM again.
+pub fn keep() {
+    FORWARD_EVENT.store(-1, Ordering::Release);
+}
+
 /// Signals for the program that have come since this was asked last.
 pub fn taken() -> impl Iterator<Item = i32> {
     let pending = PENDING.swap(0, Ordering::AcqRel);

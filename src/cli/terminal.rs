@@ -88,10 +88,15 @@ pub fn make_raw() {
     resume(libc::SIGCONT);
 }
 
+/// From now on they are what they were before.
+pub fn make_cooked() {
+    IS_RAW.store(false, Ordering::Release);
+    restore();
+}
+
 impl Drop for RawTerminal {
     fn drop(&mut self) {
-        IS_RAW.store(false, Ordering::Release);
-        restore();
+        make_cooked();
     }
 }
 

@@ -1,5 +1,6 @@
 //! Container images: layouts made by hand, of busybox, run by their name.
 
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::process::Child;
 
@@ -298,6 +299,46 @@ fn a_terminal_is_the_programs_with_its_size() {
         Some(130),
         "Ctrl-C, by the guest's terminal"
     );
+}
+
+/// Whether keys come in lines, and some of them are signals.
+fn is_cooked(session: &Session) -> bool {
+    // SAFETY: a struct of numbers, for which zeros are good.
+    let mut mode: libc::termios = unsafe { std::mem::zeroed() };
+    // SAFETY: a descriptor that is open, and room for the answer.
+    let result = unsafe { libc::tcgetattr(session.terminal.as_raw_fd(), &raw mut mode) };
+    assert_eq!(result, 0);
+    mode.c_lflag & (libc::ICANON | libc::ISIG) != 0
+}
+
+#[test]
+fn before_the_program_and_after_it_keys_are_motes() {
+    let Some(layout) = image() else { return };
+    // A guest in which nothing ever runs.
+    let console = layout.folder.path().join("console");
+    let file = format!("file={}", path(&console));
+    let hangs = [
+        "--console",
+        &file,
+        "--cmdline",
+        "rdinit=/none rootdelay=10000",
+    ];
+    let mut session = Session::of(run(&layout, &hangs), size(80, 24));
+    until("the guest waiting", || {
+        fs::read_to_string(&console).is_ok_and(|text| text.contains("Waiting 10000 sec"))
+    });
+    assert!(is_cooked(&session));
+    session.type_in("\x03");
+    assert_eq!(wait(&mut session.mote), Some(130), "before");
+    // A program that ends before anybody has read all that it said.
+    let program = "echo ready; dd if=/dev/zero bs=1000 count=100 2>/dev/null; exit 3";
+    let mut session = Session::of(run(&layout, &["--", program]), size(80, 24));
+    session.expect("ready");
+    until("the program's end", || is_cooked(&session));
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    assert!(session.mote.try_wait().unwrap().is_none());
+    session.type_in("\x03");
+    assert_eq!(wait(&mut session.mote), Some(130), "after");
 }
 
 #[test]

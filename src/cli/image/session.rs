@@ -186,7 +186,7 @@ impl Session {
             0 => self.control(stream),
             INPUT => {
                 if stdio::copy_input(&stream, self.0.has_terminal) {
-                    self.0.change(|state| state.quit = true);
+                    self.0.quit();
                 }
             }
             number => {
@@ -214,7 +214,7 @@ impl Session {
             let first = Target::of(NAME, "");
             let result = serving.serve(0, |_, event| match event {
                 Event::Exited(target, status) if target == first => {
-                    inner.change(|state| state.exited = Some(status.code()));
+                    inner.exited(status.code());
                 }
                 _ => {}
             });
@@ -267,9 +267,8 @@ impl Session {
                 "the agent's answer makes no sense".to_owned(),
             ));
         };
-        signals::forward();
+        self.0.started();
         if self.0.has_terminal {
-            terminal::make_raw();
             // It may have changed before.
             self.tell(session, Request::Resize(Target::of(NAME, ""), window()));
         }
@@ -283,14 +282,7 @@ impl Session {
             if let Some(code) = done {
                 return Ok(Some(Outcome::Exited(code)));
             }
-            if quit {
-                signals::quit();
-                if let Some(stopper) = self.0.stopper.get() {
-                    stopper.stop();
-                }
-                return Ok(None);
-            }
-            if over {
+            if quit || over {
                 return Ok(None);
             }
             let _ = self.0.wake.read();
@@ -328,6 +320,38 @@ impl Inner {
         change(&mut self.state());
         self.changed.notify_all();
         let _ = self.wake.write(1);
+    }
+
+    /// Signals and keys are the program's, unless it has ended already.
+    fn started(&self) {
+        self.change(|state| {
+            if state.exited.is_none() {
+                signals::forward();
+                if self.has_terminal {
+                    terminal::make_raw();
+                }
+            }
+        });
+    }
+
+    /// They are mote's again: what the program left behind may keep its outputs open.
+    fn exited(&self, status: u8) {
+        self.change(|state| {
+            state.exited = Some(status);
+            signals::keep();
+            if self.has_terminal {
+                terminal::make_cooked();
+            }
+        });
+    }
+
+    /// Ctrl-A x ends the VM, whatever else is waited for.
+    fn quit(&self) {
+        signals::quit();
+        if let Some(stopper) = self.stopper.get() {
+            stopper.stop();
+        }
+        self.change(|state| state.quit = true);
     }
 
     /// Until signals go to the program, or it is clear that they never will: whoever has seen the program say something
