@@ -20,6 +20,9 @@ use crate::process::{self, Plan, Spawned};
 use crate::pump::Pump;
 use crate::{mounts, setup, stats, sys, terminal};
 
+/// How often is looked for processes that others have made while they were killed one by one.
+const MOST_ROUNDS: usize = 16;
+
 pub struct Agent {
     host: Host,
     control: Control,
@@ -474,9 +477,23 @@ impl Made {
     }
 
     fn kill(&self, signal: i32) {
-        for pid in self.pids() {
-            // One that has ended meanwhile is none to miss.
-            let _ = sys::kill(pid, signal);
+        let is_kill = signal == libc::SIGKILL;
+        if is_kill && self.cgroup.as_ref().is_some_and(|own| own.kill().is_ok()) {
+            return;
+        }
+        let mut seen = Vec::new();
+        // Where one by one is all there is, what was made meanwhile is for the next time.
+        for _ in 0..if is_kill { MOST_ROUNDS } else { 1 } {
+            let mut pids = self.pids();
+            pids.retain(|pid| !seen.contains(pid));
+            if pids.is_empty() {
+                break;
+            }
+            for pid in &pids {
+                // One that has ended meanwhile is none to miss.
+                let _ = sys::kill(*pid, signal);
+            }
+            seen.append(&mut pids);
         }
     }
 

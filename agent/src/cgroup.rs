@@ -1,8 +1,10 @@
 //! A container's cgroup, where the guest's kernel has cgroup v2.
 
 use std::fs::{self, File};
+use std::io::{self, ErrorKind};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use mote_agent_protocol::container::Limits;
 
@@ -13,6 +15,13 @@ const ROOT: &str = "/sys/fs/cgroup";
 
 /// A cgroup of the agent's, beneath which containers' are.
 const OWN: &str = "mote";
+
+/// How many a container can have made in its own that are looked at.
+const MOST_FOLDERS: usize = 4096;
+
+/// How long is waited for killed processes to be gone, while all else stands still.
+const A_MOMENT: Duration = Duration::from_millis(500);
+const BETWEEN_LOOKS: Duration = Duration::from_millis(2);
 
 /// One container's.
 #[derive(Debug)]
@@ -45,7 +54,7 @@ impl Cgroup {
         }
         let own = Path::new(ROOT).join(OWN);
         let path = own.join(name);
-        fs::create_dir_all(&path).map_err(Error::of(format_args!("cgroup {name}")))?;
+        make_anew(&own, &path).map_err(Error::of(format_args!("cgroup {name}")))?;
         for controller in controllers() {
             for folder in [Path::new(ROOT), &own] {
                 // One that can't be had is missed where a limit is to be written.
@@ -78,8 +87,17 @@ impl Cgroup {
     }
 
     pub fn pids(&self) -> Vec<i32> {
-        let text = self.read("cgroup.procs");
-        text.lines().filter_map(|line| line.parse().ok()).collect()
+        let mut pids = Vec::new();
+        for folder in folders(&self.path) {
+            let text = fs::read_to_string(folder.join("cgroup.procs")).unwrap_or_default();
+            pids.extend(text.lines().filter_map(|line| line.parse::<i32>().ok()));
+        }
+        pids
+    }
+
+    /// Kills all that is in it, and what is made meanwhile; not before Linux 5.14.
+    pub fn kill(&self) -> io::Result<()> {
+        kill(&self.path)
     }
 
     pub fn freeze(&self, freeze: bool) -> Result<()> {
@@ -131,9 +149,60 @@ impl Cgroup {
     }
 
     pub fn remove(&self) {
-        if let Err(error) = fs::remove_dir(&self.path) {
+        if let Err(error) = remove(&self.path) {
             eprintln!("mote-agent: {}: {error}", self.path.display());
         }
+    }
+}
+
+fn kill(path: &Path) -> io::Result<()> {
+    fs::write(path.join("cgroup.kill"), "1")
+}
+
+/// A cgroup, and all that a container has made in it: each before what is in it.
+fn folders(path: &Path) -> Vec<PathBuf> {
+    let mut all = vec![path.to_owned()];
+    let mut at = 0;
+    while at < all.len() && all.len() < MOST_FOLDERS {
+        let entries = fs::read_dir(&all[at]).into_iter().flatten().flatten();
+        let is_folder = |entry: &fs::DirEntry| entry.file_type().is_ok_and(|kind| kind.is_dir());
+        let found: Vec<_> = entries
+            .filter(is_folder)
+            .map(|entry| entry.path())
+            .collect();
+        all.extend(found);
+        at += 1;
+    }
+    all
+}
+
+/// Removes it with all that is in it, as soon as what was killed there is gone.
+fn remove(path: &Path) -> io::Result<()> {
+    let end = Instant::now() + A_MOMENT;
+    loop {
+        let mut result = Ok(());
+        for folder in folders(path).iter().rev() {
+            result = fs::remove_dir(folder);
+        }
+        // What it says last is of `path` itself.
+        match result {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+            Err(_) if Instant::now() < end => std::thread::sleep(BETWEEN_LOOKS),
+            result => return result,
+        }
+    }
+}
+
+/// Makes it, with nothing of an earlier one's in it.
+fn make_anew(own: &Path, path: &Path) -> io::Result<()> {
+    fs::create_dir_all(own)?;
+    match fs::create_dir(path) {
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+            let _ = kill(path);
+            remove(path)?;
+            fs::create_dir(path)
+        }
+        made => made,
     }
 }
 

@@ -3,9 +3,11 @@
 mod common;
 
 use std::fs;
-use std::time::Duration;
+use std::io::{Read, Write};
+use std::path::Path;
+use std::time::{Duration, Instant};
 
-use common::{PATIENCE, guest, sh};
+use common::{PATIENCE, guest, guest_with_cgroups, namespaces, sh};
 use mote_agent_protocol::container::User;
 use mote_agent_protocol::message::{Status, Streams};
 use mote_agent_protocol::*;
@@ -123,4 +125,84 @@ fn a_process_before_its_program_has_nothing_to_take() {
         .unwrap();
     // The program is like any other.
     assert!(!is_root || is_readable());
+    guest.session.call(Request::Shutdown).unwrap();
+}
+
+#[test]
+fn nothing_outlives_its_container_in_a_cgroup_of_its_own() {
+    let Some(guest) = guest_with_cgroups() else {
+        return;
+    };
+    let mut container = guest.container();
+    container.namespaces = namespaces(&["mnt", "uts", "cgroup"]);
+    let cgroups = Mount::new("cgroup2", "cgroup2", "/tmp/cgroup", "");
+    container.mounts.push(cgroups);
+    let command = "cd /tmp/cgroup && mkdir -p a/b d && (\
+        echo 0 >a/b/cgroup.procs; trap '' HUP; exec sleep 1000 >/dev/null 2>&1) & \
+        read line; echo $!; exit 5";
+    let streams = Streams {
+        input: Some(1),
+        output: Some(2),
+        error: None,
+    };
+    guest.create(container, sh(command), streams).unwrap();
+    let start = Request::Start("c".into());
+    guest.call_within(PATIENCE, start).unwrap();
+    let processes = || match guest.session.call(Request::Processes("c".into())).unwrap() {
+        Reply::Processes(pids) => pids,
+        other => panic!("{other:?}"),
+    };
+    let own = guest.cgroups.clone().unwrap().join("mote/c");
+    let moved = own.join("a/b/cgroup.procs");
+    let deadline = Instant::now() + PATIENCE;
+    while fs::read_to_string(&moved).unwrap_or_default().is_empty() {
+        assert!(Instant::now() < deadline, "nothing was moved");
+        std::thread::yield_now();
+    }
+    let pids = processes();
+    guest.stream(1).write_all(b"\n").unwrap();
+    let mut pid = String::new();
+    guest.stream(2).read_to_string(&mut pid).unwrap();
+    let pid: i32 = pid.trim().parse().unwrap();
+    assert!(pids.contains(&pid), "{pids:?} without {pid}");
+    let first = Target::of("c", "");
+    assert_eq!(guest.exited(), (first.clone(), Status::Exited(5)));
+    guest.call_within(PATIENCE, Request::Delete(first)).unwrap();
+    assert!(!own.exists());
+    // It is gone once the agent, whose orphan it is, has taken its end in.
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while Path::new(&format!("/proc/{pid}")).exists() {
+        assert!(Instant::now() < deadline, "{pid} lives");
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn nothing_is_made_in_a_frozen_container() {
+    let Some(guest) = guest_with_cgroups() else {
+        return;
+    };
+    let streams = Streams::default();
+    let process = sh("exec sleep 1000");
+    guest.create(guest.container(), process, streams).unwrap();
+    let call = |request| guest.call_within(PATIENCE, request);
+    let freeze = |frozen| call(Request::Freeze("c".into(), frozen)).unwrap();
+    let exec = |name: &str| Request::Exec {
+        target: Target::of("c", name),
+        process: Box::new(sh("exit 3")),
+        streams,
+    };
+    freeze(true);
+    let refused = call(Request::Start("c".into())).unwrap_err();
+    assert_eq!(refused.errno, libc::EBUSY);
+    freeze(false);
+    call(Request::Start("c".into())).unwrap();
+    freeze(true);
+    assert_eq!(call(exec("one")).unwrap_err().errno, libc::EBUSY);
+    freeze(false);
+    call(exec("one")).unwrap();
+    assert_eq!(guest.exited(), (Target::of("c", "one"), Status::Exited(3)));
+    // A frozen one can be ended.
+    freeze(true);
+    call(Request::Shutdown).unwrap();
 }

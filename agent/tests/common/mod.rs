@@ -5,11 +5,12 @@
 #[path = "../../../tests/common/kinds.rs"]
 mod kinds;
 
+use std::ffi::{CStr, CString};
 use std::fs;
 use std::io::Read;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex};
@@ -30,17 +31,68 @@ pub struct Guest {
     events: Receiver<(u64, Event)>,
     streams: Arc<Mutex<Vec<(u64, UnixStream)>>>,
     pub folder: tempfile::TempDir,
+    /// What is the root of cgroups to it.
+    pub cgroups: Option<PathBuf>,
 }
 
 impl Drop for Guest {
     fn drop(&mut self) {
         let _ = self.agent.kill();
         let _ = self.agent.wait();
+        if let Some(cgroups) = &self.cgroups {
+            let _ = fs::write(cgroups.join("cgroup.kill"), "1");
+            let deadline = Instant::now() + Duration::from_secs(5);
+            let folders = [&*cgroups.join("mote/c"), &*cgroups.join("mote"), cgroups];
+            while cgroups.exists() && Instant::now() < deadline {
+                folders
+                    .iter()
+                    .for_each(|folder| drop(fs::remove_dir(folder)));
+                thread::yield_now();
+            }
+        }
     }
 }
 
 /// Starts an agent, if this host lets its processes have namespaces.
 pub fn guest() -> Option<Guest> {
+    start(None)
+}
+
+/// One that has cgroups of version 2, if this host's tests may make one.
+pub fn guest_with_cgroups() -> Option<Guest> {
+    let name = format!(
+        "mote-test-{}-{:?}",
+        std::process::id(),
+        thread::current().id()
+    );
+    let name = name.replace(['(', ')'], "");
+    let mut roots = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"].into_iter();
+    let root = roots.find(|root| Path::new(root).join("cgroup.controllers").exists());
+    let folder = Path::new(root.unwrap_or("/sys/fs/cgroup")).join(name);
+    if let Err(error) = fs::create_dir(&folder) {
+        let obstacle = format!("no cgroup can be made here: {error}");
+        kinds::can_run("namespaces", Some(obstacle));
+        return None;
+    }
+    start(Some(folder))
+}
+
+/// In an agent that is being started: goes to a cgroup, which is the root of them from now on.
+fn enter_cgroup(procs: &CStr) -> bool {
+    let path = c"/sys/fs/cgroup".as_ptr();
+    let kind = c"cgroup2".as_ptr();
+    let (slave, none) = (libc::MS_REC | libc::MS_SLAVE, std::ptr::null());
+    // SAFETY: strings that live through the calls.
+    unsafe {
+        let file = libc::open(procs.as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC);
+        libc::write(file, c"0".as_ptr().cast(), 1) == 1
+            && libc::unshare(libc::CLONE_NEWCGROUP) == 0
+            && libc::mount(none, c"/".as_ptr(), none, slave, none.cast()) == 0
+            && libc::mount(kind, path, kind, 0, none.cast()) == 0
+    }
+}
+
+fn start(cgroups: Option<PathBuf>) -> Option<Guest> {
     let folder = tempfile::tempdir().unwrap();
     let socket = folder.path().join("host");
     let listener = UnixListener::bind(&socket).unwrap();
@@ -49,10 +101,14 @@ pub fn guest() -> Option<Guest> {
     // SAFETY: takes no pointer, and waits for nobody.
     let is_root = unsafe { libc::geteuid() } == 0;
     let user = if is_root { 0 } else { libc::CLONE_NEWUSER };
-    // SAFETY: what is done there is one system call.
+    let procs = cgroups.as_ref().map(|folder| {
+        let procs = folder.join("cgroup.procs");
+        CString::new(procs.into_os_string().into_encoded_bytes()).unwrap()
+    });
+    // SAFETY: what is done there are system calls.
     unsafe {
         command.pre_exec(move || match libc::unshare(user | libc::CLONE_NEWNS) {
-            0 => Ok(()),
+            0 if procs.as_deref().is_none_or(enter_cgroup) => Ok(()),
             _ => Err(std::io::Error::last_os_error()),
         });
     }
@@ -104,6 +160,7 @@ pub fn guest() -> Option<Guest> {
         events,
         streams,
         folder,
+        cgroups,
     })
 }
 
