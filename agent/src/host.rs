@@ -86,16 +86,26 @@ impl Host {
     }
 }
 
-/// The next connection of the host's.
+/// The next connection, which must be the host's: a container's program could call here, too.
 pub fn accept(listener: &OwnedFd) -> io::Result<OwnedFd> {
     let flags = libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
-    let (no_address, no_size) = (std::ptr::null_mut(), std::ptr::null_mut());
-    // SAFETY: no place for an address; the descriptor is new.
-    match unsafe { libc::accept4(listener.as_raw_fd(), no_address, no_size, flags) } {
-        -1 => Err(io::Error::last_os_error()),
-        // SAFETY: as above.
-        fd => Ok(unsafe { OwnedFd::from_raw_fd(fd) }),
+    let mut from = address(libc::VMADDR_CID_ANY);
+    let mut size = size_of_val(&from) as libc::socklen_t;
+    let (place, size) = ((&raw mut from).cast(), &raw mut size);
+    // SAFETY: a place for an address, and its size.
+    let fd = match unsafe { libc::accept4(listener.as_raw_fd(), place, size, flags) } {
+        -1 => return Err(io::Error::last_os_error()),
+        // SAFETY: the descriptor is new.
+        fd => unsafe { OwnedFd::from_raw_fd(fd) },
+    };
+    match is_hosts(&from) {
+        true => Ok(fd),
+        false => Err(io::ErrorKind::PermissionDenied.into()),
     }
+}
+
+fn is_hosts(from: &libc::sockaddr_vm) -> bool {
+    from.svm_family == libc::AF_VSOCK as libc::sa_family_t && from.svm_cid == libc::VMADDR_CID_HOST
 }
 
 fn address(cid: u32) -> libc::sockaddr_vm {
@@ -105,4 +115,18 @@ fn address(cid: u32) -> libc::sockaddr_vm {
     address.svm_cid = cid;
     address.svm_port = PORT;
     address
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_host_is_the_host() {
+        assert!(is_hosts(&address(libc::VMADDR_CID_HOST)));
+        // The guest itself, by either of its numbers, and what the kernel didn't fill in.
+        for cid in [libc::VMADDR_CID_LOCAL, 3, 0, libc::VMADDR_CID_ANY] {
+            assert!(!is_hosts(&address(cid)), "{cid}");
+        }
+    }
 }
