@@ -7,7 +7,7 @@ use std::path::Path;
 
 use libc::c_int;
 use mote_agent_protocol::Container;
-use mote_agent_protocol::container::Namespace;
+use mote_agent_protocol::container::{Device, Namespace};
 
 use crate::error::{Error, Result};
 use crate::paths::{Made, Root, name_of};
@@ -169,22 +169,7 @@ fn furnish(container: &Container) -> Result<()> {
         mounts::mount(&root, mount)?;
     }
     for device in &container.devices {
-        let Some((folder, name)) = device.path.rsplit_once('/') else {
-            let message = format!("device {}: must be a whole path", device.path);
-            return Err(Error::new(message, libc::EINVAL));
-        };
-        let folder = root.make(folder, Made::Folder)?;
-        let path = format!("{}/{name}", name_of(&folder));
-        let (major, minor) = device.numbers;
-        let made = sys::mknod(&path, device.mode, major, minor);
-        match made {
-            Err(error) if error.raw_os_error() == Some(libc::EEXIST) => {}
-            made => made.map_err(Error::of(format_args!("device {}", device.path)))?,
-        }
-        // Not as the mask has it.
-        let mode = std::os::unix::fs::PermissionsExt::from_mode(device.mode & 0o7777);
-        let _ = fs::set_permissions(&path, mode);
-        let _ = std::os::unix::fs::lchown(&path, Some(device.owner.0), Some(device.owner.1));
+        make_device(&root, device)?;
     }
     if let Some(dev) = root.find("/dev") {
         for (name, target) in [
@@ -216,4 +201,33 @@ fn furnish(container: &Container) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Makes a device's node. Another one of the same device may be there already; of anything else of that name, as a link of
+/// the image's, nothing is to be changed or used.
+fn make_device(root: &Root, device: &Device) -> Result<()> {
+    let failed = || format!("device {}", device.path);
+    let Some((folder, name)) = device.path.rsplit_once('/') else {
+        let message = format!("{}: must be a whole path", failed());
+        return Err(Error::new(message, libc::EINVAL));
+    };
+    let folder = root.make(folder, Made::Folder)?;
+    let number = libc::makedev(device.numbers.0, device.numbers.1);
+    match sys::mknod_at(&folder, name, device.mode, number) {
+        Ok(()) => {
+            let _ = sys::chown_at(&folder, name, device.owner);
+            Ok(())
+        }
+        Err(error) if error.raw_os_error() == Some(libc::EEXIST) => {
+            let found = sys::stat_at(&folder, name).map_err(Error::of(failed()))?;
+            let kind = device.mode & libc::S_IFMT;
+            let has_number = matches!(kind, libc::S_IFCHR | libc::S_IFBLK);
+            let is_it = found.st_mode & libc::S_IFMT == kind;
+            match is_it && (!has_number || found.st_rdev == number) {
+                true => Ok(()),
+                false => Err(Error::of(failed())(error)),
+            }
+        }
+        Err(error) => Err(Error::of(failed())(error)),
+    }
 }

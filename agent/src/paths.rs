@@ -124,8 +124,8 @@ mod tests {
     fn pipes_and_devices_are_no_files_and_not_waited_for() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("pipe");
-        sys::mknod(path.to_str().unwrap(), libc::S_IFIFO | 0o666, 0, 0).unwrap();
         let root = Root::open(folder.path().to_str().unwrap()).unwrap();
+        sys::mknod_at(&root.0, "pipe", libc::S_IFIFO | 0o666, 0).unwrap();
         assert_eq!(root.read("/pipe"), None);
         assert!(root.write("/pipe", b"x", 0o644).is_err());
         // With somebody at the other end, too.

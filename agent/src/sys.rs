@@ -55,10 +55,35 @@ pub fn unmount(target: &str, flags: c_int) -> io::Result<()> {
     check(unsafe { libc::umount2(c(target).as_ptr(), flags) }).map(drop)
 }
 
-pub fn mknod(path: &str, mode: u32, major: u32, minor: u32) -> io::Result<()> {
-    let device = libc::makedev(major, minor);
+/// Makes a node with just this mode, whatever the mask.
+pub fn mknod_at(folder: &OwnedFd, name: &str, mode: u32, device: libc::dev_t) -> io::Result<()> {
+    // SAFETY: takes a number.
+    let mask = unsafe { libc::umask(0) };
     // SAFETY: a string that lives through the call.
-    check(unsafe { libc::mknod(c(path).as_ptr(), mode, device) }).map(drop)
+    let result =
+        check(unsafe { libc::mknodat(folder.as_raw_fd(), c(name).as_ptr(), mode, device) });
+    // SAFETY: takes a number.
+    unsafe { libc::umask(mask) };
+    result.map(drop)
+}
+
+/// What is there, be it a link.
+pub fn stat_at(folder: &OwnedFd, name: &str) -> io::Result<libc::stat> {
+    // SAFETY: a struct of numbers, for which zeros are good.
+    let mut found: libc::stat = unsafe { std::mem::zeroed() };
+    let (name, place) = (c(name), &raw mut found);
+    let flags = libc::AT_SYMLINK_NOFOLLOW;
+    // SAFETY: a string that lives through the call, and a place.
+    check(unsafe { libc::fstatat(folder.as_raw_fd(), name.as_ptr(), place, flags) })?;
+    Ok(found)
+}
+
+/// Has it belong to these, be it a link.
+pub fn chown_at(folder: &OwnedFd, name: &str, (user, group): (u32, u32)) -> io::Result<()> {
+    let (name, flags) = (c(name), libc::AT_SYMLINK_NOFOLLOW);
+    // SAFETY: a string that lives through the call.
+    let result = unsafe { libc::fchownat(folder.as_raw_fd(), name.as_ptr(), user, group, flags) };
+    check(result).map(drop)
 }
 
 pub fn chroot(path: &str) -> io::Result<()> {

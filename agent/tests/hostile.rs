@@ -125,7 +125,7 @@ fn a_process_before_its_program_has_nothing_to_take() {
         .unwrap();
     // The program is like any other.
     assert!(!is_root || is_readable());
-    guest.session.call(Request::Shutdown).unwrap();
+    guest.end();
 }
 
 #[test]
@@ -204,5 +204,48 @@ fn nothing_is_made_in_a_frozen_container() {
     assert_eq!(guest.exited(), (Target::of("c", "one"), Status::Exited(3)));
     // A frozen one can be ended.
     freeze(true);
-    call(Request::Shutdown).unwrap();
+    guest.end();
+}
+
+#[test]
+fn a_link_where_a_device_should_be_is_left_alone() {
+    use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+    let Some(guest) = guest() else { return };
+    let outside = guest.folder.path().join("outside");
+    fs::write(&outside, "secret").unwrap();
+    fs::set_permissions(&outside, PermissionsExt::from_mode(0o600)).unwrap();
+    let root = guest.folder.path().join("root");
+    fs::create_dir_all(root.join("own")).unwrap();
+    std::os::unix::fs::symlink(&outside, root.join("own/link")).unwrap();
+    fs::write(root.join("own/file"), "").unwrap();
+    let with = |path: &str| {
+        let mut container = guest.container();
+        container.devices = vec![container::Device {
+            path: path.to_owned(),
+            mode: libc::S_IFCHR | 0o666,
+            numbers: (1, 3),
+            owner: (0, 0),
+        }];
+        guest.create(container, sh("true"), Streams::default())
+    };
+    for path in ["/own/link", "/own/file"] {
+        assert_eq!(with(path).unwrap_err().errno, libc::EEXIST, "{path}");
+    }
+    let mode = fs::metadata(&outside).unwrap().permissions().mode();
+    assert_eq!(mode & 0o7777, 0o600);
+    // The same device is none to make; in a folder of the host's there is one.
+    with("/dev/null").unwrap();
+    let first = Target::of("c", "");
+    guest
+        .call_within(PATIENCE, Request::Start("c".into()))
+        .unwrap();
+    guest.exited();
+    guest.call_within(PATIENCE, Request::Delete(first)).unwrap();
+    // SAFETY: takes nothing.
+    if unsafe { libc::geteuid() } == 0 {
+        with("/own/null").unwrap();
+        let made = fs::metadata(root.join("own/null")).unwrap();
+        assert!(made.file_type().is_char_device());
+        assert_eq!(made.permissions().mode() & 0o7777, 0o666);
+    }
 }

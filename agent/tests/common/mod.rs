@@ -208,6 +208,12 @@ impl Guest {
         self.call_within(PATIENCE, request)
     }
 
+    /// Has the agent end, with all that it has started.
+    pub fn end(mut self) {
+        self.call_within(PATIENCE, Request::Shutdown).unwrap();
+        assert!(self.agent.wait().unwrap().success());
+    }
+
     /// A root with the host's programs in it, in a mount namespace of its own.
     pub fn container(&self) -> Container {
         let root = self.folder.path().join("root");
