@@ -1,7 +1,6 @@
 //! What a container uses: by its cgroup, or where there is none, by /proc.
 
 use std::fs;
-use std::path::Path;
 
 use mote_agent_protocol::message::Stats;
 
@@ -56,13 +55,56 @@ pub fn of_processes(pids: &[i32]) -> Stats {
     stats
 }
 
-/// The processes whose root is this folder: a container's, where nothing else says so.
+/// The processes whose root is this folder, or one in it: a container's, where nothing else says so.
 pub fn rooted_at(root: &str) -> Vec<i32> {
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
     let here = |pid: &i32| {
         let link = fs::read_link(format!("/proc/{pid}/root"));
-        link.is_ok_and(|link| link == Path::new(root))
+        link.is_ok_and(|link| link.starts_with(root))
     };
     pids.filter(here).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Read;
+    use std::os::unix::process::CommandExt;
+    use std::process::Command;
+
+    #[test]
+    fn processes_that_went_further_down_are_found() {
+        // SAFETY: takes nothing.
+        if unsafe { libc::geteuid() } != 0 {
+            return; // nobody else may
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let down = folder.path().join("root/a/b");
+        fs::create_dir_all(&down).unwrap();
+        let inner = crate::sys::c(down.to_str().unwrap());
+        let mut command = Command::new("none");
+        // SAFETY: what is done there are system calls.
+        unsafe {
+            command.pre_exec(move || {
+                libc::chroot(inner.as_ptr());
+                libc::write(1, c"x".as_ptr().cast(), 1);
+                libc::pause();
+                libc::_exit(0)
+            });
+        }
+        // That never comes to a program, so whoever starts it waits until it is killed.
+        let root = folder.path().join("root");
+        let (reader, writer) = std::io::pipe().unwrap();
+        command.stdout(writer);
+        let starting = std::thread::spawn(move || drop(command.spawn()));
+        let mut byte = [0];
+        (&reader).read_exact(&mut byte).unwrap();
+        let other = folder.path().join("roo");
+        assert_eq!(rooted_at(other.to_str().unwrap()), []);
+        let found = rooted_at(root.to_str().unwrap());
+        assert_eq!(found.len(), 1);
+        crate::sys::kill(found[0], libc::SIGKILL).unwrap();
+        starting.join().unwrap();
+    }
 }
