@@ -102,12 +102,12 @@ impl Root {
         }
     }
 
-    /// What is in a file, of at most a megabyte.
+    /// What is in a file, of at most a megabyte. What is no UTF-8 of it doesn't make the rest unreadable.
     pub fn read(&self, path: &str) -> Option<String> {
         let file = self.open_file(path, libc::O_RDONLY, 0).ok()?;
-        let mut text = String::new();
-        file.take(1 << 20).read_to_string(&mut text).ok()?;
-        Some(text)
+        let mut bytes = Vec::new();
+        file.take(1 << 20).read_to_end(&mut bytes).ok()?;
+        Some(String::from_utf8_lossy(&bytes).into_owned())
     }
 }
 
@@ -133,5 +133,15 @@ mod tests {
         assert_eq!(root.read("/pipe"), None);
         assert!(root.write("/pipe", b"x", 0o644).is_err());
         assert_eq!(Root::open("/dev").unwrap().read("/zero"), None);
+    }
+
+    #[test]
+    fn a_file_in_another_encoding_is_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let text = b"jos\xe9:x:7:7:Jos\xe9:/:/x\nweb:x:8:8::/:/x\n";
+        std::fs::write(folder.path().join("passwd"), text).unwrap();
+        let root = Root::open(folder.path().to_str().unwrap()).unwrap();
+        let read = root.read("/passwd").unwrap();
+        assert!(read.ends_with(":/:/x\nweb:x:8:8::/:/x\n"), "{read}");
     }
 }
