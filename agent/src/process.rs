@@ -217,17 +217,17 @@ fn become_program(plan: &Plan, socket: &OwnedFd, streams: &[Option<OwnedFd>; 3])
             handed = Some(host);
         }
         None => {
-            let none = File::options().read(true).write(true).open("/dev/null");
+            let mut none = None;
             for (number, stream) in streams.iter().enumerate() {
-                let fd = match (stream, &none) {
-                    (Some(stream), _) => {
+                let fd = match stream {
+                    Some(stream) => {
                         // The program may open it anew, by /dev/stdout.
                         // SAFETY: takes numbers.
                         unsafe { libc::fchown(stream.as_raw_fd(), ids.user, ids.group) };
                         stream.as_raw_fd()
                     }
-                    (None, Ok(none)) => none.as_raw_fd(),
-                    (None, Err(_)) => continue,
+                    // Never the agent's own.
+                    None => none.insert(nothing()?).as_raw_fd(),
                 };
                 sys::dup_onto(fd, number as c_int).map_err(Error::of("a stream"))?;
             }
@@ -257,6 +257,11 @@ fn become_program(plan: &Plan, socket: &OwnedFd, streams: &[Option<OwnedFd>; 3])
     wait_for(GO, socket)?;
     late.map_or(Ok(()), rights::filter)?;
     run(process, ids.home.as_deref())
+}
+
+fn nothing() -> Result<File> {
+    let none = File::options().read(true).write(true).open("/dev/null");
+    none.map_err(Error::of("/dev/null, for a stream that leads nowhere"))
 }
 
 /// Runs the program, found as a shell would.

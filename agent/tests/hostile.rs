@@ -249,3 +249,21 @@ fn a_link_where_a_device_should_be_is_left_alone() {
         assert_eq!(made.permissions().mode() & 0o7777, 0o666);
     }
 }
+
+#[test]
+fn without_dev_null_there_is_no_process_with_the_agents_streams() {
+    let Some(guest) = guest() else { return };
+    let mut container = guest.container();
+    container.mounts.retain(|mount| mount.target != "/dev");
+    let refused = guest.create(container.clone(), sh("true"), Streams::default());
+    let message = refused.unwrap_err().message;
+    assert!(message.contains("/dev/null"), "{message}");
+    // It isn't needed where all three lead somewhere.
+    let streams = Streams {
+        input: Some(1),
+        output: Some(2),
+        error: Some(3),
+    };
+    guest.create(container, sh("true"), streams).unwrap();
+    guest.end();
+}
