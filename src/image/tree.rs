@@ -14,6 +14,8 @@ const MOST_NODES: usize = 4 << 20;
 pub const MOST_KEPT: usize = 1 << 30;
 /// What keeping a name, or an attribute, takes besides its bytes, about.
 const KEPT_WITH_EACH: usize = 64;
+/// What the map of a folder takes in which there is anything, about.
+const KEPT_WITH_FOLDER: usize = 400;
 /// As many links as Linux follows in a path.
 const MOST_LINKS: u32 = 40;
 /// Of a path, and of a name in it (limits.h).
@@ -79,11 +81,12 @@ pub struct Node {
 impl Node {
     /// Bytes that it keeps besides those that each node has.
     fn kept(&self) -> usize {
-        let target = match &self.kind {
+        let own = match &self.kind {
+            Kind::Folder(_) => KEPT_WITH_FOLDER,
             Kind::Link(target) => target.len(),
             _ => 0,
         };
-        target + self.attributes.kept()
+        own + self.attributes.kept()
     }
 }
 
@@ -123,7 +126,7 @@ impl Tree {
         Tree {
             nodes: vec![root],
             dead: Vec::new(),
-            room,
+            room: room.saturating_sub(KEPT_WITH_FOLDER),
         }
     }
 
