@@ -321,7 +321,7 @@ fn before_the_program_and_after_it_keys_are_motes() {
         "--console",
         &file,
         "--cmdline",
-        "rdinit=/none rootdelay=10000",
+        "loglevel=7 rdinit=/none rootdelay=10000",
     ];
     let mut session = Session::of(run(&layout, &hangs), size(80, 24));
     until("the guest waiting", || {
