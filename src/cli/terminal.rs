@@ -2,8 +2,8 @@
 //! what it was, whatever happens.
 
 use std::io::{self, IsTerminal};
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use super::signals;
 
@@ -12,6 +12,8 @@ use super::signals;
 static MODES: OnceLock<Modes> = OnceLock::new();
 /// Whether the guest has it by now.
 static IS_RAW: AtomicBool = AtomicBool::new(false);
+/// Whether there is a [`RawTerminal`]; held while that ends, and while another thread makes the terminal raw.
+static IS_THERE: Mutex<bool> = Mutex::new(false);
 
 struct Modes {
     /// The process group, which a handler may not ask for.
@@ -78,14 +80,18 @@ impl RawTerminal {
             resume as *const () as usize,
             libc::SA_RESTART,
         )?;
+        *is_there() = true;
         Ok(Some(RawTerminal(())))
     }
 }
 
 /// From now on keys are the guest's, if there is a [`RawTerminal`].
 pub fn make_raw() {
-    IS_RAW.store(true, Ordering::Release);
-    resume(libc::SIGCONT);
+    let is_there = is_there();
+    if *is_there {
+        IS_RAW.store(true, Ordering::Release);
+        resume(libc::SIGCONT);
+    }
 }
 
 /// From now on they are what they were before.
@@ -96,8 +102,14 @@ pub fn make_cooked() {
 
 impl Drop for RawTerminal {
     fn drop(&mut self) {
+        let mut is_there = is_there();
+        *is_there = false;
         make_cooked();
     }
+}
+
+fn is_there() -> MutexGuard<'static, bool> {
+    IS_THERE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// No echo, no lines, no signals from keys; output still gets its carriage returns, so that
