@@ -1,10 +1,10 @@
 //! hvc0: a shell on a virtio console, at a terminal whose size changes.
 
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
-use std::os::unix::process::CommandExt;
+use std::os::fd::AsRawFd;
 use std::process::Child;
 
 use super::*;
+pub use crate::pty::size;
 
 /// A terminal with `mote run` in front of it.
 pub struct Session {
@@ -13,49 +13,16 @@ pub struct Session {
     seen: String,
 }
 
-pub fn size(columns: u16, rows: u16) -> libc::winsize {
-    libc::winsize {
-        ws_row: rows,
-        ws_col: columns,
-        ws_xpixel: 0,
-        ws_ypixel: 0,
-    }
-}
-
 impl Session {
     fn start(arguments: &[&str], window: libc::winsize) -> Self {
         Self::of(mote(arguments), window)
     }
 
     pub fn of(mut command: Command, window: libc::winsize) -> Self {
-        let (mut main, mut other) = (-1, -1);
-        let none = std::ptr::null_mut();
-        // SAFETY: room for two descriptors, which then belong to the OwnedFds; a valid winsize.
-        let (main, other) = unsafe {
-            let result = libc::openpty(
-                &raw mut main,
-                &raw mut other,
-                none,
-                std::ptr::null(),
-                &window,
-            );
-            assert_eq!(result, 0);
-            libc::fcntl(main, libc::F_SETFD, libc::FD_CLOEXEC);
-            (OwnedFd::from_raw_fd(main), OwnedFd::from_raw_fd(other))
-        };
-        command.stdin(other.try_clone().unwrap());
-        command.stdout(other.try_clone().unwrap()).stderr(other);
-        // SAFETY: only async-signal-safe calls between fork and exec.
-        unsafe {
-            command.pre_exec(|| {
-                libc::setsid();
-                libc::ioctl(0, libc::TIOCSCTTY, 0);
-                Ok(())
-            });
-        }
+        let terminal = crate::pty::before(&mut command, window);
         Session {
             mote: command.spawn().unwrap(),
-            terminal: main.into(),
+            terminal,
             seen: String::new(),
         }
     }

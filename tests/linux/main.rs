@@ -7,6 +7,8 @@
 mod client;
 #[path = "../common/mod.rs"]
 mod common;
+#[path = "../common/pty.rs"]
+mod pty;
 
 mod api;
 mod attack;

@@ -31,6 +31,17 @@ fn fake() -> Fake {
     }
 }
 
+/// With one stream that the guest has made a connection for; the others never come.
+fn one(which: fn(Numbers) -> Option<u64>) -> (Fake, Opening, UnixStream) {
+    let fake = fake();
+    let opening = fake.streams.open(&fake.expected).unwrap();
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    let number = which(opening.numbers()).unwrap();
+    fake.expected.came(number, theirs);
+    fake.expected.end();
+    (fake, opening, ours)
+}
+
 #[test]
 fn streams_reach_their_pipes_whole() {
     let Fake {
@@ -87,14 +98,13 @@ fn streams_reach_their_pipes_whole() {
 
 #[test]
 fn closing_input_passes_on_what_came_before_it() {
-    let Fake {
-        folder,
-        streams,
-        expected,
-    } = fake();
-    let opening = streams.open(&expected).unwrap();
-    let (mut ours, theirs) = UnixStream::pair().unwrap();
-    expected.came(opening.numbers().input.unwrap(), theirs);
+    let (
+        Fake {
+            folder, streams, ..
+        },
+        opening,
+        mut ours,
+    ) = one(|of| of.input);
     let path = folder.path().join("0");
     // It stays open, as containerd's client keeps it.
     let mut typed = OpenOptions::new().write(true).open(path).unwrap();
@@ -129,15 +139,15 @@ fn a_number_is_good_once_and_foreign_ones_never() {
 
 #[test]
 fn output_that_nobody_takes_is_given_up_in_time() {
-    let Fake {
-        folder: _folder,
-        streams,
-        expected,
-    } = fake();
-    let opening = streams.open(&expected).unwrap();
-    let (mut ours, theirs) = UnixStream::pair().unwrap();
-    expected.came(opening.numbers().output.unwrap(), theirs);
-    expected.end();
+    let (
+        Fake {
+            folder: _folder,
+            streams,
+            ..
+        },
+        opening,
+        mut ours,
+    ) = one(|of| of.output);
     opening.run(&streams);
     let writer = thread::spawn(move || ours.write_all(&vec![0; 4 << 20]));
     streams.finish(Duration::from_millis(50));
@@ -147,15 +157,13 @@ fn output_that_nobody_takes_is_given_up_in_time() {
 
 #[test]
 fn output_that_the_guest_keeps_open_ends_soon_after_its_process() {
-    let Fake {
-        folder,
-        streams,
-        expected,
-    } = fake();
-    let opening = streams.open(&expected).unwrap();
-    let (mut ours, theirs) = UnixStream::pair().unwrap();
-    expected.came(opening.numbers().output.unwrap(), theirs);
-    expected.end(); // of the others
+    let (
+        Fake {
+            folder, streams, ..
+        },
+        opening,
+        mut ours,
+    ) = one(|of| of.output);
     let mut reader = File::open(folder.path().join("1")).unwrap();
     opening.run(&streams);
     ours.write_all(b"before, ").unwrap();
@@ -169,15 +177,13 @@ fn output_that_the_guest_keeps_open_ends_soon_after_its_process() {
 
 #[test]
 fn input_that_the_guest_never_takes_is_given_up() {
-    let Fake {
-        folder,
-        streams,
-        expected,
-    } = fake();
-    let opening = streams.open(&expected).unwrap();
-    let (mut ours, theirs) = UnixStream::pair().unwrap();
-    expected.came(opening.numbers().input.unwrap(), theirs);
-    expected.end();
+    let (
+        Fake {
+            folder, streams, ..
+        },
+        opening,
+        mut ours,
+    ) = one(|of| of.input);
     opening.run(&streams);
     let path = folder.path().join("0");
     let mut typed = OpenOptions::new().write(true).open(path).unwrap();

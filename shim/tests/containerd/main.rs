@@ -19,6 +19,8 @@ mod network;
 mod output;
 mod place;
 mod pods;
+#[path = "../../../tests/common/pty.rs"]
+mod pty;
 mod runner;
 mod sandbox;
 mod spec;

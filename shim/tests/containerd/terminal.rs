@@ -2,11 +2,11 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
-use std::os::unix::process::CommandExt;
+use std::os::fd::AsRawFd;
 use std::process::{Child, Command};
 
 use crate::ctr::{PATIENCE, on_a_leash};
+use crate::pty::{self, size};
 use crate::world::World;
 
 /// A terminal with a command in front of it.
@@ -16,46 +16,13 @@ struct Session {
     seen: String,
 }
 
-fn size(columns: u16, rows: u16) -> libc::winsize {
-    libc::winsize {
-        ws_row: rows,
-        ws_col: columns,
-        ws_xpixel: 0,
-        ws_ypixel: 0,
-    }
-}
-
 impl Session {
     fn of(mut command: Command, window: libc::winsize) -> Self {
-        let (mut main, mut other) = (-1, -1);
-        let none = std::ptr::null_mut();
-        // SAFETY: room for two descriptors, which then belong to the OwnedFds; a valid winsize.
-        let (main, other) = unsafe {
-            let result = libc::openpty(
-                &raw mut main,
-                &raw mut other,
-                none,
-                std::ptr::null(),
-                &window,
-            );
-            assert_eq!(result, 0);
-            libc::fcntl(main, libc::F_SETFD, libc::FD_CLOEXEC);
-            (OwnedFd::from_raw_fd(main), OwnedFd::from_raw_fd(other))
-        };
-        command.stdin(other.try_clone().unwrap());
-        command.stdout(other.try_clone().unwrap()).stderr(other);
+        let terminal = pty::before(&mut command, window);
         on_a_leash(&mut command, PATIENCE);
-        // SAFETY: only async-signal-safe calls between fork and exec.
-        unsafe {
-            command.pre_exec(|| {
-                libc::setsid();
-                libc::ioctl(0, libc::TIOCSCTTY, 0);
-                Ok(())
-            });
-        }
         let child = command.spawn().unwrap();
         Session {
-            terminal: main.into(),
+            terminal,
             child,
             seen: String::new(),
         }

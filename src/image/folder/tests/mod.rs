@@ -121,15 +121,23 @@ fn chown_link(path: &Path) {
     std::os::unix::fs::lchown(path, Some(77), Some(78)).unwrap();
 }
 
-#[test]
-fn an_image_shows_what_the_folder_shows() {
+/// Such a folder, in a temporary one; `None` where nobody may make it.
+fn filled() -> Option<(tempfile::TempDir, PathBuf)> {
     if !is_root() {
-        return;
+        return None;
     }
     let base = tempfile::tempdir().unwrap();
     let folder = base.path().join("folder");
     fs::create_dir(&folder).unwrap();
     fill(&folder);
+    Some((base, folder))
+}
+
+#[test]
+fn an_image_shows_what_the_folder_shows() {
+    let Some((base, folder)) = filled() else {
+        return;
+    };
     fs::set_permissions(&folder, PermissionsExt::from_mode(0o751)).unwrap();
     let image = image_of(&folder, base.path());
     // Nothing is left of the temporary name, and holes are holes.
@@ -145,13 +153,9 @@ fn an_image_shows_what_the_folder_shows() {
 /// The comparison would see it.
 #[test]
 fn what_differs_is_seen() {
-    if !is_root() {
+    let Some((base, folder)) = filled() else {
         return;
-    }
-    let base = tempfile::tempdir().unwrap();
-    let folder = base.path().join("folder");
-    fs::create_dir(&folder).unwrap();
-    fill(&folder);
+    };
     let image = image_of(&folder, base.path());
     give(&folder.join("large"), "user.colour", b"blue");
     fs::set_permissions(folder.join("bin/su"), PermissionsExt::from_mode(0o755)).unwrap();
