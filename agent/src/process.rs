@@ -27,9 +27,11 @@ const FAILED: u8 = b'e';
 /// Where programs with no slash are looked for where their environment has no PATH.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// How long a copy may take with what it is told. One that a container stops would hold up all others, and a host
-/// that gets no answer for 30 s ends the guest.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a copy may take to be ready, and to start its program. One that a container stops would hold up all others,
+/// and a host that gets no answer for 30 s ends the guest; on a host that is busy with other guests, making a
+/// container's mounts has taken seconds.
+const TO_BE_READY: Duration = Duration::from_secs(20);
+const TO_START: Duration = Duration::from_secs(8);
 
 /// What a process is to be.
 pub struct Plan<'a> {
@@ -48,7 +50,7 @@ pub struct Plan<'a> {
 #[derive(Debug)]
 pub struct Spawned {
     pub pid: pid_t,
-    socket: OwnedFd,
+    socket: UnixStream,
     /// The other end of its terminal.
     pub terminal: Option<OwnedFd>,
     /// The other ends of its standard streams.
@@ -59,9 +61,7 @@ pub struct Spawned {
 pub fn spawn(plan: &Plan) -> Result<Spawned> {
     container::check_namespaces(plan.container)?;
     let (ours, theirs) = UnixStream::pair().map_err(Error::of("a pair of sockets"))?;
-    ours.set_read_timeout(Some(PATIENCE))
-        .map_err(Error::of("a pair of sockets"))?;
-    let (ours, theirs) = (OwnedFd::from(ours), OwnedFd::from(theirs));
+    let theirs = OwnedFd::from(theirs);
     let mut ends = [None, None, None];
     let mut inner = [None, None, None];
     if plan.process.terminal.is_none() {
@@ -125,7 +125,7 @@ impl Spawned {
     fn prepare(&mut self, plan: &Plan) -> Result<()> {
         plan.cgroup
             .map_or(Ok(()), |cgroup| cgroup.place(self.pid))?;
-        self.cue(PLACED)?;
+        self.cue(PLACED, TO_BE_READY)?;
         match terminal::receive(&self.socket) {
             Ok(Some((READY, terminal))) => {
                 if let Some(terminal) = &terminal {
@@ -145,7 +145,7 @@ impl Spawned {
 
     /// Has it run its program.
     pub fn start(&mut self) -> Result<()> {
-        self.cue(GO)?;
+        self.cue(GO, TO_START)?;
         // The socket closes as the program begins.
         match terminal::receive(&self.socket) {
             Ok(None) => Ok(()),
@@ -158,7 +158,10 @@ impl Spawned {
         }
     }
 
-    fn cue(&self, cue: u8) -> Result<()> {
+    /// With what may be taken to answer it.
+    fn cue(&self, cue: u8, patience: Duration) -> Result<()> {
+        let set = self.socket.set_read_timeout(Some(patience));
+        set.map_err(Error::of("a pair of sockets"))?;
         terminal::send(&self.socket, cue, None).map_err(Error::of("the process has ended"))
     }
 

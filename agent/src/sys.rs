@@ -226,7 +226,7 @@ pub fn dup_onto(fd: RawFd, number: RawFd) -> io::Result<()> {
     check(unsafe { libc::dup2(fd, number) }).map(drop)
 }
 
-pub fn read(fd: &OwnedFd, bytes: &mut [u8]) -> io::Result<usize> {
+pub fn read(fd: &impl AsRawFd, bytes: &mut [u8]) -> io::Result<usize> {
     // SAFETY: the bytes and their number.
     let count = unsafe { libc::read(fd.as_raw_fd(), bytes.as_mut_ptr().cast(), bytes.len()) };
     usize::try_from(count).map_err(|_| io::Error::last_os_error())

@@ -62,7 +62,7 @@ pub fn resize(terminal: &OwnedFd, window: Window) -> Result<()> {
 struct Room([u8; 64]);
 
 /// Sends a byte, with a descriptor along if there is one.
-pub fn send(socket: &OwnedFd, byte: u8, fd: Option<&OwnedFd>) -> io::Result<()> {
+pub fn send(socket: &impl AsRawFd, byte: u8, fd: Option<&OwnedFd>) -> io::Result<()> {
     let mut byte = [byte];
     let mut piece = libc::iovec {
         iov_base: byte.as_mut_ptr().cast(),
@@ -95,7 +95,7 @@ pub fn send(socket: &OwnedFd, byte: u8, fd: Option<&OwnedFd>) -> io::Result<()> 
 }
 
 /// The next byte, if there is one, and the descriptor that came along.
-pub fn receive(socket: &OwnedFd) -> io::Result<Option<(u8, Option<OwnedFd>)>> {
+pub fn receive(socket: &impl AsRawFd) -> io::Result<Option<(u8, Option<OwnedFd>)>> {
     let mut byte = [0];
     let mut piece = libc::iovec {
         iov_base: byte.as_mut_ptr().cast(),
