@@ -6,9 +6,9 @@
 //! - [`task`]: the task service's requests and answers
 //! - [`pod`]: what they come to
 //! - [`create`]: a container, and the VM for it ([`machine`])
-//! - [`ends`]: processes that end, and VMs
+//! - [`ends`]: how processes and the VM end
 //! - [`vm`]: the VM, and the conversation with the agent in its guest
-//! - [`monitor`]: the processes beside the shim
+//! - [`monitor`], [`child`]: the processes beside the shim
 //! - [`process`], [`streams`], [`logger`]: processes, and their standard streams
 //! - [`spec`]: the OCI runtime specification, as what the agent is asked for
 //! - [`rootfs`], [`drives`], [`share`], [`source`]: snapshots and volumes, as drives or a shared folder

@@ -5,7 +5,7 @@
 //! - [`frame`]: messages in a stream, of bounded size
 //! - [`message`]: requests, answers and events
 //! - [`container`], [`setup`]: what they carry
-//! - [`host`]: the host's end of a control connection
+//! - [`host`]: the host's end of a control connection, with a guest that may be slow ([`within`])
 //!
 //! Neither side trusts the other: a length is checked before memory is taken for it, names and numbers when
 //! they are used.
