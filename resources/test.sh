@@ -139,7 +139,7 @@ on_kvm() {
   if [ "$arch" != "$HOST_ARCH" ]; then
     part "unit tests" env "$runner=${machine[*]} -t 1800 -m 3072 --" MOTE_REQUIRE=dtc \
       cargo test "${target[@]}" --lib --bins --examples
-    part "the agent and its protocol" env "$runner=${machine[*]} --" MOTE_REQUIRE=namespaces \
+    part "the agent and its protocol" env "$runner=${machine[*]} --" MOTE_REQUIRE=namespaces,cgroup2 \
       cargo test "${target[@]}" "${agent[@]}"
     part "tiny guests on KVM" env "$runner=${machine[*]} -t 1500 -c 2 --" MOTE_REQUIRE=kvm,hardware,id-registers,cpus,halts \
       cargo test "${target[@]}" "${tests[@]}"
