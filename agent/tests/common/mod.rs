@@ -95,10 +95,15 @@ fn enter_cgroup(procs: &CStr) -> bool {
     // SAFETY: strings that live through the calls.
     unsafe {
         let file = libc::open(procs.as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC);
-        libc::write(file, c"0".as_ptr().cast(), 1) == 1
-            && libc::unshare(libc::CLONE_NEWCGROUP) == 0
-            && libc::mount(none, c"/".as_ptr(), none, slave, none.cast()) == 0
-            && libc::mount(kind, path, kind, 0, none.cast()) == 0
+        if libc::write(file, c"0".as_ptr().cast(), 1) != 1
+            || libc::unshare(libc::CLONE_NEWCGROUP) != 0
+            || libc::mount(none, c"/".as_ptr(), none, slave, none.cast()) != 0
+        {
+            return false;
+        }
+        // A file system isn't mounted over itself; where there is none, there is nothing to take away.
+        libc::umount2(path, libc::MNT_DETACH);
+        libc::mount(kind, path, kind, 0, none.cast()) == 0
     }
 }
 
