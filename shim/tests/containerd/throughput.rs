@@ -91,6 +91,8 @@ pub fn beside_runc(world: &World) {
     spec["root"] = serde_json::json!({"path": root, "readonly": false});
     spec["process"]["args"] = serde_json::json!(["/bin/sh", "-c", script]);
     spec["process"]["terminal"] = false.into();
+    // In place of /default, where runc can't have a process any more once it has had a container below it.
+    spec["linux"]["cgroupsPath"] = "/default/throughput".into();
     let config = folder.join("config.json");
     fs::write(&config, spec.to_string()).unwrap();
     let settings = ["block", "virtiofs"].map(|rootfs| {
