@@ -12,6 +12,7 @@ mod dhcp;
 mod error;
 mod host;
 mod init;
+mod made;
 mod mounts;
 mod network;
 mod paths;

@@ -57,11 +57,12 @@ pub fn unmount(target: &str, flags: c_int) -> io::Result<()> {
 
 /// Makes a node with just this mode, whatever the mask.
 pub fn mknod_at(folder: &OwnedFd, name: &str, mode: u32, device: libc::dev_t) -> io::Result<()> {
+    let name = c(name);
     // SAFETY: takes a number.
     let mask = unsafe { libc::umask(0) };
     // SAFETY: a string that lives through the call.
-    let result =
-        check(unsafe { libc::mknodat(folder.as_raw_fd(), c(name).as_ptr(), mode, device) });
+    let result = unsafe { libc::mknodat(folder.as_raw_fd(), name.as_ptr(), mode, device) };
+    let result = check(result);
     // SAFETY: takes a number.
     unsafe { libc::umask(mask) };
     result.map(drop)
