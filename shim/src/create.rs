@@ -89,21 +89,7 @@ impl Pod {
         leftovers::clear(&folder); // of one of the same name, whose shim died
         leftovers::note(Path::new(&request.bundle), &folder).map_err(refused)?;
         vm::make_folder(&folder).map_err(refused)?;
-        let mut host = Host {
-            folder: folder.clone(),
-            share: None,
-            network: None,
-            cgroup: None,
-        };
-        let linux = spec.linux().as_ref();
-        let cgroup = linux.and_then(|linux| linux.cgroups_path().as_ref());
-        host.cgroup = cgroup.and_then(|path| Cgroup::make(path));
-        let note = host.cgroup.as_ref();
-        let noted = note.map_or(Ok(()), |cgroup| {
-            cgroup.note(&folder.join(leftovers::CGROUP))
-        });
-        noted.map_err(refused)?;
-        host.network = Some(network(spec, &folder)?);
+        let mut host = host(spec, &folder)?;
         let tap = host.network.as_ref().map(Namespace::tap).transpose();
         let tap = tap.map_err(refused)?;
         let shares = config.rootfs == Rootfs::Virtiofs || wants_share(spec);
@@ -135,27 +121,8 @@ impl Pod {
         let machine = Arc::new(Machine::new(vm, host));
         lock(&self.inner).machine = Some(machine.clone());
         let pod = self.clone();
-        thread::spawn(move || {
-            for event in events {
-                let is_last = event.is_none();
-                pod.happened(event);
-                if is_last {
-                    break;
-                }
-            }
-        });
-        let mut steps = Vec::new();
-        if shares {
-            steps.push(Step::Mount(Mount::new(
-                "virtiofs",
-                share::TAG,
-                share::IN_GUEST,
-                "nodev",
-            )));
-        }
-        if let Some(name) = spec.hostname() {
-            steps.push(Step::Hostname(name.clone()));
-        }
+        thread::spawn(move || pod.hear(&events));
+        let steps = first_steps(spec, shares);
         machine.call(Request::Setup(Setup { steps }))?;
         machine.join_network()?;
         let pid = self.make_container(request, spec, Some(drives))?;
@@ -287,6 +254,33 @@ impl Pod {
             machine.vm.end();
         }
     }
+}
+
+/// What of the host's there is before the VM, but for what its guest may share.
+fn host(spec: &Spec, folder: &Path) -> Result<Host> {
+    let mut host = Host {
+        folder: folder.to_owned(),
+        share: None,
+        network: None,
+        cgroup: None,
+    };
+    let linux = spec.linux().as_ref();
+    let cgroup = linux.and_then(|linux| linux.cgroups_path().as_ref());
+    host.cgroup = cgroup.and_then(|path| Cgroup::make(path));
+    if let Some(cgroup) = &host.cgroup {
+        let noted = cgroup.note(&folder.join(leftovers::CGROUP));
+        noted.map_err(refused)?;
+    }
+    host.network = Some(network(spec, folder)?);
+    Ok(host)
+}
+
+/// What is done in the guest before its containers.
+fn first_steps(spec: &Spec, shares: bool) -> Vec<Step> {
+    let shared = || Mount::new("virtiofs", share::TAG, share::IN_GUEST, "nodev");
+    let shared = shares.then(|| Step::Mount(shared()));
+    let name = spec.hostname().clone().map(Step::Hostname);
+    shared.into_iter().chain(name).collect()
 }
 
 /// Where the root file system is, if containerd hands over no mounts for it.

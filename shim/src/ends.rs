@@ -1,6 +1,7 @@
 //! How processes and the VM end: because containerd wants it, or by themselves, which it is told.
 
 use std::sync::Arc;
+use std::sync::mpsc::Receiver;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -141,8 +142,19 @@ impl Pod {
         all.unwrap_or_default()
     }
 
+    /// Takes note of what happens, to the VM's end.
+    pub(crate) fn hear(&self, events: &Receiver<Option<Event>>) {
+        for event in events {
+            let is_last = event.is_none();
+            self.happened(event);
+            if is_last {
+                break;
+            }
+        }
+    }
+
     /// What the guest tells: not on the thread that hears the guest, which others wait for.
-    pub(crate) fn happened(&self, event: Option<Event>) {
+    fn happened(&self, event: Option<Event>) {
         match event {
             Some(Event::Exited(target, status)) => {
                 let process = self.process(&target.container, &target.process);
@@ -192,8 +204,14 @@ impl Pod {
         ended: Ended,
     ) {
         let mut stage = process.hold();
-        if matches!(*stage, Stage::Ended(_)) {
-            return;
+        match *stage {
+            Stage::Ended(_) => return,
+            // Nobody is told of the end of what never began.
+            Stage::Created if process.spec.is_some() => {
+                drop(stage);
+                return process.never_runs();
+            }
+            _ => {}
         }
         *stage = Stage::Ended(ended);
         process.wake();
