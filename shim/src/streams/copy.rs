@@ -18,6 +18,8 @@ const AFTER_THE_END: Duration = match cfg!(test) {
     false => Duration::from_secs(10),
     true => Duration::from_millis(300),
 };
+/// What may come after the end: more than pipes and buffers on the way hold.
+const BYTES_AFTER_THE_END: usize = 16 << 20;
 
 /// Waits for any of these, and tells which are ready.
 fn poll<const N: usize>(of: [(RawFd, libc::c_short); N]) -> io::Result<[libc::c_short; N]> {
@@ -94,10 +96,18 @@ pub fn copy_input(mut from: File, to: &UnixStream, closed: &Wake, given_up: &Wak
 pub fn copy_output(mut from: &UnixStream, to: File, ended: &Wake, given_up: &Wake) {
     let mut bytes = vec![0; ROOM];
     let mut left = None;
+    let mut bytes_left = BYTES_AFTER_THE_END;
     while wait_for_output(from, ended, given_up, &mut left) {
         match from.read(&mut bytes) {
             Ok(0) => break,
             Ok(count) => {
+                if left.is_some() {
+                    bytes_left = bytes_left.saturating_sub(count);
+                }
+                if bytes_left == 0 {
+                    debug!("the guest goes on with the output of a process that has ended");
+                    break;
+                }
                 if !write_all(&to, &bytes[..count], given_up) {
                     break;
                 }
@@ -136,6 +146,9 @@ fn wait_for_output(
         if given_up != 0 {
             return false;
         }
+        if ended != 0 {
+            *left = Some(AFTER_THE_END);
+        }
         if readable != 0 {
             return true;
         }
@@ -143,7 +156,6 @@ fn wait_for_output(
             debug!("the guest doesn't end a process's output");
             return false;
         }
-        *left = Some(AFTER_THE_END);
     }
 }
 

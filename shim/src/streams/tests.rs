@@ -176,6 +176,19 @@ fn output_that_the_guest_keeps_open_ends_soon_after_its_process() {
 }
 
 #[test]
+fn output_without_end_ends_soon_after_its_process() {
+    let (fake, opening, mut ours) = one(|of| of.output);
+    let mut reader = File::open(fake.folder.path().join("1")).unwrap();
+    opening.run(&fake.streams);
+    let endless = thread::spawn(move || while ours.write_all(&[b'x'; 4096]).is_ok() {});
+    fake.streams.process_ended();
+    let mut all = Vec::new();
+    reader.read_to_end(&mut all).unwrap();
+    assert!(all.len() < 64 << 20, "{}", all.len());
+    endless.join().unwrap();
+}
+
+#[test]
 fn input_that_the_guest_never_takes_is_given_up() {
     let (
         Fake {
